@@ -1,0 +1,63 @@
+r"""Neural diffusion models: diffusion with a learned forward process.
+
+.. math:: q(z_t \mid x) = \mathcal{N}(\alpha_t F_\phi(x, t), \sigma_t^2 I)
+"""
+
+from . import nn
+from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
+from .errors import InputError
+from .gaussian import Gaussian
+from .likelihood import bits_per_dim, log_prob, ode_log_prob
+from .model import NDM
+from .objective import Bound, bound
+from .predictor import Prediction, Predictor
+from .process import ConditionalProcess, ForwardProcess
+from .sampling import SOLVERS, sample
+from .schedule import (
+    CosineSchedule,
+    LearnedSchedule,
+    LinearSchedule,
+    NoiseLevel,
+    Schedule,
+    StepwiseSchedule,
+)
+from .times import ImportanceTimes, LowDiscrepancyTimes
+from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "NDM",
+    "SOLVERS",
+    "BasisCurve",
+    "Bound",
+    "CategoricalDecoder",
+    "ConditionalProcess",
+    "CosineSchedule",
+    "Curve",
+    "Decoder",
+    "ForwardProcess",
+    "Gaussian",
+    "GaussianDecoder",
+    "Identity",
+    "ImportanceTimes",
+    "InputError",
+    "LearnedSchedule",
+    "Linear",
+    "LinearSchedule",
+    "LowDiscrepancyTimes",
+    "Network",
+    "NoiseLevel",
+    "Prediction",
+    "Predictor",
+    "Schedule",
+    "StepwiseSchedule",
+    "TimeBasis",
+    "Transform",
+    "bits_per_dim",
+    "bound",
+    "log_prob",
+    "nn",
+    "ode_log_prob",
+    "sample",
+]

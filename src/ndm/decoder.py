@@ -1,0 +1,148 @@
+r"""Decoders: between data units and model units, and :math:`p(x \mid z_0)`.
+
+The latent at time 0 is :math:`z_0 = \alpha_0 x + \sigma_0 \epsilon`, x in model units. A decoder owns the data's own units:
+
+* :class:`CategoricalDecoder`, integers 0..K-1. Level k sits at :math:`v_k = (2k + 1)/K - 1` and
+  :math:`p(x_i = k \mid z_0) \propto \mathcal{N}(z_{0,i};\, \alpha_0 v_k, \sigma_0^2)`.
+* :class:`GaussianDecoder`, real numbers. :math:`p(x \mid z_0) = \mathcal{N}(z_0 / \alpha_0,\, e^{\gamma_0} I)`, whose
+  expected negative log-likelihood is closed form, :math:`\tfrac{D}{2} (\log 2\pi + \gamma_0 + 1)`. It falls without
+  limit as :math:`\gamma_0 \to -\infty`, so :math:`\gamma_0` is pinned and belongs to every reported number.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .errors import InputError
+from .schedule import NoiseLevel
+from .tensors import expand, randn_like, sum_rows
+
+
+def check_data(x: Tensor) -> None:
+    """Refuse data without a batch dimension or with a NaN or an infinity, naming the first bad row.
+
+    Raises:
+        InputError: saying what is wrong and how many rows it touches.
+    """
+    if x.ndim < 2 or x.numel() == 0:
+        raise InputError(f"data must have shape (batch, ...) with at least one row, got {tuple(x.shape)}")
+    bad = (~torch.isfinite(x)).flatten(1).any(1)
+    if bad.any():
+        raise InputError(
+            f"data is not finite in {int(bad.sum())} of {len(x)} rows (first: row {int(bad.nonzero()[0])}); "
+            "remove or impute them first"
+        )
+
+
+class Decoder(nn.Module):
+    """Base of all decoders."""
+
+    discrete: bool
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Data units to model units, ``(B, *) -> (B, *)``; refuses what it cannot represent."""
+        raise NotImplementedError
+
+    def nll(self, x: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
+        """-log p(x | z_0) in nats, or its expectation given x where that is closed form; ``(B,)``."""
+        raise NotImplementedError
+
+    def decode(
+        self, z_0: Tensor, level: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """A draw from p(x | z_0), or its mode, in data units."""
+        raise NotImplementedError
+
+
+class CategoricalDecoder(Decoder):
+    """Integers 0..levels-1: images (256 levels) and any other quantised data.
+
+    Args:
+        levels: number K of values an element can take.
+    """
+
+    discrete = True
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        if levels < 2:
+            raise InputError(f"levels must be at least 2, got {levels}")
+        self.levels = levels
+
+    def encode(self, x: Tensor) -> Tensor:
+        check_data(x)
+        if x.min() < 0 or x.max() >= self.levels or (x.is_floating_point() and (x != x.round()).any()):
+            raise InputError(
+                f"data must be integers 0..{self.levels - 1} for CategoricalDecoder(levels={self.levels}), "
+                f"got values in [{x.min().item():g}, {x.max().item():g}]; quantise them, or use GaussianDecoder"
+            )
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        return (2 * x + 1) / self.levels - 1
+
+    def log_probs(self, z_0: Tensor, level: NoiseLevel) -> Tensor:
+        """log p(x_i = k | z_0) of every level, ``(B, *, K)``."""
+        k = torch.arange(self.levels, dtype=z_0.dtype, device=z_0.device)
+        values = (2 * k + 1) / self.levels - 1
+        centre = expand(level.alpha, z_0)[..., None] * values
+        distance = (z_0[..., None] - centre) / expand(level.sigma, z_0)[..., None]
+        return functional.log_softmax(-(distance**2) / 2, dim=-1)
+
+    def nll(self, x: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
+        return -sum_rows(self.log_probs(z_0, level).gather(-1, x.long()[..., None]))
+
+    def decode(
+        self, z_0: Tensor, level: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
+    ) -> Tensor:
+        log_probs = self.log_probs(z_0, level)
+        if mode:
+            return log_probs.argmax(-1)
+        flat = log_probs.exp().reshape(-1, self.levels)
+        device = flat.device if generator is None else generator.device
+        draws = torch.multinomial(flat.to(device), 1, generator=generator)
+        return draws.to(z_0.device).reshape(z_0.shape)
+
+
+class GaussianDecoder(Decoder):
+    """Real-valued data, standardised on the way in and restored on the way out.
+
+    Args:
+        mean, std: what is subtracted and divided by; numbers, or one per element of a sample (lists or tensors).
+    """
+
+    discrete = False
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, mean: float | list[float] | Tensor = 0.0, std: float | list[float] | Tensor = 1.0
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.get_default_dtype()))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.get_default_dtype()))
+        if not (self.std > 0).all():
+            raise InputError("std must be positive everywhere; drop constant columns first")
+
+    def encode(self, x: Tensor) -> Tensor:
+        check_data(x)
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        return (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
+
+    def log_scale(self, x: Tensor) -> Tensor:
+        """log |d(data units) / d(model units)| of each row of ``x``, ``(B,)``."""
+        return sum_rows(self.std.to(x.dtype).log().expand_as(x))
+
+    def nll(self, x: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
+        per_element = (math.log(2 * math.pi) + level.gamma + 1) / 2
+        return x[0].numel() * per_element + self.log_scale(z_0)
+
+    def decode(
+        self, z_0: Tensor, level: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
+    ) -> Tensor:
+        x = z_0 / expand(level.alpha, z_0)
+        if not mode:
+            x = x + expand((level.gamma / 2).exp(), z_0) * randn_like(z_0, generator)
+        return x * self.std.to(x.dtype) + self.mean.to(x.dtype)

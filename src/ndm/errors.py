@@ -1,0 +1,5 @@
+"""The one error a user can cause: its message is one line and says what to do."""
+
+
+class InputError(ValueError):
+    """Bad input (a shape, a value, a name, a file); the command line prints its message and exits with 2."""

@@ -1,0 +1,92 @@
+r"""The model: a forward process, a predictor that reverses it, and a decoder.
+
+.. math:: p_\theta(z_s \mid z_t) = q_\phi(z_s \mid z_t, \hat x_\theta(z_t, t))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .decoder import Decoder
+from .errors import InputError
+from .predictor import Predictor
+from .process import ConditionalProcess, ForwardProcess
+from .transform import BasisCurve, TimeBasis
+
+
+class NDM(nn.Module):
+    """A neural diffusion model; with the identity transform, a conventional one.
+
+    Args:
+        process: the forward process.
+        predictor: predicts x from z_t.
+        decoder: owns the data's units and p(x | z_0).
+
+    Raises:
+        InputError: if the predictor predicts a curve that the transform does not have.
+
+    Example:
+        >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.TimeBasis(f, num_basis=2))
+        >>> model = ndm.NDM(process, ndm.Predictor(net, "v"), ndm.CategoricalDecoder(levels=17))
+        >>> ndm.bound(model, x).total.mean().backward()
+    """
+
+    def __init__(self, process: ForwardProcess, predictor: Predictor, decoder: Decoder) -> None:
+        super().__init__()
+        transform = process.transform
+        if predictor.num_basis and not (
+            isinstance(transform, TimeBasis) and transform.num_basis == predictor.num_basis
+        ):
+            raise InputError(
+                f"a predicted curve (Predictor(num_basis={predictor.num_basis})) needs a TimeBasis transform with the "
+                "same num_basis; use num_basis=0 to evaluate F(x_hat)"
+            )
+        self.process = process
+        self.predictor = predictor
+        self.decoder = decoder
+
+    def forward(self, z_t: Tensor, t: Tensor) -> ConditionalProcess:
+        """The reverse process at ``z_t``: the forward process given the prediction made from it."""
+        x_hat, coefficients, variance = self.predictor(z_t, t, self.process.schedule(t))
+        if coefficients is None:
+            return self.process(x_hat, variance)
+        return self.process.along(BasisCurve(x_hat, coefficients), variance)
+
+    @property
+    def reference(self) -> Tensor:
+        """An empty tensor with the model's dtype and device."""
+        first = next(self.parameters(), None)
+        if first is None:
+            return torch.empty(0)
+        return torch.empty(0, dtype=first.dtype, device=first.device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically."""
+        from .serialization import save
+
+        save(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        predictor: nn.Module | None = None,
+        transform: nn.Module | None = None,
+    ) -> NDM:
+        """Rebuild a saved model.
+
+        Args:
+            folder: what ``save_pretrained`` wrote.
+            predictor, transform: your own network for that place, if it is not one of ``ndm.nn``; its weights are
+                loaded too. Nothing in the folder can name code to import.
+
+        Raises:
+            InputError: if a file is missing, truncated or not ours, or a network must be passed.
+        """
+        from .serialization import load
+
+        supplied = {"predictor": predictor, "transform": transform}
+        return load(Path(folder), {k: v for k, v in supplied.items() if v is not None})

@@ -1,0 +1,52 @@
+r"""Embeddings of times and of values as sines and cosines at several frequencies."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class TimeEmbedding(nn.Module):
+    """t in [0, 1], shape ``(B,)``, to ``(B, dim)``: log-spaced frequencies, then a two-layer network.
+
+    Args:
+        dim: size of the embedding.
+        num_frequencies: number of sines, and of cosines.
+        max_frequency: periods in [0, 1] of the fastest one.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, dim: int, num_frequencies: int = 16, max_frequency: float = 16.0) -> None:
+        super().__init__()
+        exponents = torch.linspace(math.log(0.25), math.log(max_frequency), num_frequencies)
+        self.register_buffer("frequencies", 2 * math.pi * exponents.exp(), persistent=False)
+        self.hidden = nn.Linear(2 * num_frequencies, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies.to(t.dtype)
+        features = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return functional.silu(self.out(functional.silu(self.hidden(features))))
+
+
+class FourierFeatures(nn.Module):
+    r"""Appends :math:`\sin(2^k \pi z), \cos(2^k \pi z)` to z along dimension 1: fine detail of quantised data (VDM).
+
+    Args:
+        exponents: the k's.
+
+    References:
+        Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021, appendix C.
+    """
+
+    def __init__(self, exponents: tuple[int, ...]) -> None:
+        super().__init__()
+        self.exponents = tuple(exponents)
+
+    def forward(self, z: Tensor) -> Tensor:
+        angles = [2.0**k * math.pi * z for k in self.exponents]
+        return torch.cat([z, *(a.sin() for a in angles), *(a.cos() for a in angles)], dim=1)

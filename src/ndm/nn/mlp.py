@@ -1,0 +1,87 @@
+"""A residual MLP, with or without time: for vectors and for images small enough to be read as vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .embedding import FourierFeatures, TimeEmbedding
+
+
+class Block(nn.Module):
+    """h + W2 silu(W1 (norm(h) (1 + scale) + shift)), scale and shift given by the time embedding."""
+
+    def __init__(self, width: int, hidden: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(embedding, 2 * width) if embedding else None
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, h: Tensor, embedding: Tensor | None) -> Tensor:
+        # Normalised without affine parameters: those break torch.compile around forward-mode AD.
+        y = functional.layer_norm(h, h.shape[-1:])
+        if self.modulation is not None and embedding is not None:
+            scale, shift = self.modulation(embedding).chunk(2, dim=1)
+            y = y * (1 + scale) + shift
+        return h + self.down(self.dropout(functional.silu(self.up(y))))
+
+
+class MLP(nn.Module):
+    """Residual MLP: ``(z, t)`` or ``(z,)`` to ``(B, multiplier * C, *)``. Its output starts at zero.
+
+    Args:
+        shape: of one sample, ``(C, *)``.
+        multiplier: outputs per input channel, side by side along dimension 1.
+        width: of the residual stream.
+        depth: number of residual blocks.
+        hidden: width inside a block; ``width`` unless given.
+        embedding: size of the time embedding; 0 makes a network of z alone.
+        dropout: inside the blocks.
+        fourier: exponents of :class:`FourierFeatures` appended to the input.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        multiplier: int = 1,
+        width: int = 128,
+        depth: int = 3,
+        hidden: int | None = None,
+        embedding: int = 64,
+        dropout: float = 0.0,
+        fourier: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.multiplier = multiplier
+        self.width = width
+        self.depth = depth
+        self.hidden = hidden
+        self.embedding = embedding
+        self.dropout = dropout
+        self.fourier = tuple(fourier)
+        dim = torch.Size(shape).numel()
+        self.features = FourierFeatures(self.fourier)
+        self.time = TimeEmbedding(embedding) if embedding else None
+        self.stem = nn.Linear(dim * (1 + 2 * len(self.fourier)), width)
+        self.blocks = nn.ModuleList(
+            Block(width, hidden or width, embedding, dropout) for _ in range(depth)
+        )
+        self.head = nn.Linear(width, dim * multiplier)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
+        embedding = self.time(t) if self.time is not None and t is not None else None
+        h = self.stem(self.features(z.flatten(1)))
+        for block in self.blocks:
+            h = block(h, embedding)
+        out = self.head(functional.layer_norm(h, h.shape[-1:]))
+        channels, *rest = self.shape
+        return out.view(len(z), channels * self.multiplier, *rest)

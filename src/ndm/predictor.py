@@ -1,0 +1,92 @@
+r"""The predictor: a network's output read as a prediction of x.
+
+.. math::
+    \hat x = \text{out}, \qquad
+    \hat x = (z_t - \sigma_t\, \text{out}) / \alpha_t, \qquad
+    \hat x = (\alpha_t z_t - \sigma_t\, \text{out}) / (\alpha_t^2 + \sigma_t^2)
+
+for the parameterisations ``x``, ``eps`` and ``v``. They are reparameterisations of :math:`\hat x`: with a transform other
+than the identity, ``eps`` and ``v`` do not predict the noise itself.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .errors import InputError
+from .schedule import NoiseLevel
+from .tensors import expand
+
+Parameterization = Literal["x", "eps", "v"]
+
+
+class Prediction(NamedTuple):
+    """What is predicted from ``z_t``: x, optionally the curve through it, optionally its elementwise variance."""
+
+    x_hat: Tensor
+    coefficients: Tensor | None
+    variance: Tensor | None
+
+
+class Predictor(nn.Module):
+    """Reads ``net(z_t, t)`` as a prediction. The outputs lie side by side along dimension 1.
+
+    Args:
+        net: module with ``net(z_t, t) -> (B, C * (1 + num_basis + variance), *)``, ``z_t`` of shape ``(B, C, *)`` and
+            ``t`` of shape ``(B,)``.
+        parameterization: ``"x"``, ``"eps"`` or ``"v"``.
+        num_basis: number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
+        variance: whether the variance of the prediction is learned, so that the reverse process has its own variance
+            at any number of steps (continuous time has no use for it).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        parameterization: Parameterization = "v",
+        num_basis: int = 0,
+        variance: bool = False,
+    ) -> None:
+        super().__init__()
+        if parameterization not in ("x", "eps", "v"):
+            raise InputError(f"parameterization must be 'x', 'eps' or 'v', got {parameterization!r}")
+        self.net = net
+        self.parameterization = parameterization
+        self.num_basis = num_basis
+        self.variance = variance
+
+    def forward(self, z_t: Tensor, t: Tensor, level: NoiseLevel) -> Prediction:
+        """The prediction at ``z_t``, ``(B, C, *)``.
+
+        Args:
+            level: the schedule at ``t``.
+
+        Raises:
+            InputError: if the network's output is not of the shape promised above.
+        """
+        # Back to the latents' precision: the bound multiplies errors by e^{-gamma}.
+        out = self.net(z_t, t).to(z_t.dtype)
+        channels = z_t.shape[1]
+        expected = (z_t.shape[0], channels * (1 + self.num_basis + self.variance), *z_t.shape[2:])
+        if out.shape != expected:
+            raise InputError(
+                f"the predictor's network must return shape {expected} for z_t of shape {tuple(z_t.shape)}, "
+                f"num_basis={self.num_basis}, variance={self.variance}; got {tuple(out.shape)}"
+            )
+        target, coefficients, raw_variance = out.split(
+            [channels, channels * self.num_basis, channels * self.variance], dim=1
+        )
+        alpha, sigma = expand(level.alpha, z_t), expand(level.sigma, z_t)
+        if self.parameterization == "x":
+            x_hat = target
+        elif self.parameterization == "eps":
+            x_hat = (z_t - sigma * target) / alpha
+        else:
+            x_hat = (alpha * z_t - sigma * target) / (alpha**2 + sigma**2)
+        # sigma^2 is Var[x | z_t] for standard normal data, so the network learns a factor of order one.
+        variance = sigma**2 * functional.softplus(raw_variance) if self.variance else None
+        return Prediction(x_hat, coefficients if self.num_basis else None, variance)

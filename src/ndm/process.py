@@ -1,0 +1,187 @@
+r"""The forward process of a neural diffusion model, and what it is once x is known.
+
+.. math::
+    q(z_t \mid x) = \mathcal{N}(m_t, s_t^2 I), \qquad m_t = \alpha_t F_\phi(x, t), \quad s_t = \sigma_t
+
+``process(x)`` is the process given x; the reverse process is the same object given a prediction, ``process(x_hat)``.
+Both answer the same questions, and nothing outside this file does algebra with alpha and sigma.
+
+In discrete time, for a clock :math:`\Gamma` with :math:`d\Gamma = \eta\, d\gamma` and
+:math:`\rho = e^{(\Gamma_s - \Gamma_t)/2}`:
+
+.. math::
+    q(z_s \mid z_t, x) = \mathcal{N}\big(m_s + \kappa (z_t - m_t),\; s_s^2 (1 - \rho^2) I\big),
+    \qquad \kappa = \rho\, s_s / s_t
+
+In continuous time:
+
+.. math::
+    u &= \dot m + (\dot s / s)(z - m)       && \text{velocity: } dz = u\,dt \\
+    \nabla \log q(z) &= (m - z) / s^2       && \text{score} \\
+    b &= u - \tfrac12 g^2 \nabla \log q(z)  && \text{reverse drift: } dz = b\,dt + g\,d\bar w,
+    \quad g^2 = s^2 \dot\Gamma
+
+References:
+    Bartosh, Vetrov, Naesseth. Neural Diffusion Models. ICML 2024.
+    Song, Meng, Ermon. Denoising Diffusion Implicit Models. ICLR 2021 (eta = 0).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .gaussian import Gaussian
+from .schedule import NoiseLevel, Schedule
+from .tensors import check_times, expand
+from .transform import Curve, Identity, Transform
+
+TiedTo = Literal["time", "noise"]
+
+
+class ForwardProcess(nn.Module):
+    r"""q(z_t | x) = N(alpha_t F(x, t), sigma_t^2 I).
+
+    Args:
+        schedule: the noise schedule.
+        transform: F; the identity is conventional diffusion.
+        eta: how much noise the posterior injects; 1 is DDPM's and the bound's choice, 0 is DDIM.
+        tied_to: the variable the transform sees. ``"time"`` is t. ``"noise"`` is
+            :math:`u(t) = \sigma_t^2 - \sigma_0^2`: F moves where noise hides the difference, and the continuous bound
+            no longer depends on the shape of the schedule.
+
+    Example:
+        >>> process = ForwardProcess(LinearSchedule(-7.0, 5.0), Identity())
+        >>> q = process(x)
+        >>> z_t = q.marginal(t).sample()
+        >>> q.posterior(z_t, s, t).mean
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        transform: Transform | None = None,
+        eta: float = 1.0,
+        tied_to: TiedTo = "time",
+    ) -> None:
+        super().__init__()
+        if tied_to not in ("time", "noise"):
+            raise InputError(f"tied_to must be 'time' or 'noise', got {tied_to!r}")
+        if not eta > 0:
+            raise InputError(f"eta must be positive (the bound is infinite at 0), got {eta}")
+        self.schedule = schedule
+        self.transform = Identity() if transform is None else transform
+        self.eta = eta
+        self.tied_to = tied_to
+
+    def forward(self, x: Tensor, variance: Tensor | None = None) -> ConditionalProcess:
+        """The process given ``x`` of shape ``(B, *)`` in model units, or given a prediction with its variance."""
+        return ConditionalProcess(self, self.transform(x), variance)
+
+    def along(self, curve: Curve, variance: Tensor | None = None) -> ConditionalProcess:
+        """The process given a (predicted) curve: no transform is evaluated."""
+        return ConditionalProcess(self, curve, variance)
+
+    def curve_time(self, t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        """The variable the transform sees at ``t``, and its time derivative."""
+        if self.tied_to == "time":
+            return t, torch.ones_like(t)
+        start = self.schedule(torch.zeros_like(t)).sigma
+        return level.sigma**2 - start**2, 2 * level.sigma * level.d_sigma
+
+    def noise_rate(self, t: Tensor, eta: float | Tensor | None = None) -> Tensor:
+        """The diffusion coefficient g of the reverse SDE at ``t``, shape ``(B,)``; it does not depend on x."""
+        level = self.schedule(t)
+        eta = self.eta if eta is None else eta
+        return level.sigma * (eta * level.d_gamma) ** 0.5
+
+
+class ConditionalProcess:
+    """The process given x, or given a prediction of it. Times have shape ``(B,)``, everything else ``(B, *)``.
+
+    Args:
+        process: the forward process.
+        curve: t -> F(x, t).
+        variance: elementwise variance of the prediction; it widens the posterior as if x were drawn from
+            N(x_hat, variance).
+    """
+
+    def __init__(self, process: ForwardProcess, curve: Curve, variance: Tensor | None = None) -> None:
+        self.process = process
+        self.curve = curve
+        self.variance = variance
+
+    def _mean(self, t: Tensor, level: NoiseLevel) -> Tensor:
+        value = self.curve(self.process.curve_time(t, level)[0])
+        return expand(level.alpha, value) * value
+
+    def _mean_with_derivative(self, t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+        tau, d_tau = self.process.curve_time(t, level)
+        value, slope = self.curve.with_derivative(tau)
+        alpha, d_alpha = expand(level.alpha, value), expand(level.d_alpha, value)
+        return alpha * value, d_alpha * value + alpha * expand(d_tau, value) * slope
+
+    def marginal(self, t: Tensor) -> Gaussian:
+        """q(z_t | x) at times ``t`` of shape ``(B,)``.
+
+        Raises:
+            InputError: if ``t`` is not of shape ``(B,)``.
+        """
+        check_times(self.curve.x, t=t)
+        level = self.process.schedule(t)
+        mean = self._mean(t, level)
+        return Gaussian(mean, expand(level.sigma, mean))
+
+    def posterior(
+        self, z_t: Tensor, s: Tensor, t: Tensor, eta: float | Tensor | None = None
+    ) -> Gaussian:
+        """q(z_s | z_t, x) for ``s < t``.
+
+        Args:
+            z_t: latents, ``(B, *)``.
+            s, t: times in [0, 1], ``(B,)``.
+            eta: overrides the process's own; 0 makes the step deterministic (DDIM).
+
+        Raises:
+            InputError: if ``s`` or ``t`` is not of shape ``(B,)``.
+        """
+        check_times(z_t, s=s, t=t)
+        eta = self.process.eta if eta is None else eta
+        at_s, at_t = self.process.schedule(s), self.process.schedule(t)
+        gap = at_s.gamma - at_t.gamma
+        log_rho = eta * gap / 2
+        kappa = log_rho.exp() * at_s.sigma / at_t.sigma
+        # expm1: the gap is tiny for many steps. Never sqrt(s_s^2 - var), which is 0 for large gaps in float32.
+        variance = expand(-(at_s.sigma**2) * torch.expm1(2 * log_rho), z_t)
+        if self.variance is not None:
+            # alpha_s - kappa alpha_t: how much of the prediction enters the mean.
+            weight = -at_s.alpha * torch.expm1(log_rho + gap / 2)
+            variance = variance + expand(weight**2, z_t) * self.variance
+        mean = self._mean(s, at_s) + expand(kappa, z_t) * (z_t - self._mean(t, at_t))
+        return Gaussian(mean, variance.sqrt())
+
+    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
+        """Drift u of the deterministic process dz = u dt with these marginals."""
+        check_times(z, t=t)
+        level = self.process.schedule(t)
+        mean, d_mean = self._mean_with_derivative(t, level)
+        return d_mean + expand(level.d_sigma / level.sigma, z) * (z - mean)
+
+    def score(self, z: Tensor, t: Tensor) -> Tensor:
+        """Gradient of log q(z_t | x) with respect to z_t."""
+        check_times(z, t=t)
+        level = self.process.schedule(t)
+        return (self._mean(t, level) - z) / expand(level.sigma**2, z)
+
+    def reverse_drift(self, z: Tensor, t: Tensor, eta: float | Tensor | None = None) -> Tensor:
+        """Drift b of the SDE dz = b dt + g dw that runs from t = 1 to 0 with these marginals."""
+        check_times(z, t=t)
+        level = self.process.schedule(t)
+        mean, d_mean = self._mean_with_derivative(t, level)
+        residual = z - mean
+        velocity = d_mean + expand(level.d_sigma / level.sigma, z) * residual
+        score = -residual / expand(level.sigma**2, z)
+        return velocity - expand(self.process.noise_rate(t, eta) ** 2, z) / 2 * score

@@ -1,0 +1,163 @@
+r"""Noise schedules: how much signal and noise there is at time t, and how fast that changes.
+
+.. math::
+    \gamma_t = \log(\sigma_t^2 / \alpha_t^2) \text{ (increasing)}, \qquad
+    \alpha_t^2 = \mathrm{sigmoid}(-\gamma_t), \quad \sigma_t^2 = \mathrm{sigmoid}(\gamma_t)
+
+All schedules here are variance preserving, so :math:`\gamma` and its derivative define everything:
+
+.. math:: \alpha_t' = -\tfrac12 \sigma_t^2 \gamma_t' \alpha_t, \qquad \sigma_t' = \tfrac12 \alpha_t^2 \gamma_t' \sigma_t
+
+References:
+    Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021.
+    Nichol, Dhariwal. Improved Denoising Diffusion Probabilistic Models. ICML 2021 (cosine).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .errors import InputError
+
+
+class NoiseLevel(NamedTuple):
+    """Values and time derivatives at ``t``, each of the shape of ``t``."""
+
+    gamma: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    d_gamma: Tensor
+    d_alpha: Tensor
+    d_sigma: Tensor
+
+
+class Schedule(nn.Module):
+    """Base of all schedules: a subclass gives ``gamma_with_derivative``, the rest follows.
+
+    Args:
+        gamma_min: log noise-to-signal ratio at t = 0.
+        gamma_max: log noise-to-signal ratio at t = 1.
+
+    Raises:
+        InputError: if ``gamma_min`` is not below ``gamma_max``.
+    """
+
+    steps: int | None = None
+    """The only number of steps this schedule serves; None serves any number, and continuous time."""
+
+    def __init__(self, gamma_min: float, gamma_max: float) -> None:
+        super().__init__()
+        if not gamma_min < gamma_max:
+            raise InputError(f"gamma_min must be below gamma_max, got {gamma_min} and {gamma_max}")
+        self.gamma_min = gamma_min
+        self.gamma_max = gamma_max
+
+    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """gamma(t) and its time derivative, both of the shape of ``t``."""
+        raise NotImplementedError
+
+    def forward(self, t: Tensor) -> NoiseLevel:
+        """Everything about the noise at ``t`` in [0, 1], any shape."""
+        gamma, d_gamma = self.gamma_with_derivative(t)
+        alpha2, sigma2 = torch.sigmoid(-gamma), torch.sigmoid(gamma)
+        alpha, sigma = alpha2.sqrt(), sigma2.sqrt()
+        d_alpha = -sigma2 * d_gamma * alpha / 2
+        d_sigma = alpha2 * d_gamma * sigma / 2
+        return NoiseLevel(gamma, alpha, sigma, d_gamma, d_alpha, d_sigma)
+
+    def check_steps(self, steps: int | None) -> None:
+        """Refuse a number of steps this schedule was not made for (None means continuous time).
+
+        Raises:
+            InputError: saying which number it was made for.
+        """
+        if self.steps is not None and steps != self.steps:
+            wanted = "continuous time" if steps is None else f"steps={steps}"
+            raise InputError(
+                f"{type(self).__name__} belongs to steps={self.steps} and cannot serve {wanted}; "
+                f"pass steps={self.steps}, or use LearnedSchedule, which serves all"
+            )
+
+
+class LinearSchedule(Schedule):
+    """gamma linear in t."""
+
+    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        span = self.gamma_max - self.gamma_min
+        return self.gamma_min + span * t, torch.full_like(t, span)
+
+
+class CosineSchedule(Schedule):
+    """alpha = cos(y), sigma = sin(y) with the angle y linear in t, between the angles of the end points."""
+
+    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        start, end = (math.atan(math.exp(g / 2)) for g in (self.gamma_min, self.gamma_max))
+        angle = start + (end - start) * t
+        return 2 * torch.log(torch.tan(angle)), 4 * (end - start) / torch.sin(2 * angle)
+
+
+class LearnedSchedule(Schedule):
+    r"""A learned increasing gamma whose end points are pinned by construction.
+
+    .. math:: \gamma(t) = \gamma_{\min} + (\gamma_{\max} - \gamma_{\min}) \frac{r(t) - r(0)}{r(1) - r(0)}, \qquad
+        r(t) = w t + \sum_j a_j \,\mathrm{sigmoid}(b_j (t - c_j)), \quad w, a_j, b_j > 0
+
+    It starts within a few percent of linear.
+
+    Args:
+        num_bumps: number of sigmoids in the sum.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float, num_bumps: int = 16) -> None:
+        super().__init__(gamma_min, gamma_max)
+        self.num_bumps = num_bumps
+        self.raw_slope = nn.Parameter(torch.tensor(0.5413))  # softplus^-1(1)
+        self.raw_heights = nn.Parameter(torch.full((num_bumps,), -4.0))
+        self.raw_steepness = nn.Parameter(torch.full((num_bumps,), float(num_bumps)))
+        self.centres = nn.Parameter((torch.arange(num_bumps) + 0.5) / num_bumps)
+
+    def _ramp(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        slope, heights, steepness = (
+            functional.softplus(p) for p in (self.raw_slope, self.raw_heights, self.raw_steepness)
+        )
+        bumps = torch.sigmoid(steepness * (t[..., None] - self.centres))
+        value = slope * t + (heights * bumps).sum(-1)
+        return value, slope + (heights * steepness * bumps * (1 - bumps)).sum(-1)
+
+    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        value, derivative = self._ramp(t)
+        start, end = self._ramp(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))[0]
+        scale = (self.gamma_max - self.gamma_min) / (end - start)
+        return self.gamma_min + scale * (value - start), scale * derivative
+
+
+class StepwiseSchedule(Schedule):
+    """Free learned increments of gamma, one per step: the most flexible schedule for one number of steps.
+
+    Between the knots gamma is linear, but only the knots are trained, so any other number of steps is refused.
+
+    Args:
+        steps: the number of steps T it belongs to.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float, steps: int) -> None:
+        super().__init__(gamma_min, gamma_max)
+        self.steps = steps
+        self.logits = nn.Parameter(torch.zeros(steps))
+
+    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        steps = self.logits.numel()
+        # A thousandth of a uniform step is kept in each, so that no two knots meet.
+        increments = 0.999 * self.logits.softmax(0) + 0.001 / steps
+        knots = torch.cat([increments.new_zeros(1), increments.cumsum(0)[:-1], increments.new_ones(1)])
+        position = (t * steps).clamp(0, steps)
+        index = position.floor().long().clamp(max=steps - 1)
+        low, high = knots[index], knots[index + 1]
+        span = self.gamma_max - self.gamma_min
+        fraction = low + (high - low) * (position - index)
+        return self.gamma_min + span * fraction, span * steps * (high - low)

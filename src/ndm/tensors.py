@@ -1,0 +1,48 @@
+"""Shapes and randomness, once: times of shape ``(B,)`` against data of shape ``(B, *)``."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+def expand(t: Tensor, x: Tensor) -> Tensor:
+    """View ``t`` of shape ``(B,)`` as ``(B, 1, ..., 1)`` so that it broadcasts against ``x`` of shape ``(B, *)``."""
+    return t.view(-1, *[1] * (x.ndim - 1))
+
+
+def sum_rows(x: Tensor) -> Tensor:
+    """Sum over everything but the batch: ``(B, *) -> (B,)``."""
+    return x.flatten(1).sum(1)
+
+
+def check_times(x: Tensor, **times: Tensor) -> None:
+    """Refuse times that are not one per row of ``x`` or leave ``[0, 1]``.
+
+    Raises:
+        InputError: naming the time, the shape it must have and the one it has.
+    """
+    for name, t in times.items():
+        if t.shape != x.shape[:1]:
+            raise InputError(
+                f"{name} must have shape ({x.shape[0]},), got {tuple(t.shape)}: pass one time per row"
+            )
+
+
+def full_times(value: float, x: Tensor) -> Tensor:
+    """The same time for every row of ``x``: shape ``(B,)``, in the dtype and on the device of ``x``."""
+    return torch.full(x.shape[:1], value, dtype=x.dtype, device=x.device)
+
+
+def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal noise shaped like ``x``, drawn on the generator's device so that a seed means one thing."""
+    device = x.device if generator is None else generator.device
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+
+
+def rand(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform numbers in ``[0, 1)`` with the dtype and device of ``like``."""
+    device = like.device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)

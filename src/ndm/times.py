@@ -1,0 +1,75 @@
+r"""Where in [0, 1] the bound is evaluated: one time per row, and the weight that keeps the estimate unbiased.
+
+* :class:`LowDiscrepancyTimes`: :math:`t_i = (u + i/B) \bmod 1`, one uniform u per batch: every row's time is uniform, and
+  together they cover [0, 1] evenly.
+* :class:`ImportanceTimes`: the same, pushed through the inverse distribution function of a density
+  :math:`p(t) \propto \sqrt{\mathrm{E}[\ell(t)^2]}`, learned as the bound is evaluated; weight :math:`1/p(t)`.
+
+References:
+    Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021, section I.1.
+    Nichol, Dhariwal. Improved Denoising Diffusion Probabilistic Models. ICML 2021, section 3.3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .tensors import rand
+
+
+class LowDiscrepancyTimes(nn.Module):
+    """Uniform times that cover [0, 1] evenly; every weight is 1."""
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Times and weights, both ``(B,)``, for the rows of ``x``."""
+        offset = torch.arange(len(x), dtype=x.dtype, device=x.device) / len(x)
+        t = (rand((1,), x, generator) + offset) % 1
+        return t, torch.ones_like(t)
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        """Told the loss at each time; nothing to learn from it here."""
+
+
+class ImportanceTimes(LowDiscrepancyTimes):
+    """More times where the loss is larger; unbiased at every moment, and learning only in training mode.
+
+    Args:
+        bins: resolution of the piecewise constant density.
+        decay: forgetting factor of a bin's second moment, per batch that hits it.
+        uniform: the share of uniform times, which bounds every weight by its inverse.
+    """
+
+    second_moment: Tensor
+
+    def __init__(self, bins: int = 64, decay: float = 0.99, uniform: float = 0.1) -> None:
+        super().__init__()
+        self.decay = decay
+        self.uniform = uniform
+        self.register_buffer("second_moment", torch.ones(bins))
+
+    def density(self) -> Tensor:
+        """p(t) in each bin; its mean is 1."""
+        root = self.second_moment.sqrt()
+        return (1 - self.uniform) * root / root.mean() + self.uniform
+
+    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        u, _ = super().forward(x, generator)
+        density = self.density().to(x)
+        bins = len(density)
+        edges = torch.cat([density.new_zeros(1), density.cumsum(0) / bins])
+        index = torch.searchsorted(edges, u * edges[-1], right=True).clamp(1, bins) - 1
+        within = (u * edges[-1] - edges[index]) / (edges[index + 1] - edges[index])
+        return ((index + within) / bins).clamp(0, 1 - 1e-6), 1 / density[index]
+
+    @torch.no_grad()
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        if not self.training:
+            return
+        bins = len(self.second_moment)
+        index = (t * bins).long().clamp(max=bins - 1)
+        count = torch.bincount(index, minlength=bins)
+        total = torch.zeros_like(self.second_moment).index_add_(0, index, loss.to(self.second_moment) ** 2)
+        mean = total / count.clamp(min=1)
+        updated = self.decay * self.second_moment + (1 - self.decay) * mean
+        self.second_moment.copy_(torch.where(count > 0, updated, self.second_moment))

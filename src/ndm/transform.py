@@ -1,0 +1,198 @@
+r"""Data transformations :math:`F_\phi(x, t)`: what a neural diffusion model adds to diffusion.
+
+A transform, given x, returns the curve :math:`t \mapsto F_\phi(x, t)`, with :math:`F_\phi(x, 0) = x`. A curve is
+evaluated at any number of times and knows its exact time derivative:
+
+    value = curve(t)
+    value, derivative = curve.with_derivative(t)
+
+====================  =======================================================  =============================
+transform             curve                                                    cost per x
+====================  =======================================================  =============================
+:class:`Identity`     x                                                        none
+:class:`Linear`       :math:`R\,\mathrm{diag}(1 + \sum_k t^k w_k) R^\top x`    two matrix products, once
+:class:`TimeBasis`    :math:`x + \sum_k t^k h_k(x)`                            one network evaluation, once
+:class:`Network`      :math:`(1 - t)\, x + t f(x, t)`                          one network evaluation per time
+====================  =======================================================  =============================
+
+References:
+    Bartosh, Vetrov, Naesseth. Neural Diffusion Models. ICML 2024 (``Network`` is the form used there).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .tensors import expand
+
+
+class Curve:
+    """The curve t -> F(x, t) of one batch ``x``; ``t`` has shape ``(B,)``, values have the shape of ``x``."""
+
+    x: Tensor
+    """Where the curve starts."""
+
+    def __call__(self, t: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The value at ``t`` and the exact derivative with respect to time, both ``(B, *)``."""
+        raise NotImplementedError
+
+
+class BasisCurve(Curve):
+    """x + sum_k t^k h_k, for k = 1..K.
+
+    Args:
+        x: where the curve starts, ``(B, C, *)``.
+        coefficients: the ``h_k`` side by side, ``(B, K * C, *)``; K = 0 is the constant curve.
+    """
+
+    def __init__(self, x: Tensor, coefficients: Tensor | None = None) -> None:
+        self.x = x
+        self.h = () if coefficients is None else coefficients.split(x.shape[1], dim=1)
+
+    def __call__(self, t: Tensor) -> Tensor:
+        value, tau = self.x, expand(t, self.x)
+        for k, h in enumerate(self.h, start=1):
+            value = value + tau**k * h
+        return value
+
+    def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        derivative, tau = torch.zeros_like(self.x), expand(t, self.x)
+        for k, h in enumerate(self.h, start=1):
+            derivative = derivative + k * tau ** (k - 1) * h
+        return self(t), derivative
+
+
+class NetworkCurve(Curve):
+    """(1 - t) x + t f(x, t); the derivative is one forward-mode pass through the network."""
+
+    def __init__(self, net: nn.Module, x: Tensor) -> None:
+        self.net = net
+        self.x = x
+
+    def __call__(self, t: Tensor) -> Tensor:
+        tau = expand(t, self.x)
+        return (1 - tau) * self.x + tau * self.net(self.x, t).to(self.x.dtype)
+
+    def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        # Forward-mode AD refuses tensors whose elements share memory, as expanded times do.
+        t = t.contiguous()
+        value, derivative = torch.func.jvp(self.__call__, (t,), (torch.ones_like(t),))
+        return value, derivative
+
+
+class Transform(nn.Module):
+    """Base of all transforms: ``transform(x)`` returns a :class:`Curve`."""
+
+    def forward(self, x: Tensor) -> Curve:
+        raise NotImplementedError
+
+
+class Identity(Transform):
+    """F(x, t) = x: conventional diffusion (DDPM, VDM)."""
+
+    def forward(self, x: Tensor) -> BasisCurve:
+        return BasisCurve(x)
+
+
+class Linear(Transform):
+    r"""Gains along orthonormal directions: :math:`F(x, t) = R\,\mathrm{diag}(1 + \sum_k t^k w_k) R^\top x`.
+
+    With ``rotation="none"`` each dimension has its own gain (a per-dimension noise schedule). It starts as the identity.
+
+    Args:
+        dim: number of elements D of one sample.
+        num_basis: number K of powers of time.
+        rotation: ``"none"`` (R = I), ``"fixed"`` (the buffer ``fixed_rotation``, which the caller fills, e.g. with
+            principal directions) or ``"learned"`` (R = exp(A - A^T)).
+    """
+
+    def __init__(
+        self, dim: int, num_basis: int = 2, rotation: Literal["none", "fixed", "learned"] = "none"
+    ) -> None:
+        super().__init__()
+        if rotation not in ("none", "fixed", "learned"):
+            raise InputError(f"rotation must be 'none', 'fixed' or 'learned', got {rotation!r}")
+        self.dim = dim
+        self.num_basis = num_basis
+        self.rotation = rotation
+        self.gains = nn.Parameter(torch.zeros(num_basis, dim))
+        if rotation == "fixed":
+            self.register_buffer("fixed_rotation", torch.eye(dim))
+        if rotation == "learned":
+            self.generator = nn.Parameter(torch.zeros(dim, dim))
+
+    def rotation_matrix(self) -> Tensor | None:
+        """R of shape ``(D, D)``, or None for the identity."""
+        if self.rotation == "none":
+            return None
+        if self.rotation == "fixed":
+            return self.get_buffer("fixed_rotation")
+        return torch.linalg.matrix_exp(self.generator - self.generator.T)
+
+    def forward(self, x: Tensor) -> BasisCurve:
+        flat = x.flatten(1)
+        if flat.shape[1] != self.dim:
+            raise InputError(f"Linear was made for {self.dim} elements a sample, got {flat.shape[1]}")
+        gains = self.gains.to(x.dtype)
+        # Reduced precision here would be multiplied by e^{-gamma} in the bound.
+        with torch.autocast(x.device.type, enabled=False):
+            rotation = self.rotation_matrix()
+            if rotation is None:
+                h = [gain * flat for gain in gains]
+            else:
+                rotation = rotation.to(x.dtype)
+                h = [(flat @ rotation * gain) @ rotation.T for gain in gains]
+        return BasisCurve(x, torch.cat([h_k.view_as(x) for h_k in h], dim=1))
+
+
+class TimeBasis(Transform):
+    r"""One network evaluation gives the whole curve: :math:`F(x, t) = x + \sum_k t^k h_k(x)`.
+
+    Args:
+        net: module with ``net(x) -> (B, K * C, *)`` for ``x`` of shape ``(B, C, *)``.
+        num_basis: number K of powers of time.
+
+    Example:
+        >>> net = torch.nn.Linear(2, 6)
+        >>> curve = TimeBasis(net, num_basis=3)(torch.randn(5, 2))
+        >>> value, derivative = curve.with_derivative(torch.rand(5))
+    """
+
+    def __init__(self, net: nn.Module, num_basis: int) -> None:
+        super().__init__()
+        if num_basis < 1:
+            raise InputError(f"num_basis must be at least 1, got {num_basis}")
+        self.net = net
+        self.num_basis = num_basis
+
+    def forward(self, x: Tensor) -> BasisCurve:
+        coefficients = self.net(x).to(x.dtype)
+        expected = (x.shape[0], self.num_basis * x.shape[1], *x.shape[2:])
+        if coefficients.shape != expected:
+            raise InputError(
+                f"TimeBasis needs net(x) of shape {expected} (num_basis * channels), "
+                f"got {tuple(coefficients.shape)}"
+            )
+        return BasisCurve(x, coefficients)
+
+
+class Network(Transform):
+    """F(x, t) = (1 - t) x + t f(x, t) with any network f; its time derivative comes from forward-mode AD.
+
+    Args:
+        net: module with ``net(x, t)`` of the shape of ``x``.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> NetworkCurve:
+        return NetworkCurve(self.net, x)

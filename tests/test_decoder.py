@@ -1,0 +1,86 @@
+"""Decoders: units, likelihoods against torch.distributions, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+import ndm
+
+LEVEL = ndm.LinearSchedule(-4.0, 5.0)(torch.zeros(3, dtype=torch.float64))
+
+
+def test_categorical_levels_tile_the_interval():
+    x = torch.arange(17)[None]
+    encoded = ndm.CategoricalDecoder(17).encode(x)
+    torch.testing.assert_close(encoded[0], torch.linspace(-1 + 1 / 17, 1 - 1 / 17, 17))
+
+
+def test_categorical_nll_is_the_normalised_gaussian_of_each_level():
+    decoder = ndm.CategoricalDecoder(5)
+    x, z_0 = torch.randint(5, (3, 2, 2)), torch.randn(3, 2, 2)
+    values = torch.tensor([-0.8, -0.4, 0.0, 0.4, 0.8])
+    density = Normal(LEVEL.alpha[0] * values, LEVEL.sigma[0]).log_prob(z_0[..., None]).exp()
+    p = density / density.sum(-1, keepdim=True)
+    expected = -p.gather(-1, x[..., None]).squeeze(-1).log().sum((1, 2))
+    torch.testing.assert_close(decoder.nll(x, z_0, LEVEL), expected)
+
+
+def test_categorical_decode_inverts_encode_and_draws_from_its_distribution(generator):
+    decoder = ndm.CategoricalDecoder(5)
+    x = torch.randint(5, (3, 4))
+    assert torch.equal(decoder.decode(LEVEL.alpha[:, None] * decoder.encode(x), LEVEL, mode=True), x)
+    n = 50_000
+    level = ndm.LinearSchedule(-1.0, 5.0)(torch.zeros(n))
+    z_0 = torch.full((n, 1), 0.3)
+    p = decoder.log_probs(z_0, level)[0, 0].exp()
+    counts = decoder.decode(z_0, level, generator=generator).flatten().bincount(minlength=5)
+    assert ((counts / n - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all()
+
+
+def test_gaussian_nll_is_the_expectation_in_data_units(generator):
+    """The closed form against Monte Carlo of -log N(x; decode mean, (std e^{gamma_0/2})^2), n = 100,000."""
+    decoder = ndm.GaussianDecoder(mean=[1.0, -2.0], std=[2.0, 0.5])
+    n = 100_000
+    level = ndm.LinearSchedule(-4.0, 5.0)(torch.zeros(n))
+    x = torch.tensor([[0.7, -1.0]]).expand(n, 2)
+    z_0 = level.alpha[:, None] * decoder.encode(x) + level.sigma[:, None] * torch.randn(n, 2, generator=generator)
+    std = decoder.std * math.exp(-2.0)
+    draws = -Normal(decoder.decode(z_0, level, mode=True), std).log_prob(x).sum(1)
+    closed = decoder.nll(x, z_0, level)[0]
+    assert abs(draws.mean() - closed) < 4 * draws.std() / n**0.5
+
+
+def test_gaussian_decode_inverts_encode_and_adds_its_noise(generator):
+    decoder = ndm.GaussianDecoder(mean=[1.0, -2.0], std=[2.0, 0.5])
+    x = torch.randn(3, 2)
+    z_0 = LEVEL.alpha[:, None] * decoder.encode(x)
+    torch.testing.assert_close(decoder.decode(z_0, LEVEL, mode=True), x)
+    n = 50_000
+    level = ndm.LinearSchedule(-4.0, 5.0)(torch.zeros(n))
+    draws = decoder.decode(torch.zeros(n, 2), level, generator=generator)
+    expected = decoder.std * math.exp(-2.0)
+    assert ((draws.std(0) / expected - 1).abs() < 4 / (2 * n) ** 0.5).all()
+
+
+@pytest.mark.parametrize("x", [torch.tensor([[0, 17]]), torch.tensor([[-1, 3]]), torch.tensor([[0.5, 3.0]])])
+def test_categorical_refuses_what_is_not_a_level(x):
+    with pytest.raises(ndm.InputError, match=r"integers 0\.\.16"):
+        ndm.CategoricalDecoder(17).encode(x)
+
+
+@pytest.mark.parametrize("decoder", [ndm.GaussianDecoder(), ndm.CategoricalDecoder(17)], ids=["gaussian", "categorical"])
+def test_non_finite_data_is_refused_with_its_row(decoder):
+    for value in (math.nan, math.inf):
+        x = torch.zeros(3, 2)
+        x[1, 0] = value
+        with pytest.raises(ndm.InputError, match="1 of 3 rows.*row 1"):
+            decoder.encode(x)
+    with pytest.raises(ndm.InputError, match="batch"):
+        decoder.encode(torch.zeros(3))
+
+
+def test_constant_columns_are_refused():
+    with pytest.raises(ndm.InputError, match="std must be positive"):
+        ndm.GaussianDecoder(std=[1.0, 0.0])

@@ -1,0 +1,264 @@
+"""The bound: VDM's for the identity, the closed form for any F, the oracle, the limit of many steps, and uniformity."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import SmoothNet
+from oracle import LinearGaussian
+from torch import nn
+
+import ndm
+from ndm.objective import continuous_diffusion, discrete_diffusion
+
+X = torch.tensor([[0.3, -1.2, 0.7], [1.5, 0.2, -0.4]], dtype=torch.float64)
+
+
+def model_with(transform, schedule=None, eta=1.0, tied_to="time", **predictor):
+    process = ndm.ForwardProcess(schedule or ndm.CosineSchedule(-6.0, 4.0), transform, eta, tied_to)
+    net = SmoothNet(3, 3 * (1 + predictor.get("num_basis", 0) + predictor.get("variance", False)))
+    return ndm.NDM(process, ndm.Predictor(net, "v", **predictor), ndm.GaussianDecoder()).double()
+
+
+def same_latent(model, x, t, seed=3):
+    """The z_t that the diffusion terms draw from a generator with this seed."""
+    return model.process(x).marginal(t).sample(torch.Generator().manual_seed(seed))
+
+
+def test_identity_is_vdm_in_continuous_time():
+    """1/2 e^{-gamma} gamma' ||x - x_hat||^2."""
+    model = model_with(ndm.Identity())
+    t = torch.tensor([0.2, 0.8])
+    level = model.process.schedule(t)
+    x_hat = model(same_latent(model, X, t), t).curve.x
+    expected = torch.exp(-level.gamma) * level.d_gamma * (X - x_hat).pow(2).sum(1) / 2
+    actual = continuous_diffusion(model, model.process(X), t, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 1000])
+def test_identity_is_vdm_in_discrete_time(steps):
+    """T/2 (SNR(s) - SNR(t)) ||x - x_hat||^2."""
+    model = model_with(ndm.Identity())
+    u = torch.tensor([0.2, 0.8])
+    s, t = (u * steps).floor() / steps, ((u * steps).floor() + 1) / steps
+    x_hat = model(same_latent(model, X, t), t).curve.x
+    snr_s, snr_t = (torch.exp(-model.process.schedule(r).gamma) for r in (s, t))
+    expected = steps * (snr_s - snr_t) * (X - x_hat).pow(2).sum(1) / 2
+    actual = discrete_diffusion(model, model.process(X), u, steps, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_identity_with_learned_variance_is_the_log_ratio():
+    """For one row: log(var_p/var_q) = log1p((e^{-gamma_s} - e^{-gamma_t}) v), elementwise."""
+    model = model_with(ndm.Identity(), variance=True)
+    steps, u = 5, torch.tensor([0.3, 0.9])
+    s, t = (u * steps).floor() / steps, ((u * steps).floor() + 1) / steps
+    p = model(same_latent(model, X, t), t)
+    gap = torch.exp(-model.process.schedule(s).gamma) - torch.exp(-model.process.schedule(t).gamma)
+    excess = gap[:, None] * p.variance
+    delta2 = gap[:, None] * (X - p.curve.x) ** 2
+    expected = steps / 2 * ((1 + delta2) / (1 + excess) - 1 + torch.log1p(excess)).sum(1)
+    actual = discrete_diffusion(model, model.process(X), u, steps, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("tied_to", ["time", "noise"])
+@pytest.mark.parametrize("eta", [1.0, 0.3])
+@pytest.mark.parametrize("kind", ["network", "time-basis", "predicted-curve"])
+def test_continuous_bound_has_the_closed_form_of_any_transform(kind, eta, tied_to):
+    """1/(2 eta) e^{-gamma} gamma' ||(1 + eta)/2 (F - F_hat) - (dF - dF_hat)/gamma'||^2."""
+    basis = ndm.TimeBasis(SmoothNet(3, 6, timed=False), 2)
+    transform = ndm.Network(SmoothNet(3, 3)) if kind == "network" else basis
+    predictor = {"num_basis": 2} if kind == "predicted-curve" else {}
+    model = model_with(transform, eta=eta, tied_to=tied_to, **predictor)
+    t, h = torch.tensor([0.2, 0.8]), 1e-6
+
+    def tau(t):
+        sigma2 = model.process.schedule(t).sigma ** 2
+        return t if tied_to == "time" else sigma2 - model.process.schedule(torch.zeros(2)).sigma ** 2
+
+    q = model.process(X)
+    p = model(same_latent(model, X, t), t)
+    gap = lambda t: q.curve(tau(t)) - p.curve(tau(t))  # noqa: E731
+    slope = (gap(t + h) - gap(t - h)) / (2 * h)
+    level = model.process.schedule(t)
+    d_gamma = level.d_gamma[:, None]
+    norm2 = ((1 + eta) / 2 * gap(t) - slope / d_gamma).pow(2).sum(1)
+    expected = torch.exp(-level.gamma) * level.d_gamma * norm2 / (2 * eta)
+    actual = continuous_diffusion(model, q, t, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+
+
+def quadrature(model, x, t, nodes=16):
+    """z_t at Gauss-Hermite points of eps for one-dimensional x, all times in one batch, and the points' weights."""
+    eps, weights = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(nodes))
+    q = model.process(x.expand(len(t) * nodes, 1))
+    g = q.marginal(t.repeat_interleave(nodes))
+    return q, g.mean + g.std * eps.repeat(len(t))[:, None], weights / weights.sum()
+
+
+def step_kl(model, x, steps):
+    """The exact discrete diffusion term of one-dimensional x: quadrature over eps, the sum over all steps."""
+    times = torch.arange(steps + 1) / steps
+    q, z, weights = quadrature(model, x, times[1:])
+    s, t = (r.repeat_interleave(len(weights)) for r in (times[:-1], times[1:]))
+    kl = q.posterior(z, s, t).kl(model(z, t).posterior(z, s, t))
+    return (kl.view(steps, -1) @ weights).sum().item()
+
+
+def drift_integral(model, x, points=400):
+    """The exact continuous diffusion term of one-dimensional x: quadrature over eps and over t."""
+    nodes, lengths = (torch.tensor(a) for a in np.polynomial.legendre.leggauss(points))
+    q, z, weights = quadrature(model, x, (nodes + 1) / 2)
+    t = ((nodes + 1) / 2).repeat_interleave(len(weights))
+    gap = (q.reverse_drift(z, t) - model(z, t).reverse_drift(z, t))[:, 0]
+    density = gap**2 / (2 * model.process.noise_rate(t) ** 2)
+    return (lengths / 2 @ (density.view(points, -1) @ weights)).item()
+
+
+@pytest.mark.parametrize("variance", [False, True])
+@pytest.mark.parametrize("transform", ["identity", "network"])
+def test_discrete_bound_tends_to_the_continuous_one_at_rate_one_over_t(transform, variance):
+    f = ndm.Identity() if transform == "identity" else ndm.Network(SmoothNet(1, 1))
+    process = ndm.ForwardProcess(ndm.CosineSchedule(-3.0, 3.0), f)
+    model = ndm.NDM(process, ndm.Predictor(SmoothNet(1, 1 + variance), "v", variance=variance), ndm.GaussianDecoder())
+    x = torch.tensor([[0.8]])
+    with torch.no_grad():
+        limit = drift_integral(model, x)
+        steps = [64, 128, 256, 512]
+        gaps = [abs(step_kl(model, x, n) - limit) for n in steps]
+    slope = np.polyfit(np.log(steps), np.log(gaps), 1)[0]
+    assert gaps[-1] < 0.01 * limit
+    assert slope == pytest.approx(-1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("steps", [None, 4])
+def test_bound_estimates_the_exact_value(steps, generator):
+    """Monte Carlo, n = 200,000, against quadrature: within 4 standard errors."""
+    process = ndm.ForwardProcess(ndm.CosineSchedule(-3.0, 3.0), ndm.Network(SmoothNet(1, 1)))
+    model = ndm.NDM(process, ndm.Predictor(SmoothNet(1, 1), "v"), ndm.GaussianDecoder())
+    x = torch.tensor([[0.8]])
+    with torch.no_grad():
+        exact = drift_integral(model, x) if steps is None else step_kl(model, x, steps)
+        draws = ndm.bound(model, x.expand(200_000, 1), steps=steps, generator=generator).diffusion
+    assert abs(draws.mean() - exact) < 4 * draws.std() / len(draws) ** 0.5
+
+
+def test_prior_and_reconstruction_are_closed_forms():
+    oracle = LinearGaussian(3)
+    x = torch.randn(4, 3)
+    result = ndm.bound(oracle.model(), x)
+    one = torch.tensor(1.0)
+    mean = x @ oracle.matrix(one).T
+    var = oracle.schedule(one).sigma ** 2
+    torch.testing.assert_close(result.prior, (mean**2 + var - 1 - var.log()).sum(1) / 2)
+    expected = 3 / 2 * (math.log(2 * math.pi) - 3.0 + 1)
+    torch.testing.assert_close(result.reconstruction, torch.full((4,), expected))
+    torch.testing.assert_close(result.total, result.prior + result.diffusion + result.reconstruction)
+
+
+def test_linear_gaussian_bound_matches_the_closed_form(generator):
+    """x - x_hat = (I - K M)(x - mu) - sigma K eps, so the expected squared drift gap is two matrix norms, integrated
+    over t by quadrature. n = 100,000, 4 standard errors."""
+    oracle = LinearGaussian(3)
+    x = torch.tensor([[0.5, -1.0, 2.0]])
+    times, lengths = (torch.tensor(a) for a in np.polynomial.legendre.leggauss(200))
+    eye, h, exact = torch.eye(3), 1e-5, 0.0
+    for t, length in zip((times + 1) / 2, lengths / 2, strict=True):
+        level, m, k = oracle.schedule(t), oracle.matrix(t), oracle.gain(t)
+        d_m = (oracle.matrix(t + h) - oracle.matrix(t - h)) / (2 * h)
+        b = d_m - (level.d_sigma / level.sigma + level.d_gamma / 2) * m
+        signal = b @ (eye - k @ m) @ (x[0] - oracle.mu)
+        noise = level.sigma * b @ k
+        exact += (length * (signal.pow(2).sum() + noise.pow(2).sum()) / (2 * level.sigma**2 * level.d_gamma)).item()
+    draws = ndm.bound(oracle.model(), x.expand(100_000, 3), generator=generator).diffusion
+    assert abs(draws.mean() - exact) < 4 * draws.std() / len(draws) ** 0.5
+    assert draws.std() / len(draws) ** 0.5 < 0.01 * exact
+
+
+@pytest.mark.parametrize("steps", [None, 1, 50])
+def test_a_uniform_model_scores_log2_of_the_levels(steps, generator):
+    """So much noise at t = 0 that nothing is left of x: prior and diffusion vanish, the decoder is flat."""
+    process = ndm.ForwardProcess(ndm.LinearSchedule(60.0, 70.0))
+    for levels in (17, 256):
+        model = ndm.NDM(process, ndm.Predictor(SmoothNet(3, 3), "x"), ndm.CategoricalDecoder(levels))
+        x = torch.randint(levels, (5, 3))
+        total = ndm.bound(model, x, steps=steps, generator=generator).total
+        expected = torch.full((5,), math.log2(levels))
+        torch.testing.assert_close(ndm.bits_per_dim(total, x), expected, rtol=0, atol=1e-6)
+
+
+def test_bound_is_never_below_the_entropy_of_known_data(generator):
+    """With the best possible predictor: mean bound - entropy >= -3 standard errors, in both times."""
+    oracle = LinearGaussian(3)
+    model = oracle.model()
+    x = oracle.sample(50_000, generator)
+    entropy = torch.distributions.MultivariateNormal(oracle.mu, oracle.covariance).entropy()
+    for steps in (None, 1, 5, 50):
+        total = ndm.bound(model, x, steps=steps, generator=generator).total
+        assert total.mean() - entropy > -3 * total.std() / len(total) ** 0.5
+
+
+def test_identity_bound_with_the_exact_predictor_is_tight(generator):
+    """Continuous time: E[bound] is the entropy of the data smoothed by the decoder's variance, as the reverse SDE is
+    exact; a wrong constant anywhere shows. n = 100,000, 4 standard errors."""
+    oracle = LinearGaussian(3, gamma_max=14.0)
+    oracle.transform.gains.data.zero_()
+    x = oracle.sample(100_000, generator)
+    total = ndm.bound(oracle.model(), x, generator=generator).total
+    smoothed = oracle.covariance + math.exp(-3.0) * torch.eye(3)
+    # I(x; z_0) - E log p(x|z_0): the bound's gap at t = 0 is the information the decoder does not use.
+    information = 0.5 * torch.logdet(smoothed) - 0.5 * 3 * -3.0
+    expected = information + 3 / 2 * (math.log(2 * math.pi) - 3.0 + 1)
+    assert abs(total.mean() - expected) < 4 * total.std() / len(total) ** 0.5
+
+
+def test_all_three_terms_are_trained():
+    """Each term's gradient reaches what it depends on: F through all of them, the predictor through diffusion."""
+    schedule = ndm.LearnedSchedule(-6.0, 4.0)
+    model = model_with(ndm.TimeBasis(SmoothNet(3, 6, timed=False), 2), schedule, tied_to="noise")
+    result = ndm.bound(model, X)
+    transform = model.process.transform.net.outer.weight
+    for term in (result.prior, result.diffusion):
+        (gradient,) = torch.autograd.grad(term.sum(), transform, retain_graph=True)
+        assert gradient.abs().max() > 0
+    result.total.sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_gradients_are_those_of_finite_differences():
+    model = model_with(ndm.Network(SmoothNet(3, 3)), ndm.LearnedSchedule(-6.0, 4.0))
+    for steps in (None, 4):
+        loss = lambda: ndm.bound(model, X, steps=steps, generator=torch.Generator().manual_seed(1)).total.sum()  # noqa: E731, B023
+        model.zero_grad()
+        loss().backward()
+        for p in (model.process.transform.net.outer.bias, model.predictor.net.outer.bias, model.process.schedule.centres):
+            with torch.no_grad():
+                p[0] += 1e-6
+                high = loss()
+                p[0] -= 2e-6
+                low = loss()
+                p[0] += 1e-6
+            torch.testing.assert_close(p.grad[0], (high - low) / 2e-6, rtol=1e-5, atol=1e-6)
+
+
+def test_bad_calls_are_refused():
+    model = model_with(ndm.Identity(), ndm.StepwiseSchedule(-6.0, 4.0, steps=3))
+    ndm.bound(model, X, steps=3)
+    for steps, message in ((None, "steps=3"), (4, "steps=3"), (0, "at least 1")):
+        with pytest.raises(ndm.InputError, match=message):
+            ndm.bound(model, X, steps=steps)
+    with pytest.raises(ndm.InputError, match="not finite"):
+        ndm.bound(model, X / 0, steps=3)
+
+
+def test_parameterless_networks_serve():
+    class Zero(nn.Module):
+        def forward(self, z, t):
+            return torch.zeros_like(z)
+
+    model = ndm.NDM(ndm.ForwardProcess(ndm.LinearSchedule(-6.0, 4.0)), ndm.Predictor(Zero()), ndm.GaussianDecoder())
+    for dtype in (torch.float32, torch.float64):
+        assert ndm.bound(model, X.to(dtype)).total.dtype == dtype

@@ -1,0 +1,142 @@
+"""Samplers on the linear-Gaussian oracle: the covariance each must have, exactly where it is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracle import LinearGaussian
+from torch import nn
+
+import ndm
+
+N = 100_000
+
+
+def assert_moments(draws, mean, covariance, slack=0.0):
+    """Mean and covariance within 4.5 standard errors of n draws (plus ``slack``, for a solver's bias)."""
+    n = len(draws)
+    scale = covariance.diagonal().sqrt()
+    assert ((draws.mean(0) - mean).abs() < 4.5 * scale / n**0.5 + slack).all()
+    error = (scale[:, None] ** 2 * scale**2 + covariance**2).sqrt() / n**0.5
+    assert ((draws.T.cov() - covariance).abs() < 4.5 * error + slack).all()
+
+
+def smoothed(oracle):
+    """Data drawn from the model: z_0 / alpha_0 plus the decoder's noise."""
+    noise = 2 * math.exp(oracle.schedule.gamma_min)
+    return oracle.covariance + noise * torch.eye(oracle.dim)
+
+
+@pytest.mark.parametrize(
+    ("solver", "steps", "slack"),
+    [("dopri5", 1, 0.0), ("heun", 400, 0.005), ("stochastic_heun", 400, 0.005), ("euler_maruyama", 1000, 0.02)],
+)
+def test_continuous_samplers_reproduce_the_data(solver, steps, slack, generator):
+    oracle = LinearGaussian(3, gamma_max=12.0)
+    draws = ndm.sample(oracle.model(), (N, 3), steps=steps, solver=solver, generator=generator)
+    assert_moments(draws, oracle.mu, smoothed(oracle), slack)
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "ddim"])
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_ancestral_samplers_have_the_covariance_of_their_recursion(solver, steps, generator):
+    """z_s = M_s x_hat + kappa (z_t - M_t x_hat) + std eps, iterated in plain matrices from N(0, I)."""
+    oracle = LinearGaussian(3)
+    mean, covariance, eye = torch.zeros(3), torch.eye(3), torch.eye(3)
+    for i in reversed(range(steps)):
+        s, t = torch.tensor(i / steps), torch.tensor((i + 1) / steps)
+        a, b, m_s, m_t, k = oracle.schedule(s), oracle.schedule(t), oracle.matrix(s), oracle.matrix(t), oracle.gain(t)
+        rho2 = 0.0 if solver == "ddim" else 1.0
+        kappa = torch.exp(rho2 * (a.gamma - b.gamma) / 2) * a.sigma / b.sigma
+        # x_hat = K z + (I - K M_t) mu
+        matrix = kappa * eye + (m_s - kappa * m_t) @ k
+        offset = (m_s - kappa * m_t) @ (eye - k @ m_t) @ oracle.mu
+        mean = matrix @ mean + offset
+        var = rho2 * a.sigma**2 * (1 - torch.exp(a.gamma - b.gamma))
+        covariance = matrix @ covariance @ matrix.T + var * eye
+    draws = ndm.sample(oracle.model(), (N, 3), steps=steps, solver=solver, generator=generator)
+    alpha_0 = oracle.schedule(torch.tensor(0.0)).alpha
+    decoded = covariance / alpha_0**2 + math.exp(oracle.schedule.gamma_min) * eye
+    assert_moments(draws, mean / alpha_0, decoded)
+
+
+def test_ancestral_sampling_tends_to_the_sde(generator):
+    """For a linear F, at many steps, both have the data's covariance."""
+    oracle = LinearGaussian(3, gamma_max=12.0)
+    draws = ndm.sample(oracle.model(), (N, 3), steps=1000, generator=generator)
+    assert_moments(draws, oracle.mu, smoothed(oracle), slack=0.02)
+
+
+class ExactMoments(nn.Module):
+    """E[x | z_t] and, through the predictor's softplus, Var[x | z_t], for independent dimensions."""
+
+    def __init__(self, oracle):
+        super().__init__()
+        self.oracle = oracle
+
+    def forward(self, z, t):
+        level, c, mu = self.oracle.schedule(t), self.oracle.covariance.diagonal(), self.oracle.mu
+        alpha, sigma2 = level.alpha[:, None], level.sigma[:, None] ** 2
+        total = alpha**2 * c + sigma2
+        x_hat = mu + alpha * c / total * (z - alpha * mu)
+        variance = c * sigma2 / total
+        return torch.cat([x_hat, torch.log(torch.expm1(variance / sigma2))], dim=1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_learned_variance_is_exact_at_any_number_of_steps(steps, generator):
+    """Identity F, independent Gaussians, v = Var[x | z_t]: each reverse step is the true one, so a few steps give the
+    data's covariance, and the bound is the same for every T: the entropy of the smoothed data."""
+    oracle = LinearGaussian(3, gamma_max=14.0)
+    oracle.covariance = torch.diag(oracle.covariance.diagonal())
+    process = ndm.ForwardProcess(oracle.schedule)
+    predictor = ndm.Predictor(ExactMoments(oracle), "x", variance=True)
+    model = ndm.NDM(process, predictor, ndm.GaussianDecoder())
+    draws = ndm.sample(model, (N, 3), steps=steps, generator=generator)
+    assert_moments(draws, oracle.mu, smoothed(oracle))
+    information = (torch.logdet(oracle.covariance + math.exp(-3) * torch.eye(3)) + 9) / 2
+    expected = information + 3 / 2 * (math.log(2 * math.pi) - 3 + 1)
+    total = ndm.bound(model, oracle.sample(N, generator), steps=steps, generator=generator).total
+    assert abs(total.mean() - expected) < 4 * total.std() / N**0.5
+
+
+def test_ddim_is_deterministic_given_its_start():
+    model = LinearGaussian(3).model()
+    z = torch.randn(4, 3)
+    first, second = (ndm.sampling.ancestral(model, z, 5, deterministic=True) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("solver", ndm.SOLVERS)
+def test_every_sampler_follows_its_seed_and_gives_data_units(solver):
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.Network(ndm.nn.MLP((1, 2, 2), width=8, depth=1)))
+    net = ndm.nn.MLP((1, 2, 2), width=8, depth=1)
+    model = ndm.NDM(process, ndm.Predictor(net), ndm.CategoricalDecoder(17)).float()
+    draw = lambda seed: ndm.sample(  # noqa: E731
+        model, (6, 1, 2, 2), steps=4, solver=solver, generator=torch.Generator().manual_seed(seed)
+    )
+    x = draw(0)
+    assert x.shape == (6, 1, 2, 2) and x.dtype == torch.int64 and x.min() >= 0 and x.max() < 17
+    assert torch.equal(x, draw(0)) and not torch.equal(x, draw(1))
+
+
+def test_bad_calls_are_refused():
+    model = LinearGaussian(3).model()
+    with pytest.raises(ndm.InputError, match="unknown solver 'rk45'; choose one of ancestral"):
+        ndm.sample(model, (2, 3), solver="rk45")
+    with pytest.raises(ndm.InputError, match="at least 1"):
+        ndm.sample(model, (2, 3), steps=0)
+    model.process.schedule = ndm.StepwiseSchedule(-3.0, 5.0, steps=4)
+    for solver, steps in (("ancestral", 5), ("heun", 4)):
+        with pytest.raises(ndm.InputError, match="belongs to steps=4"):
+            ndm.sample(model, (2, 3), steps=steps, solver=solver)
+
+
+def test_recursion_used_above_is_not_trivial():
+    """The oracle's covariance is correlated and its F is not the identity, so that a dropped term would show."""
+    oracle = LinearGaussian(3)
+    off = oracle.covariance - torch.diag(oracle.covariance.diagonal())
+    assert off.abs().max() > 0.1 * oracle.covariance.diagonal().mean()
+    ratio = oracle.matrix(torch.tensor(1.0)) / oracle.schedule(torch.tensor(1.0)).alpha
+    assert np.abs(np.linalg.eigvalsh(ratio.numpy()) - 1).max() > 0.5

@@ -1,0 +1,50 @@
+"""Times: even coverage, and importance sampling that stays unbiased."""
+
+import torch
+
+import ndm
+
+
+def test_low_discrepancy_times_put_one_in_each_slot_and_are_uniform_per_row(generator):
+    times = ndm.LowDiscrepancyTimes()
+    draws = torch.stack([times(torch.zeros(16, 1), generator)[0] for _ in range(2000)])
+    assert (draws.mul(16).floor().sort(1).values == torch.arange(16)).all()
+    # Each row alone is uniform: mean 1/2 and variance 1/12, n = 2000.
+    assert ((draws.mean(0) - 0.5).abs() < 4 * (1 / 12 / 2000) ** 0.5).all()
+    assert ((draws.var(0) - 1 / 12).abs() < 4 * (1 / 180 / 2000) ** 0.5).all()
+
+
+def peaked(t):
+    return torch.exp(-30 * t) * 30 + 0.1
+
+
+def test_importance_times_are_unbiased_and_reduce_the_variance(generator):
+    times = ndm.ImportanceTimes()
+    x = torch.zeros(64, 1)
+    for _ in range(500):
+        t, _ = times(x, generator)
+        times.observe(t, peaked(t))
+    times.eval()
+    before = times.second_moment.clone()
+    n, estimates, plain = 400, [], []
+    for _ in range(n):
+        t, weight = times(torch.zeros(4, 1), generator)
+        times.observe(t, peaked(t))
+        estimates.append((weight * peaked(t)).mean())
+        plain.append(peaked(ndm.LowDiscrepancyTimes()(torch.zeros(4, 1), generator)[0]).mean())
+    assert torch.equal(times.second_moment, before)  # it learns in training mode only
+    estimates, plain = torch.stack(estimates), torch.stack(plain)
+    truth = 1 - torch.exp(torch.tensor(-30.0)) + 0.1
+    assert abs(estimates.mean() - truth) < 4 * estimates.std() / n**0.5
+    assert estimates.std() < plain.std() / 3
+
+
+def test_importance_weights_integrate_to_one(generator):
+    times = ndm.ImportanceTimes(bins=8)
+    times.second_moment.copy_(torch.rand(8, generator=generator) + 0.01)
+    n = 100_000
+    t, weight = times(torch.zeros(n, 1), generator)
+    assert ((0 <= t) & (t < 1)).all()
+    # E_p[w 1(bin)] is the length of the bin.
+    lengths = torch.zeros(8).index_add_(0, (t * 8).long(), weight) / n
+    torch.testing.assert_close(lengths, torch.full((8,), 1 / 8), rtol=1e-3, atol=0)

@@ -121,7 +121,7 @@ def categorical_model(gamma_min):
 
 
 def test_discrete_log_prob_is_a_lower_bound_that_tightens(generator):
-    """Truth: the integral of p(x|z_0) p_ODE(z_0) over a fine grid of z_0. n = 2000 rows per K."""
+    """Truth: the integral of p(x|z_0) p_ODE(z_0) over a fine grid of z_0. n = 1000 rows per K."""
     model = categorical_model(-1.0)
     x = torch.tensor([[1]])
     grid = torch.linspace(-9, 9, 3001)[:, None]
@@ -130,10 +130,10 @@ def test_discrete_log_prob_is_a_lower_bound_that_tightens(generator):
     joint = torch.exp(log_p - model.decoder.nll(x.expand(len(grid), 1), grid, level))
     truth = torch.log(torch.trapezoid(joint, grid[:, 0]))
     means = []
-    for samples in (1, 4, 32):
-        draws = ndm.log_prob(model, x.expand(2000, 1), samples=samples, generator=generator)
+    for samples in (1, 4, 16):
+        draws = ndm.log_prob(model, x.expand(1000, 1), samples=samples, rtol=1e-4, atol=1e-4, generator=generator)
         means.append(draws.mean())
-        assert draws.mean() < truth + 3 * draws.std() / 2000**0.5
+        assert draws.mean() < truth + 3 * draws.std() / 1000**0.5
     assert means[0] < means[1] < means[2]
     assert truth - means[2] < 0.02 < truth - means[0]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 import ndm
 
-N = 100_000
+N = 40_000
 
 
 def assert_moments(draws, mean, covariance, slack=0.0):

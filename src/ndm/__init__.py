@@ -23,8 +23,7 @@ from .schedule import (
 )
 from .times import ImportanceTimes, LowDiscrepancyTimes
 from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
-
-__version__ = "0.1.0"
+from .version import __version__
 
 __all__ = [
     "NDM",
@@ -54,6 +53,7 @@ __all__ = [
     "StepwiseSchedule",
     "TimeBasis",
     "Transform",
+    "__version__",
     "bits_per_dim",
     "bound",
     "log_prob",

@@ -1,0 +1,292 @@
+"""The command line: ``ndm demo | train | evaluate | sample | recipes``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from .config import GROUPS, find_recipe, make_config, make_model, read_settings, recipes
+from .data import load_dataset
+from .errors import InputError
+
+Solver = Literal[
+    "ancestral", "ddim", "euler", "heun", "rk4", "dopri5", "euler_maruyama", "stochastic_heun"
+]  # ndm.SOLVERS, checked by the tests
+
+
+def select_device(name: str) -> str:
+    """``auto`` is CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        InputError: if the device is not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} is not available ({str(error).splitlines()[0]}); use --device auto") from None
+    return name
+
+
+def add_common(parser: ArgumentParser, seed: bool = True) -> None:
+    """Arguments that several commands share."""
+    if seed:
+        parser.add_argument("--seed", type=int, default=0, help="seeds everything that is drawn")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+
+
+def demo_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="ndm demo",
+        exit_on_error=False,
+        description="Train a conventional diffusion model and a neural diffusion model of the same size on 8x8 digits, "
+        "evaluate both on test data, and leave pictures and a summary. About four minutes on two CPU cores.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("ndm-demo"), help="folder for the results")
+    parser.add_argument("--steps", type=int, default=None, help="training steps of each model (the recipes' unless given)")
+    add_common(parser)
+    return parser
+
+
+def train_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="ndm train",
+        exit_on_error=False,
+        description="Train a model. RECIPE is a name from `ndm recipes` or a YAML file; every setting below overrides it, "
+        "e.g. `ndm train digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`.",
+    )
+    parser.add_argument("recipe", type=str, help="a recipe's name or a YAML file")
+    parser.add_argument("--out", type=Path, default=None, help="the run's folder (runs/RECIPE-seedN unless given)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    add_common(parser)
+    parser.add_argument("--description", type=str, default="", help="one line for the run's config.yaml")
+    for group, cls in GROUPS.items():
+        parser.add_class_arguments(cls, group)
+    parser.set_defaults(settings or {})
+    return parser
+
+
+def evaluate_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="ndm evaluate",
+        exit_on_error=False,
+        description="Bits per dimension of a run's model: the variational bound (mean of Monte-Carlo passes, split in its "
+        "three terms) at several numbers of steps and in continuous time, and the ODE's likelihood. Every number names its "
+        "estimator. The result is also appended to RUN/evaluations.jsonl.",
+    )
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--estimator", type=Literal["all", "bound", "ode"], default="all", help="which estimators")
+    parser.add_argument("--steps", type=str, default="10,50,continuous", help="numbers of steps of the bound, comma-separated")
+    parser.add_argument("--passes", type=int, default=30, help="Monte-Carlo passes over the rows for each bound")
+    parser.add_argument("--samples", type=int, default=1, help="importance samples of the ODE's bound for discrete data")
+    parser.add_argument("--rtol", type=float, default=1e-4, help="relative tolerance of the ODE solver")
+    parser.add_argument("--atol", type=float, default=1e-4, help="absolute tolerance of the ODE solver")
+    parser.add_argument("--split", type=Literal["test", "validation", "train"], default="test", help="which rows")
+    parser.add_argument("--limit", type=int, default=None, help="only the first so many rows")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_common(parser)
+    return parser
+
+
+def sample_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="ndm sample", exit_on_error=False, description="Draw samples from a run's model, as a picture or as an array."
+    )
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--num", type=int, default=64, help="how many")
+    parser.add_argument("--steps", type=int, default=50, help="steps of the sampler (dopri5 chooses its own)")
+    parser.add_argument("--solver", type=Solver, default="ancestral", help="ancestral or DDIM steps, an ODE or an SDE solver")
+    parser.add_argument("--mode", action="store_true", help="take the decoder's mode instead of a draw")
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png picture, or an .npz with the array x")
+    add_common(parser)
+    return parser
+
+
+def recipes_parser() -> ArgumentParser:
+    return ArgumentParser(prog="ndm recipes", exit_on_error=False, description="List the recipes that come with the package.")
+
+
+def run_demo(args: Namespace) -> None:
+    from .demo import demo
+
+    demo(args.out, seed=args.seed, steps=args.steps, device=select_device(args.device))
+
+
+def run_train(args: Namespace) -> None:
+    import torch
+
+    from .pictures import write_samples
+    from .progress import console, progress_bar, training_news
+    from .sampling import sample
+    from .training import Run, train
+
+    settings = {"seed": args.seed, "description": args.description}
+    settings |= {f"{group}.{k}": v for group in GROUPS for k, v in vars(args[group]).items()}
+    config = make_config(settings)
+    device = select_device(args.device)
+    dataset = load_dataset(config.data.name)
+    torch.manual_seed(config.seed)
+    model = make_model(config, dataset)
+    run = Run.create(args.out or Path("runs") / f"{Path(args.recipe).stem}-seed{config.seed}", config, args.overwrite)
+    parameters = sum(p.numel() for p in model.parameters())
+    console.print(f"{args.recipe}: {parameters:,} parameters, {dataset.name} {tuple(dataset.shape)}, on {device}")
+    with progress_bar("training", config.training.steps) as bar:
+        trained = train(model, dataset, config, device, training_news(bar, run.log))
+    trained.save_pretrained(run.model_folder)
+    if run.metrics()[-1].get("interrupted"):
+        console.print(f"interrupted; the average so far is saved in {run.model_folder}")
+        raise KeyboardInterrupt
+    generator = torch.Generator().manual_seed(config.seed)
+    x = sample(trained, (64, *dataset.shape), steps=config.training.bound_steps or 50, mode=True, generator=generator)
+    write_samples(trained, x, dataset.test, run.folder / "samples.png")
+    console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
+
+
+def parse_steps(text: str) -> list[int | None]:
+    """``"10,50,continuous"`` to ``[10, 50, None]``."""
+    steps: list[int | None] = []
+    for word in text.split(","):
+        if word.strip() == "continuous":
+            steps.append(None)
+        elif word.strip().isdigit() and int(word) > 0:
+            steps.append(int(word))
+        else:
+            raise InputError(f"--steps takes whole numbers and the word continuous, e.g. 10,50,continuous; got {word!r}")
+    return steps
+
+
+def run_evaluate(args: Namespace) -> None:
+    from .evaluation import estimates_table, evaluate_bound, evaluate_ode
+    from .progress import progress_bar
+    from .training import Run
+
+    steps = parse_steps(args.steps)
+    run = Run.open(args.run)
+    model = run.load_model().to(select_device(args.device))
+    dataset = load_dataset(run.config.data.name)
+    x = dataset.split(args.split)[: args.limit]
+    only = model.process.schedule.steps
+    if only is not None:
+        steps = [only]
+    estimates = []
+    with progress_bar("evaluating", args.passes * len(steps)) as bar:
+        for t in steps if args.estimator != "ode" else []:
+            advance = lambda: bar.advance(bar.task_ids[0])  # noqa: E731
+            estimates.append(evaluate_bound(model, x, t, args.passes, args.seed, advance))
+        if args.estimator != "bound" and only is None:
+            bar.update(bar.task_ids[0], news="solving the ODE")
+            estimates.append(evaluate_ode(model, x, args.samples, args.rtol, args.atol, args.seed))
+    result = {
+        "run": str(run.folder), "data": dataset.name, "split": args.split, "weights": "ema",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "entropy_nats": dataset.distribution.entropy() if dataset.distribution else None,
+        "estimates": [e.to_dict() for e in estimates],
+    }  # fmt: skip
+    with (run.folder / "evaluations.jsonl").open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    print(json.dumps(result, indent=2) if args.json else estimates_table({run.folder.name: estimates}))
+
+
+def run_sample(args: Namespace) -> None:
+    import numpy as np
+    import torch
+
+    from .pictures import write_samples
+    from .progress import console
+    from .sampling import sample
+    from .training import Run
+
+    if args.out.suffix not in (".png", ".npz"):
+        raise InputError(f"--out must end in .png or .npz, got {args.out}")
+    if args.num < 1:
+        raise InputError(f"--num must be at least 1, got {args.num}")
+    run = Run.open(args.run)
+    model = run.load_model().to(select_device(args.device))
+    dataset = load_dataset(run.config.data.name)
+    generator = torch.Generator().manual_seed(args.seed)
+    x = sample(model, (args.num, *dataset.shape), args.steps, args.solver, args.mode, generator=generator).cpu()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    partial = args.out.with_name(f".{args.out.stem}.partial{args.out.suffix}")
+    if args.out.suffix == ".npz":
+        np.savez_compressed(partial, x=x.numpy())
+    else:
+        write_samples(model, x, dataset.test, partial)
+    os.replace(partial, args.out)
+    console.print(f"{args.num} samples in {args.out}")
+
+
+def run_recipes(_: Namespace) -> None:
+    for name, path in recipes().items():
+        print(f"{name:22s} {read_settings(path).get('description', '')}")
+
+
+COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], None], str]] = {
+    "demo": (demo_parser, run_demo, "train, evaluate and picture two models on digits; start here"),
+    "train": (train_parser, run_train, "train a recipe, any setting overridden"),
+    "evaluate": (evaluate_parser, run_evaluate, "bits per dimension of a trained model"),
+    "sample": (sample_parser, run_sample, "draw samples from a trained model"),
+    "recipes": (recipes_parser, run_recipes, "list the recipes"),
+}
+USAGE = "usage: ndm COMMAND ...   (ndm COMMAND --help explains each)\n\n" + "\n".join(
+    f"  {name:10s} {text}" for name, (_, _, text) in COMMANDS.items()
+)
+
+
+def parse(arguments: list[str]) -> tuple[Callable[[Namespace], None], Namespace]:
+    """The command to run, and its arguments.
+
+    Raises:
+        InputError: on an unknown command, recipe, option or value.
+    """
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise InputError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
+    make_parser, command, _ = COMMANDS[name]
+    try:
+        if name == "train" and rest and not rest[0].startswith("-"):
+            settings = read_settings(find_recipe(rest[0]))
+            try:
+                parser = train_parser(settings)
+            except (ArgumentError, TypeError, ValueError, KeyError) as error:
+                raise InputError(f"{find_recipe(rest[0])}: {' '.join(str(error).split())}") from None
+        else:
+            parser = make_parser()
+        return command, parser.parse_args(rest)
+    except ArgumentError as error:
+        message = " ".join(str(error).split())
+        raise InputError(f"{message} (see: ndm {name} --help)") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; exit code 0, 2 for bad input (one line on the error stream), 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if arguments[0] == "--version":
+        from . import __version__
+
+        print(f"ndm {__version__}")
+        return 0
+    try:
+        command, args = parse(arguments)
+        command(args)
+    except InputError as error:
+        print(f"ndm: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+

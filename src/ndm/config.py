@@ -1,0 +1,217 @@
+"""Recipes: a YAML file, the dataclasses it fills, and the objects those name. The only place where names become objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from .data import Dataset
+from .errors import InputError
+from .model import NDM
+from .nn import MLP
+from .predictor import Parameterization, Predictor
+from .process import ForwardProcess, TiedTo
+from .schedule import CosineSchedule, LearnedSchedule, LinearSchedule, Schedule, StepwiseSchedule
+from .transform import Identity, Linear, Network, TimeBasis, Transform
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learned.
+
+    Args:
+        name: digits, gmm-digits, ring, moons or checkerboard.
+    """
+
+    name: str = "digits"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The process and the predictor.
+
+    Args:
+        gamma_min: log noise-to-signal ratio at t = 0; smaller is less noise.
+        gamma_max: log noise-to-signal ratio at t = 1.
+        schedule: gamma(t); stepwise belongs to training.bound_steps.
+        transform: F; identity is conventional diffusion.
+        rotation: of the linear transform.
+        num_basis: powers of time in the linear and time_basis transforms.
+        tied_to: what the transform sees as time, t itself or the variance of the noise.
+        transform_width: width of F's network.
+        transform_depth: residual blocks of F's network.
+        parameterization: what the predictor's output means.
+        predict_curve: predict F's coefficients too, so that F is never evaluated on a prediction (time_basis only).
+        variance: learn the reverse variance (discrete time only).
+        width: of the predictor.
+        depth: residual blocks of the predictor.
+        dropout: in the predictor.
+    """
+
+    gamma_min: float = -7.0
+    gamma_max: float = 5.0
+    schedule: Literal["linear", "cosine", "learned", "stepwise"] = "linear"
+    transform: Literal["identity", "linear", "time_basis", "network"] = "identity"
+    rotation: Literal["none", "learned"] = "none"
+    num_basis: int = 2
+    tied_to: TiedTo = "time"
+    transform_width: int = 64
+    transform_depth: int = 1
+    parameterization: Parameterization = "v"
+    predict_curve: bool = False
+    variance: bool = False
+    width: int = 160
+    depth: int = 3
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The optimisation.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: rows per step.
+        learning_rate: its peak, after the warm-up; it then falls linearly to zero.
+        warmup: steps of linear rise.
+        weight_decay: AdamW's.
+        clip: largest norm of the gradient.
+        ema_decay: of the averaged weights, which are the model that is saved.
+        bound_steps: number of steps T of the bound that is trained; null is continuous time.
+        importance_times: draw more times where the loss is larger.
+        evaluate_every: steps between validation bounds; 0 for none.
+    """
+
+    steps: int = 4000
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    warmup: int = 300
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema_decay: float = 0.999
+    bound_steps: int | None = None
+    importance_times: bool = True
+    evaluate_every: int = 1000
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that makes a run, with the seed."""
+
+    description: str = ""
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def save(self, path: Path) -> None:
+        """Write the YAML that :func:`load_config` reads."""
+        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+
+
+GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("ndm") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe's name, or of a path.
+
+    Raises:
+        InputError: listing the recipes there are.
+    """
+    known = recipes()
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise InputError(f"no recipe or file {name!r}; recipes: {', '.join(known)}")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file as ``{"seed": 0, "training.steps": 300, ...}``, every key known.
+
+    Raises:
+        InputError: naming the first unknown key and those there are.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} must hold keys such as data, model and training")
+    settings: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in GROUPS and isinstance(value, dict):
+            settings.update({f"{key}.{name}": v for name, v in value.items()})
+        else:
+            settings[key] = value
+    known = ["description", "seed", *(f"{g}.{n}" for g, c in GROUPS.items() for n in c.__dataclass_fields__)]
+    for key in settings:
+        if key not in known:
+            raise InputError(f"{path}: unknown key {key!r}; known keys: {', '.join(known)}")
+    return settings
+
+
+def make_config(settings: dict[str, Any]) -> Config:
+    """A config from flat settings whose types have been checked."""
+    groups = {
+        group: cls(**{k.partition(".")[2]: v for k, v in settings.items() if k.startswith(group + ".")})
+        for group, cls in GROUPS.items()
+    }
+    top = {k: v for k, v in settings.items() if k in ("description", "seed")}
+    return Config(**top, **groups)
+
+
+def make_schedule(config: Config) -> Schedule:
+    """The noise schedule a config names."""
+    ends = (config.model.gamma_min, config.model.gamma_max)
+    if config.model.schedule == "stepwise":
+        if config.training.bound_steps is None:
+            raise InputError("model.schedule stepwise needs training.bound_steps, the number of steps it belongs to")
+        return StepwiseSchedule(*ends, steps=config.training.bound_steps)
+    return {"linear": LinearSchedule, "cosine": CosineSchedule, "learned": LearnedSchedule}[config.model.schedule](*ends)
+
+
+def make_transform(config: ModelConfig, shape: Sequence[int]) -> Transform:
+    """The transform a config names, for samples of ``shape``."""
+    width, depth = config.transform_width, config.transform_depth
+    if config.transform == "linear":
+        dim = 1
+        for size in shape:
+            dim *= size
+        return Linear(dim, config.num_basis, config.rotation)
+    if config.transform == "time_basis":
+        net = MLP(shape, config.num_basis, width, depth, embedding=0)
+        return TimeBasis(net, config.num_basis)
+    if config.transform == "network":
+        return Network(MLP(shape, 1, width, depth, embedding=32))
+    return Identity()
+
+
+def make_model(config: Config, dataset: Dataset) -> NDM:
+    """The untrained model of a config, for a data set."""
+    m = config.model
+    curve = m.num_basis if m.predict_curve else 0
+    net = MLP(dataset.shape, 1 + curve + m.variance, m.width, m.depth, dropout=m.dropout)
+    process = ForwardProcess(make_schedule(config), make_transform(m, dataset.shape), tied_to=m.tied_to)
+    return NDM(process, Predictor(net, m.parameterization, curve, m.variance), dataset.decoder())
+
+
+def conventional(config: Config) -> Config:
+    """The same recipe with F the identity."""
+    return replace(config, model=replace(config.model, transform="identity", predict_curve=False))

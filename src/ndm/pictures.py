@@ -1,0 +1,154 @@
+"""Pictures: grids of samples, the transform of test data over time, paths of the ODE. Matplotlib, drawn to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .decoder import CategoricalDecoder
+from .model import NDM
+from .sampling import uniform_grid, velocity_field
+from .solvers import heun
+from .tensors import full_times
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+
+
+def _image(axes: Axes, x: Tensor, low: float, high: float) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.imshow(x.permute(1, 2, 0).squeeze(-1).cpu().numpy(), cmap="gray", vmin=low, vmax=high)
+
+
+def draw_samples(groups: dict[str, Tensor], path: Path, levels: int, columns: int = 8) -> None:
+    """Images ``(N, C, H, W)`` in data units, one block of the figure per group.
+
+    Args:
+        groups: images by title.
+        path: where to write the picture.
+        levels: the number of values an element can take, for the grey scale.
+    """
+    rows = max(-(-len(x) // columns) for x in groups.values())
+    figure = plt.figure(figsize=(0.55 * columns * len(groups), 0.55 * rows + 0.4))
+    for block, (title, x) in zip(figure.subfigures(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        block.suptitle(title, fontsize=9)
+        for axes, image in zip(block.subplots(rows, columns, squeeze=False).flat, x, strict=False):
+            _image(axes, image, 0, levels - 1)
+        for axes in block.axes[len(x) :]:
+            axes.set_axis_off()
+    _save(figure, path)
+
+
+def draw_points(groups: dict[str, Tensor], path: Path) -> None:
+    """Two-dimensional points ``(N, 2)``, one panel per group; higher dimensions show their first two principal ones."""
+    reference = next(iter(groups.values())).flatten(1).double()
+    centre, basis = _principal(reference)
+    figure, panels = plt.subplots(1, len(groups), figsize=(4 * len(groups), 4), squeeze=False, sharex=True, sharey=True)
+    for axes, (title, x) in zip(panels[0], groups.items(), strict=True):
+        points = ((x.flatten(1).double() - centre) @ basis).cpu().numpy()
+        axes.scatter(points[:, 0], points[:, 1], s=2, alpha=0.5, linewidths=0)
+        axes.set_title(title, fontsize=9)
+        axes.set_aspect("equal")
+    _save(figure, path)
+
+
+def _principal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the first two principal directions; the axes themselves in two dimensions."""
+    if x.shape[1] == 2:
+        return torch.zeros(2, dtype=x.dtype), torch.eye(2, dtype=x.dtype)
+    centre = x.mean(0)
+    return centre, torch.linalg.svd(x - centre, full_matrices=False)[2][:2].T
+
+
+@torch.no_grad()
+def draw_transform(model: NDM, x: Tensor, path: Path, columns: int = 9) -> None:
+    """Rows: test images; columns: F(x, t) from t = 0 to 1, and at the right the difference F(x, 1) - x.
+
+    Args:
+        model: with a transform worth seeing.
+        x: images in data units, ``(N, C, H, W)``.
+    """
+    process, encoded = model.process, model.decoder.encode(x.to(model.reference.device))
+    curve = process.transform(encoded)
+    times = np.linspace(0, 1, columns)
+    figure, panels = plt.subplots(len(x), columns + 1, figsize=(0.8 * (columns + 1), 0.8 * len(x) + 0.4), squeeze=False)
+    for j, time in enumerate(times):
+        t = full_times(float(time), encoded)
+        values = curve(process.curve_time(t, process.schedule(t))[0])
+        for axes, image in zip(panels[:, j], values, strict=True):
+            _image(axes, image, -1.0, 1.0)
+        panels[0, j].set_title(f"t = {time:.2g}", fontsize=7)
+    change = (values - encoded).mean(1).cpu()
+    limit = max(float(change.abs().max()), 1e-6)
+    for axes, image in zip(panels[:, -1], change, strict=True):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.imshow(image.numpy(), cmap="coolwarm", vmin=-limit, vmax=limit)
+    panels[0, -1].set_title(f"F(x,1) - x\n(±{limit:.2g})", fontsize=7)
+    _save(figure, path)
+
+
+@torch.no_grad()
+def ode_paths(model: NDM, z_1: Tensor, steps: int = 60) -> Tensor:
+    """States of the model's ODE from ``z_1`` at t = 1 to t = 0: ``(steps + 1, N, *)``."""
+    grid, states = uniform_grid(steps), [z_1]
+    for i in range(steps):
+        states.append(heun(velocity_field(model), states[-1], grid[i : i + 2]))
+    return torch.stack(states)
+
+
+@torch.no_grad()
+def draw_trajectories(models: dict[str, NDM], x: Tensor, path: Path, paths: int = 40, seed: int = 0) -> None:
+    """ODE paths from the same noise, one panel per model, over the data (in principal directions beyond 2-D).
+
+    Args:
+        models: by title.
+        x: rows in data units, for the background.
+    """
+    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 4.2), squeeze=False, sharex=True, sharey=True)
+    for axes, (title, model) in zip(panels[0], models.items(), strict=True):
+        device, generator = model.reference.device, torch.Generator().manual_seed(seed)
+        data = model.decoder.encode(x.to(device)).flatten(1).double().cpu()
+        centre, basis = _principal(data)
+        z_1 = torch.randn(paths, *x.shape[1:], generator=generator).to(model.reference)
+        states = ((ode_paths(model, z_1).flatten(2).double().cpu() - centre) @ basis).numpy()
+        background = ((data - centre) @ basis).numpy()
+        axes.scatter(background[:, 0], background[:, 1], s=4, color="0.75", linewidths=0, label="data")
+        for k in range(paths):
+            axes.plot(states[:, k, 0], states[:, k, 1], lw=0.7, color=plt.get_cmap("viridis")(k / paths))
+        axes.scatter(states[0, :, 0], states[0, :, 1], s=8, color="tab:red", label="noise, t = 1", zorder=3)
+        axes.scatter(states[-1, :, 0], states[-1, :, 1], s=8, color="k", label="sample, t = 0", zorder=3)
+        axes.set_title(title, fontsize=9)
+        axes.legend(fontsize=7, loc="upper right")
+    _save(figure, path)
+
+
+def draw_curves(curves: dict[str, list[tuple[int, float]]], path: Path, ylabel: str = "validation bound, bits/dim") -> None:
+    """Values against steps, one line per name."""
+    figure, axes = plt.subplots(figsize=(5, 3.5))
+    for name, points in curves.items():
+        axes.plot(*zip(*points, strict=True), marker=".", label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel(ylabel)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def write_samples(model: NDM, x: Tensor, test: Tensor, path: Path) -> None:
+    """Draw samples ``x`` beside what helps to judge them."""
+    if isinstance(model.decoder, CategoricalDecoder) and x.ndim == 4:
+        draw_samples({"samples": x}, path, model.decoder.levels)
+    else:
+        draw_points({"test data": test, "samples": x}, path)

@@ -1,0 +1,40 @@
+"""Progress on the terminal's error stream, so that standard output stays clean for results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True)
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Progress]:
+    """A bar with a title, a count, the time spent and left, and room for one line of news (the field ``news``)."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[news]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as bar:
+        bar.add_task(title, total=total, news="")
+        yield bar
+
+
+def training_news(bar: Progress, record: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
+    """A ``log`` for :func:`ndm.training.train` that moves the bar and passes every record on."""
+    news: dict[str, str] = {}
+
+    def log(entry: dict[str, Any]) -> None:
+        record(entry)
+        if "bpd" in entry:
+            news["train"] = f"train {entry['bpd']:.3f}"
+            news["speed"] = f"{entry['step'] / entry['seconds']:.0f} it/s"
+        if "validation_bpd" in entry:
+            news["validation"] = f"validation {entry['validation_bpd']:.3f} bits/dim"
+        bar.update(bar.task_ids[0], completed=entry["step"], news=", ".join(news.values()))
+
+    return log

@@ -1,0 +1,140 @@
+"""Saving and loading: ``config.json`` names registered parts and their arguments, ``model.safetensors`` holds the weights.
+
+Every registered class keeps its constructor's arguments as attributes of the same names, so a model describes itself and
+is rebuilt from the description. Nothing is unpickled and no name from a file is ever imported: a class that is not in the
+table below is described as ``{"type": "external"}`` and must be passed by the caller.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_model
+
+from . import nn as networks
+from .decoder import CategoricalDecoder, GaussianDecoder
+from .errors import InputError
+from .predictor import Predictor
+from .process import ForwardProcess
+from .schedule import CosineSchedule, LearnedSchedule, LinearSchedule, StepwiseSchedule
+from .transform import Identity, Linear, Network, TimeBasis, Transform
+
+if TYPE_CHECKING:
+    from .model import NDM
+
+FORMAT = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+REGISTERED: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        LinearSchedule, CosineSchedule, LearnedSchedule, StepwiseSchedule,
+        Identity, Linear, TimeBasis, Network,
+        ForwardProcess, Predictor, CategoricalDecoder, GaussianDecoder,
+        networks.MLP,
+    )
+}  # fmt: skip
+
+
+def describe(value: Any) -> Any:
+    """A JSON description of a registered module and its parts, or of a plain argument."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [describe(v) for v in value]
+    if not isinstance(value, torch.nn.Module):
+        return value
+    cls = type(value)
+    if REGISTERED.get(cls.__name__) is not cls:
+        return {"type": "external"}
+    names = list(inspect.signature(cls.__init__).parameters)[1:]
+    return {"type": cls.__name__, **{name: describe(getattr(value, name)) for name in names}}
+
+
+def build(description: Any, supplied: dict[str, torch.nn.Module], place: str = "model") -> Any:
+    """The inverse of :func:`describe`; ``supplied`` holds the caller's modules by place.
+
+    Raises:
+        InputError: if a type is unknown, an argument does not fit, or a module must be supplied.
+    """
+    if not isinstance(description, dict):
+        return description
+    given = supplied.get(place)
+    kind = description.get("type")
+    # A network alone replaces the network inside its place; a whole Predictor or Transform replaces the place.
+    if given is not None and (kind == "external" or isinstance(given, (Predictor, Transform))):
+        return given
+    if kind == "external":
+        raise InputError(
+            f"the model's {place} holds a network that is not one of ndm.nn: "
+            f"pass it, as in NDM.from_pretrained(folder, {place}=your_module)"
+        )
+    if kind not in REGISTERED:
+        raise InputError(f"unknown type {kind!r} in the model's {place}; it was saved by another version of ndm")
+    arguments = {}
+    for name, value in description.items():
+        if name == "net" and given is not None:
+            arguments[name] = given
+        elif name != "type":
+            arguments[name] = build(value, supplied, place if name == "net" else name)
+    try:
+        return REGISTERED[kind](**arguments)
+    except TypeError as error:
+        raise InputError(f"cannot build {kind} from the saved configuration: {error}") from None
+
+
+def save(model: NDM, folder: Path) -> None:
+    """Write the two files, each under a temporary name first: a crash leaves the old files or the new ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {name: describe(getattr(model, name)) for name in ("process", "predictor", "decoder")}
+    weights = folder / (WEIGHTS_FILE + ".tmp")
+    save_model(model, str(weights))
+    config = folder / (CONFIG_FILE + ".tmp")
+    config.write_text(json.dumps({"format": FORMAT, **parts}, indent=2) + "\n")
+    os.replace(weights, folder / WEIGHTS_FILE)
+    os.replace(config, folder / CONFIG_FILE)
+
+
+def load(folder: Path, supplied: dict[str, torch.nn.Module]) -> NDM:
+    """Rebuild the model of :func:`save`; see :meth:`ndm.NDM.from_pretrained`."""
+    from .model import NDM
+
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} is not a model folder: {name} is missing")
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        parts = {name: config[name] for name in ("process", "predictor", "decoder")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / CONFIG_FILE} is damaged or not from ndm ({error!r}); restore it") from None
+    if config.get("format") != FORMAT:
+        raise InputError(f"{folder} has format {config.get('format')!r}, this version of ndm reads {FORMAT}")
+    try:
+        weights = load_file(str(folder / WEIGHTS_FILE))
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS_FILE} is damaged ({error}); restore it or train again") from None
+    model = NDM(**{name: build(part, supplied, name) for name, part in parts.items()})
+    dtypes = {w.dtype for w in weights.values() if w.is_floating_point()}
+    if len(dtypes) == 1:
+        model.to(dtypes.pop())
+    expected = model.state_dict()
+    # Tensors shared between parts are stored once.
+    missing = {k for k in expected if k not in weights} - _shared_names(expected, weights)
+    wrong = [k for k, w in weights.items() if k not in expected or expected[k].shape != w.shape]
+    if missing or wrong:
+        key = sorted(missing or wrong)[0]
+        raise InputError(f"{folder / WEIGHTS_FILE} does not fit its config.json (first: {key}); restore both files")
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def _shared_names(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> set[str]:
+    """Names whose memory is that of a tensor present in ``weights``."""
+    stored = {expected[k].data_ptr() for k in weights if k in expected}
+    return {k for k, v in expected.items() if v.data_ptr() in stored}

@@ -1,0 +1,75 @@
+"""A run is a folder: ``config.yaml``, ``metrics.jsonl``, ``model/``, pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..config import Config, make_config, read_settings
+from ..errors import InputError
+from ..model import NDM
+
+
+class Run:
+    """One run's folder.
+
+    Args:
+        folder: where it is, or will be.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config_file = self.folder / "config.yaml"
+        self.metrics_file = self.folder / "metrics.jsonl"
+        self.model_folder = self.folder / "model"
+
+    @classmethod
+    def create(cls, folder: str | Path, config: Config, overwrite: bool = False) -> Run:
+        """Start a run: an empty metrics file and the resolved configuration.
+
+        Raises:
+            InputError: if the folder already holds a run (and ``overwrite`` is not given), or cannot be written.
+        """
+        run = cls(folder)
+        if run.config_file.exists() and not overwrite:
+            raise InputError(f"{run.folder} already holds a run; choose another --out, or pass --overwrite")
+        try:
+            run.folder.mkdir(parents=True, exist_ok=True)
+            config.save(run.config_file)
+            run.metrics_file.write_text("")
+        except OSError as error:
+            raise InputError(f"cannot write to {run.folder}: {error.strerror}") from None
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """A finished run.
+
+        Raises:
+            InputError: if the folder is not a run, or its training has not saved a model.
+        """
+        run = cls(folder)
+        if not run.config_file.is_file():
+            raise InputError(f"{run.folder} is not a run folder (no config.yaml); make one with: ndm train digits --out RUN")
+        if not run.model_folder.is_dir():
+            raise InputError(f"{run.folder} has no model yet: its training did not finish")
+        return run
+
+    @property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return make_config(read_settings(self.config_file))
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of ``metrics.jsonl``."""
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+
+    def load_model(self) -> NDM:
+        """The trained model, in evaluation mode."""
+        return NDM.from_pretrained(self.model_folder).eval()

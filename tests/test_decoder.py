@@ -70,7 +70,9 @@ def test_categorical_refuses_what_is_not_a_level(x):
         ndm.CategoricalDecoder(17).encode(x)
 
 
-@pytest.mark.parametrize("decoder", [ndm.GaussianDecoder(), ndm.CategoricalDecoder(17)], ids=["gaussian", "categorical"])
+@pytest.mark.parametrize(
+    "decoder", [ndm.GaussianDecoder(), ndm.CategoricalDecoder(17)], ids=["gaussian", "categorical"]
+)
 def test_non_finite_data_is_refused_with_its_row(decoder):
     for value in (math.nan, math.inf):
         x = torch.zeros(3, 2)

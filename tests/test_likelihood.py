@@ -2,16 +2,16 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from conftest import SmoothNet
-from oracle import LinearGaussian
 from scipy.integrate import solve_ivp
 from torch.distributions import MultivariateNormal
 
 import ndm
 from ndm.likelihood import value_and_divergence
+
+from conftest import SmoothNet
+from oracle import LinearGaussian
 
 
 @pytest.mark.parametrize("dim", [2, 16, 64])

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SmoothNet
-from oracle import LinearGaussian
 from torch import nn
 
 import ndm
 from ndm.objective import continuous_diffusion, discrete_diffusion
+
+from conftest import SmoothNet
+from oracle import LinearGaussian
 
 X = torch.tensor([[0.3, -1.2, 0.7], [1.5, 0.2, -0.4]], dtype=torch.float64)
 
@@ -234,7 +235,11 @@ def test_gradients_are_those_of_finite_differences():
         loss = lambda: ndm.bound(model, X, steps=steps, generator=torch.Generator().manual_seed(1)).total.sum()  # noqa: E731, B023
         model.zero_grad()
         loss().backward()
-        for p in (model.process.transform.net.outer.bias, model.predictor.net.outer.bias, model.process.schedule.centres):
+        for p in (
+            model.process.transform.net.outer.bias,
+            model.predictor.net.outer.bias,
+            model.process.schedule.centres,
+        ):
             with torch.no_grad():
                 p[0] += 1e-6
                 high = loss()

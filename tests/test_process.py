@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from conftest import SmoothNet
 
 import ndm
+
+from conftest import SmoothNet
 
 CASES = [(tied_to, eta) for tied_to in ("time", "noise") for eta in (1.0, 0.4)]
 
@@ -134,7 +135,13 @@ def test_everything_follows_the_dtype_of_x_and_the_model_can_be_float32():
 @pytest.mark.parametrize("bad", [T[:, None], T[:1], T[0]])
 def test_times_of_a_wrong_shape_are_refused(bad):
     q = make()(X)
-    for call in (q.marginal, lambda t: q.velocity(X, t), lambda t: q.score(X, t), lambda t: q.reverse_drift(X, t),
-                 lambda t: q.posterior(X, S, t), lambda t: q.posterior(X, t, T)):
+    for call in (
+        q.marginal,
+        lambda t: q.velocity(X, t),
+        lambda t: q.score(X, t),
+        lambda t: q.reverse_drift(X, t),
+        lambda t: q.posterior(X, S, t),
+        lambda t: q.posterior(X, t, T),
+    ):
         with pytest.raises(ndm.InputError, match=r"must have shape \(2,\)"):
             call(bad)

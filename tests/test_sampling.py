@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from oracle import LinearGaussian
 from torch import nn
 
 import ndm
+
+from oracle import LinearGaussian
 
 N = 40_000
 

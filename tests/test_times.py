@@ -44,7 +44,7 @@ def test_importance_weights_integrate_to_one(generator):
     times.second_moment.copy_(torch.rand(8, generator=generator) + 0.01)
     n = 100_000
     t, weight = times(torch.zeros(n, 1), generator)
-    assert ((0 <= t) & (t < 1)).all()
+    assert ((t >= 0) & (t < 1)).all()
     # E_p[w 1(bin)] is the length of the bin.
     lengths = torch.zeros(8).index_add_(0, (t * 8).long(), weight) / n
     torch.testing.assert_close(lengths, torch.full((8,), 1 / 8), rtol=1e-3, atol=0)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from conftest import SmoothNet
 from torch import nn
 
 import ndm
+
+from conftest import SmoothNet
 
 
 def linear(rotation: str) -> ndm.Linear:

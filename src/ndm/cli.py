@@ -35,7 +35,9 @@ def select_device(name: str) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} is not available ({str(error).splitlines()[0]}); use --device auto") from None
+        raise InputError(
+            f"device {name!r} is not available ({str(error).splitlines()[0]}); use --device auto"
+        ) from None
     return name
 
 
@@ -54,7 +56,9 @@ def demo_parser() -> ArgumentParser:
         "evaluate both on test data, and leave pictures and a summary. About four minutes on two CPU cores.",
     )
     parser.add_argument("--out", type=Path, default=Path("ndm-demo"), help="folder for the results")
-    parser.add_argument("--steps", type=int, default=None, help="training steps of each model (the recipes' unless given)")
+    parser.add_argument(
+        "--steps", type=int, default=None, help="training steps of each model (the recipes' unless given)"
+    )
     add_common(parser)
     return parser
 
@@ -87,9 +91,13 @@ def evaluate_parser() -> ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--estimator", type=Literal["all", "bound", "ode"], default="all", help="which estimators")
-    parser.add_argument("--steps", type=str, default="10,50,continuous", help="numbers of steps of the bound, comma-separated")
+    parser.add_argument(
+        "--steps", type=str, default="10,50,continuous", help="numbers of steps of the bound, comma-separated"
+    )
     parser.add_argument("--passes", type=int, default=30, help="Monte-Carlo passes over the rows for each bound")
-    parser.add_argument("--samples", type=int, default=1, help="importance samples of the ODE's bound for discrete data")
+    parser.add_argument(
+        "--samples", type=int, default=1, help="importance samples of the ODE's bound for discrete data"
+    )
     parser.add_argument("--rtol", type=float, default=1e-4, help="relative tolerance of the ODE solver")
     parser.add_argument("--atol", type=float, default=1e-4, help="absolute tolerance of the ODE solver")
     parser.add_argument("--split", type=Literal["test", "validation", "train"], default="test", help="which rows")
@@ -101,20 +109,28 @@ def evaluate_parser() -> ArgumentParser:
 
 def sample_parser() -> ArgumentParser:
     parser = ArgumentParser(
-        prog="ndm sample", exit_on_error=False, description="Draw samples from a run's model, as a picture or as an array."
+        prog="ndm sample",
+        exit_on_error=False,
+        description="Draw samples from a run's model, as a picture or as an array.",
     )
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--num", type=int, default=64, help="how many")
     parser.add_argument("--steps", type=int, default=50, help="steps of the sampler (dopri5 chooses its own)")
-    parser.add_argument("--solver", type=Solver, default="ancestral", help="ancestral or DDIM steps, an ODE or an SDE solver")
+    parser.add_argument(
+        "--solver", type=Solver, default="ancestral", help="ancestral or DDIM steps, an ODE or an SDE solver"
+    )
     parser.add_argument("--mode", action="store_true", help="take the decoder's mode instead of a draw")
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png picture, or an .npz with the array x")
+    parser.add_argument(
+        "--out", type=Path, default=Path("samples.png"), help="a .png picture, or an .npz with the array x"
+    )
     add_common(parser)
     return parser
 
 
 def recipes_parser() -> ArgumentParser:
-    return ArgumentParser(prog="ndm recipes", exit_on_error=False, description="List the recipes that come with the package.")
+    return ArgumentParser(
+        prog="ndm recipes", exit_on_error=False, description="List the recipes that come with the package."
+    )
 
 
 def run_demo(args: Namespace) -> None:
@@ -162,7 +178,9 @@ def parse_steps(text: str) -> list[int | None]:
         elif word.strip().isdigit() and int(word) > 0:
             steps.append(int(word))
         else:
-            raise InputError(f"--steps takes whole numbers and the word continuous, e.g. 10,50,continuous; got {word!r}")
+            raise InputError(
+                f"--steps takes whole numbers and the word continuous, e.g. 10,50,continuous; got {word!r}"
+            )
     return steps
 
 
@@ -288,5 +306,3 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -119,7 +120,7 @@ class Config:
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
 
 
-GROUPS = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+GROUPS: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
 
 
 def recipes() -> dict[str, Path]:
@@ -160,7 +161,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             settings.update({f"{key}.{name}": v for name, v in value.items()})
         else:
             settings[key] = value
-    known = ["description", "seed", *(f"{g}.{n}" for g, c in GROUPS.items() for n in c.__dataclass_fields__)]
+    known = ["description", "seed", *(f"{g}.{f.name}" for g, cls in GROUPS.items() for f in fields(cls))]
     for key in settings:
         if key not in known:
             raise InputError(f"{path}: unknown key {key!r}; known keys: {', '.join(known)}")
@@ -184,17 +185,16 @@ def make_schedule(config: Config) -> Schedule:
         if config.training.bound_steps is None:
             raise InputError("model.schedule stepwise needs training.bound_steps, the number of steps it belongs to")
         return StepwiseSchedule(*ends, steps=config.training.bound_steps)
-    return {"linear": LinearSchedule, "cosine": CosineSchedule, "learned": LearnedSchedule}[config.model.schedule](*ends)
+    return {"linear": LinearSchedule, "cosine": CosineSchedule, "learned": LearnedSchedule}[config.model.schedule](
+        *ends
+    )
 
 
 def make_transform(config: ModelConfig, shape: Sequence[int]) -> Transform:
     """The transform a config names, for samples of ``shape``."""
     width, depth = config.transform_width, config.transform_depth
     if config.transform == "linear":
-        dim = 1
-        for size in shape:
-            dim *= size
-        return Linear(dim, config.num_basis, config.rotation)
+        return Linear(math.prod(shape), config.num_basis, config.rotation)
     if config.transform == "time_basis":
         net = MLP(shape, config.num_basis, width, depth, embedding=0)
         return TimeBasis(net, config.num_basis)

@@ -117,9 +117,7 @@ class GaussianDecoder(Decoder):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, mean: float | list[float] | Tensor = 0.0, std: float | list[float] | Tensor = 1.0
-    ) -> None:
+    def __init__(self, mean: float | list[float] | Tensor = 0.0, std: float | list[float] | Tensor = 1.0) -> None:
         super().__init__()
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.get_default_dtype()))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.get_default_dtype()))

@@ -92,7 +92,7 @@ def headline(estimates: dict[str, list[Estimate]]) -> str:
     """One honest sentence."""
     a, b = ((title, items[2]) for title, items in estimates.items())
     gap = b[1].bpd - a[1].bpd
-    noise = (a[1].standard_error**2 + b[1].standard_error**2) ** 0.5
+    noise = (a[1].standard_error ** 2 + b[1].standard_error ** 2) ** 0.5
     verdict = "better" if gap < 0 else "worse"
     size = "within" if abs(gap) < 2 * noise else "beyond"
     return (

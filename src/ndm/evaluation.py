@@ -47,7 +47,9 @@ def _chunks(model: NDM, x: Tensor) -> Iterator[Tensor]:
         yield rows.to(model.reference.device)
 
 
-def _estimate(name: str, per_row: Tensor, terms: list[float], samples: int, seed: int, dim: int, start: float) -> Estimate:
+def _estimate(
+    name: str, per_row: Tensor, terms: list[float], samples: int, seed: int, dim: int, start: float
+) -> Estimate:
     bpd = per_row / (dim * math.log(2))
     prior, diffusion, reconstruction = terms or (None, None, None)
     error = (bpd.std() / len(bpd) ** 0.5).item() if len(bpd) > 1 else math.nan

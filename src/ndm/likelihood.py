@@ -115,9 +115,7 @@ def ode_log_prob(
     return Gaussian.standard(z_1).log_prob(z_1) + state[:, -1]
 
 
-def value_and_divergence(
-    f: VectorField, t: Tensor, z: Tensor, probe: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """f and its divergence in z: exact, or :math:`\\epsilon^\\top J \\epsilon` for a given probe; ``(B, *)``, ``(B,)``."""
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
@@ -128,8 +126,6 @@ def value_and_divergence(
         dim = z[0].numel()
         # Row d of the batch of cotangents picks output d; rows of z do not interact, so one batch serves all.
         cotangents = torch.eye(dim, dtype=z.dtype, device=z.device).view(dim, 1, *z.shape[1:])
-        (jacobian,) = torch.autograd.grad(
-            value, z, cotangents.expand(dim, *z.shape), is_grads_batched=True
-        )
+        (jacobian,) = torch.autograd.grad(value, z, cotangents.expand(dim, *z.shape), is_grads_batched=True)
     diagonal = jacobian.reshape(dim, len(z), dim).diagonal(dim1=0, dim2=2)
     return value.detach(), diagonal.sum(1)

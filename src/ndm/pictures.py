@@ -117,7 +117,9 @@ def draw_trajectories(models: dict[str, NDM], x: Tensor, path: Path, paths: int 
         models: by title.
         x: rows in data units, for the background.
     """
-    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 4.2), squeeze=False, sharex=True, sharey=True)
+    figure, panels = plt.subplots(
+        1, len(models), figsize=(4.2 * len(models), 4.2), squeeze=False, sharex=True, sharey=True
+    )
     for axes, (title, model) in zip(panels[0], models.items(), strict=True):
         device, generator = model.reference.device, torch.Generator().manual_seed(seed)
         data = model.decoder.encode(x.to(device)).flatten(1).double().cpu()
@@ -135,7 +137,9 @@ def draw_trajectories(models: dict[str, NDM], x: Tensor, path: Path, paths: int 
     _save(figure, path)
 
 
-def draw_curves(curves: dict[str, list[tuple[int, float]]], path: Path, ylabel: str = "validation bound, bits/dim") -> None:
+def draw_curves(
+    curves: dict[str, list[tuple[int, float]]], path: Path, ylabel: str = "validation bound, bits/dim"
+) -> None:
     """Values against steps, one line per name."""
     figure, axes = plt.subplots(figsize=(5, 3.5))
     for name, points in curves.items():

@@ -135,9 +135,7 @@ class ConditionalProcess:
         mean = self._mean(t, level)
         return Gaussian(mean, expand(level.sigma, mean))
 
-    def posterior(
-        self, z_t: Tensor, s: Tensor, t: Tensor, eta: float | Tensor | None = None
-    ) -> Gaussian:
+    def posterior(self, z_t: Tensor, s: Tensor, t: Tensor, eta: float | Tensor | None = None) -> Gaussian:
         """q(z_s | z_t, x) for ``s < t``.
 
         Args:

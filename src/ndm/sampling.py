@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .model import NDM
-from .solvers import ODE_SOLVERS, SDE_SOLVERS, dopri5
+from .solvers import ODE_SOLVERS, SDE_SOLVERS, VectorField, dopri5
 from .tensors import full_times, randn_like
 
 SOLVERS = ("ancestral", "ddim", *ODE_SOLVERS, "dopri5", *SDE_SOLVERS)
@@ -97,7 +97,7 @@ def ancestral(
     return z
 
 
-def velocity_field(model: NDM):
+def velocity_field(model: NDM) -> VectorField:
     """The model's ODE as a plain function ``f(t, z)``."""
     return lambda t, z: model(z, t).velocity(z, t)
 

@@ -53,7 +53,8 @@ def describe(value: Any) -> Any:
     cls = type(value)
     if REGISTERED.get(cls.__name__) is not cls:
         return {"type": "external"}
-    names = list(inspect.signature(cls.__init__).parameters)[1:]
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     return {"type": cls.__name__, **{name: describe(getattr(value, name)) for name in names}}
 
 

@@ -26,9 +26,7 @@ def check_times(x: Tensor, **times: Tensor) -> None:
     """
     for name, t in times.items():
         if t.shape != x.shape[:1]:
-            raise InputError(
-                f"{name} must have shape ({x.shape[0]},), got {tuple(t.shape)}: pass one time per row"
-            )
+            raise InputError(f"{name} must have shape ({x.shape[0]},), got {tuple(t.shape)}: pass one time per row")
 
 
 def full_times(value: float, x: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ class BasisCurve(Curve):
 
     def __init__(self, x: Tensor, coefficients: Tensor | None = None) -> None:
         self.x = x
-        self.h = () if coefficients is None else coefficients.split(x.shape[1], dim=1)
+        self.h: tuple[Tensor, ...] = ()
+        if coefficients is not None:
+            self.h = coefficients.split(x.shape[1], dim=1)
 
     def __call__(self, t: Tensor) -> Tensor:
         value, tau = self.x, expand(t, self.x)
@@ -83,7 +85,7 @@ class NetworkCurve(Curve):
     def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         # Forward-mode AD refuses tensors whose elements share memory, as expanded times do.
         t = t.contiguous()
-        value, derivative = torch.func.jvp(self.__call__, (t,), (torch.ones_like(t),))
+        value, derivative = torch.func.jvp(self.__call__, (t,), (torch.ones_like(t),))  # type: ignore[misc]
         return value, derivative
 
 
@@ -113,9 +115,7 @@ class Linear(Transform):
             principal directions) or ``"learned"`` (R = exp(A - A^T)).
     """
 
-    def __init__(
-        self, dim: int, num_basis: int = 2, rotation: Literal["none", "fixed", "learned"] = "none"
-    ) -> None:
+    def __init__(self, dim: int, num_basis: int = 2, rotation: Literal["none", "fixed", "learned"] = "none") -> None:
         super().__init__()
         if rotation not in ("none", "fixed", "learned"):
             raise InputError(f"rotation must be 'none', 'fixed' or 'learned', got {rotation!r}")
@@ -177,8 +177,7 @@ class TimeBasis(Transform):
         expected = (x.shape[0], self.num_basis * x.shape[1], *x.shape[2:])
         if coefficients.shape != expected:
             raise InputError(
-                f"TimeBasis needs net(x) of shape {expected} (num_basis * channels), "
-                f"got {tuple(coefficients.shape)}"
+                f"TimeBasis needs net(x) of shape {expected} (num_basis * channels), got {tuple(coefficients.shape)}"
             )
         return BasisCurve(x, coefficients)
 

@@ -18,17 +18,16 @@ class TimeEmbedding(nn.Module):
         max_frequency: periods in [0, 1] of the fastest one.
     """
 
-    frequencies: Tensor
-
     def __init__(self, dim: int, num_frequencies: int = 16, max_frequency: float = 16.0) -> None:
         super().__init__()
-        exponents = torch.linspace(math.log(0.25), math.log(max_frequency), num_frequencies)
-        self.register_buffer("frequencies", 2 * math.pi * exponents.exp(), persistent=False)
+        ratio = (4 * max_frequency) ** (1 / (num_frequencies - 1))
+        # Plain numbers, so that they are exact in every dtype the module is moved to.
+        self.frequencies = [2 * math.pi * 0.25 * ratio**k for k in range(num_frequencies)]
         self.hidden = nn.Linear(2 * num_frequencies, dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = t[:, None] * self.frequencies.to(t.dtype)
+        angles = t[:, None] * torch.tensor(self.frequencies, dtype=t.dtype, device=t.device)
         features = torch.cat([angles.sin(), angles.cos()], dim=1)
         return functional.silu(self.out(functional.silu(self.hidden(features))))
 

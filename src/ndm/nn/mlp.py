@@ -70,9 +70,7 @@ class MLP(nn.Module):
         self.features = FourierFeatures(self.fourier)
         self.time = TimeEmbedding(embedding) if embedding else None
         self.stem = nn.Linear(dim * (1 + 2 * len(self.fourier)), width)
-        self.blocks = nn.ModuleList(
-            Block(width, hidden or width, embedding, dropout) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(Block(width, hidden or width, embedding, dropout) for _ in range(depth))
         self.head = nn.Linear(width, dim * multiplier)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

@@ -94,7 +94,8 @@ def train(
 
 @torch.no_grad()
 def _move_average(average: NDM, model: NDM, decay: float) -> None:
-    old, new = list(average.parameters()), list(model.parameters())
+    old: list[torch.Tensor] = list(average.parameters())
+    new: list[torch.Tensor] = list(model.parameters())
     if old:
         torch._foreach_lerp_(old, new, 1 - decay)
 

@@ -51,7 +51,9 @@ class Run:
         """
         run = cls(folder)
         if not run.config_file.is_file():
-            raise InputError(f"{run.folder} is not a run folder (no config.yaml); make one with: ndm train digits --out RUN")
+            raise InputError(
+                f"{run.folder} is not a run folder (no config.yaml); make one with: ndm train digits --out RUN"
+            )
         if not run.model_folder.is_dir():
             raise InputError(f"{run.folder} has no model yet: its training did not finish")
         return run

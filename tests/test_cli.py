@@ -1,0 +1,172 @@
+"""The command line: the whole way on a tiny model, and every kind of bad input in one line with exit code 2."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import ndm
+from ndm.cli import COMMANDS, Solver, main
+
+TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.set_default_dtype(torch.float32)
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", "digits", "--out", str(folder), "--seed", "3", *TINY]) == 0
+    return folder
+
+
+def test_a_run_folder_holds_everything(run):
+    names = {p.name for p in run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "model", "samples.png"} <= names
+    config = (run / "config.yaml").read_text()
+    assert "seed: 3" in config and "steps: 12" in config and "width: 16" in config
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["step"] == 12
+
+
+def test_evaluate_prints_json_that_is_appended_too(run, capsys):
+    arguments = ["evaluate", str(run), "--json", "--passes", "2", "--limit", "8", "--steps", "5,continuous"]
+    assert main(arguments) == 0
+    out = json.loads(capsys.readouterr().out)
+    names = [e["estimator"] for e in out["estimates"]]
+    assert names[:2] == ["bound, T=5", "bound, continuous time"] and names[2].startswith("ODE NLL")
+    for e in out["estimates"]:
+        assert e["rows"] == 8 and e["bpd"] > 0 and e["standard_error"] > 0
+        assert e["nats"] == pytest.approx(e["bpd"] * 64 * np.log(2))
+    terms = out["estimates"][0]
+    assert terms["bpd"] == pytest.approx(terms["prior"] + terms["diffusion"] + terms["reconstruction"])
+    assert json.loads((run / "evaluations.jsonl").read_text().splitlines()[-1]) == out
+    main(arguments)
+    again = json.loads(capsys.readouterr().out)
+    assert [e["bpd"] for e in again["estimates"]] == [e["bpd"] for e in out["estimates"]]
+
+
+def test_evaluate_prints_a_table_by_default(run, capsys):
+    assert main(["evaluate", str(run), "--passes", "1", "--limit", "4", "--estimator", "bound"]) == 0
+    out = capsys.readouterr().out
+    assert "bound, T=10" in out and "bits/dim" in out and "ODE" not in out
+
+
+def test_sample_writes_a_picture_or_an_array(run, tmp_path):
+    for name in ("x.png", "x.npz"):
+        arguments = ["sample", str(run), "--num", "5", "--steps", "3", "--out", str(tmp_path / name)]
+        assert main(arguments) == 0
+    x = np.load(tmp_path / "x.npz")["x"]
+    assert x.shape == (5, 1, 8, 8) and x.min() >= 0 and x.max() <= 16
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npz", "x.png"]
+
+
+def test_a_toy_run_goes_the_whole_way(tmp_path, capsys):
+    folder = str(tmp_path / "ring")
+    assert main(["train", "ring", "--out", folder, *TINY]) == 0
+    assert main(["evaluate", folder, "--json", "--passes", "1", "--limit", "8"]) == 0
+    assert json.loads(capsys.readouterr().out)["entropy_nats"] > 0
+    assert main(["sample", folder, "--num", "9", "--solver", "heun", "--out", str(tmp_path / "ring.png")]) == 0
+
+
+def test_a_stepwise_schedule_is_evaluated_at_its_own_steps(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    extra = ["--model.schedule", "stepwise", "--training.bound_steps", "4", "--model.variance", "true"]
+    assert main(["train", "digits", "--out", folder, *TINY, *extra]) == 0
+    assert main(["evaluate", folder, "--json", "--passes", "1", "--limit", "4"]) == 0
+    assert [e["estimator"] for e in json.loads(capsys.readouterr().out)["estimates"]] == ["bound, T=4"]
+
+
+def test_the_demo_leaves_what_it_promises(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "3"]) == 0
+    names = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert {"samples.png", "transform.png", "trajectories.png", "summary.md"} <= names
+    summary = (tmp_path / "demo" / "summary.md").read_text()
+    for text in ("bound, T=10", "bound, T=50", "bound, continuous time", "ODE NLL", "parameters", "seconds", "s.e."):
+        assert text in summary
+    assert "Look at" in capsys.readouterr().err
+
+
+def test_recipes_and_help(capsys):
+    assert main(["recipes"]) == 0
+    assert "digits-conventional" in capsys.readouterr().out
+    assert main([]) == 0
+    usage = capsys.readouterr().out
+    assert all(name in usage for name in COMMANDS)
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0
+    assert "importance" in capsys.readouterr().out
+
+
+def test_the_solvers_offered_are_those_there_are():
+    assert Solver.__args__ == ndm.SOLVERS
+
+
+BAD = [
+    (["trian"], "unknown command 'trian'; choose one of demo"),
+    (["train", "digit", "--out", "RUN"], "no recipe or file 'digit'"),
+    (["train", "digits", "--out", "RUN", "--training.stepz", "3"], "stepz"),
+    (["train", "digits", "--out", "RUN", "--training.steps", "many"], "training.steps"),
+    (["train", "digits", "--out", "RUN", "--training.steps", "0"], "training.steps must be at least 1"),
+    (["train", "digits", "--out", "RUN", "--model.schedule", "cubic"], "model.schedule"),
+    (["train", "digits", "--out", "RUN", "--model.schedule", "stepwise"], "training.bound_steps"),
+    (["train", "digits", "--out", "RUN", "--model.predict_curve", "true"], "needs a TimeBasis"),
+    (["train", "digits", "--out", "RUN", "--data.name", "faces"], "unknown data set 'faces'"),
+    (["train", "digits", "--out", "RUN", "--device", "abacus"], "device 'abacus' is not available"),
+    (["train"], "recipe"),
+    (["evaluate", "RUN"], "not a run folder"),
+    (["sample", "RUN", "--out", "x.gif"], "must end in .png or .npz"),
+    (["sample", "RUN"], "not a run folder"),
+    (["sample", "RUN", "--solver", "magic"], "solver"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: " ".join(v) if isinstance(v, list) else "")
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("ndm: error: ") and message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["steps", "weights", "no model", "recipe key"])
+def test_bad_files_are_named(kind, run, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    arguments = ["evaluate", str(copy)]
+    if kind == "steps":
+        arguments += ["--steps", "ten"]
+    elif kind == "weights":
+        weights = copy / "model" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-10])
+    elif kind == "no model":
+        shutil.rmtree(copy / "model")
+    else:
+        (tmp_path / "r.yaml").write_text("model: {wide: 3}")
+        arguments = ["train", str(tmp_path / "r.yaml"), "--out", str(tmp_path / "new")]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    message = {"steps": "whole numbers", "weights": "damaged", "no model": "no model yet", "recipe key": "model.wide"}
+    assert message[kind] in error
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_installed_command_has_no_traceback():
+    result = subprocess.run(
+        [sys.executable, "-c", "import sys; from ndm.cli import main; sys.exit(main())", "evaluate", "/nowhere"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 2 and "Traceback" not in result.stderr

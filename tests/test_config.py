@@ -1,0 +1,75 @@
+"""Recipes: each builds its real model, and what is wrong in a file is named."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+import ndm
+from ndm.config import Config, conventional, find_recipe, make_config, make_model, read_settings, recipes
+from ndm.data import load_dataset
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_builds(name):
+    config = make_config(read_settings(find_recipe(name)))
+    assert config.description
+    model = make_model(config, load_dataset(config.data.name))
+    model.process.schedule.check_steps(config.training.bound_steps)
+
+
+def parameters(name):
+    config = make_config(read_settings(find_recipe(name)))
+    model = make_model(config, load_dataset(config.data.name))
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_the_compared_recipes_are_matched_in_parameters_and_differ_in_the_transform_only():
+    for a, b in (("digits", "digits-conventional"), ("digits-t10", "digits-t10-conventional")):
+        assert parameters(a) == pytest.approx(parameters(b), rel=0.02)
+        first, second = (read_settings(find_recipe(name)) for name in (a, b))
+        different = {k for k in first | second if first.get(k) != second.get(k)}
+        allowed = {"description", "model.transform", "model.num_basis", "model.tied_to", "model.rotation", "model.width",
+                   "model.predict_curve", "model.transform_width", "model.transform_depth"}  # fmt: skip
+        assert different <= allowed
+
+
+def test_a_config_survives_its_file(tmp_path):
+    config = make_config(read_settings(find_recipe("digits")))
+    config.save(tmp_path / "config.yaml")
+    assert make_config(read_settings(tmp_path / "config.yaml")) == config
+    assert conventional(config).model.transform == "identity"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model:\n  widht: 3\n", "unknown key 'model.widht'; known keys: .*model.width"),
+        ("optimizer: adam\n", "unknown key 'optimizer'"),
+        ("- a\n- b\n", "must hold keys"),
+        ("model: {width: [\n", "cannot read"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_named(text, message, tmp_path):
+    with pytest.raises(ndm.InputError, match=message):
+        read_settings(write(tmp_path, text))
+
+
+def test_unknown_recipes_list_the_known_ones():
+    with pytest.raises(ndm.InputError, match="no recipe or file 'digit'; recipes: .*digits"):
+        find_recipe("digit")
+
+
+def test_stepwise_needs_its_number_of_steps(tmp_path):
+    path = write(tmp_path, yaml.safe_dump({"model": {"schedule": "stepwise"}}))
+    with pytest.raises(ndm.InputError, match="training.bound_steps"):
+        make_model(make_config(read_settings(path)), load_dataset("digits"))
+    with pytest.raises(ndm.InputError, match="training.steps must be at least 1"):
+        make_config({"training.steps": 0})
+    assert isinstance(make_config({}), Config)

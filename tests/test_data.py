@@ -1,0 +1,93 @@
+"""Data: the fixed split of the digits, exact densities, and batches that depend on (seed, step) only."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+
+import ndm
+from ndm.data import Checkerboard, load_dataset, moons, ring
+
+
+def test_digits_split():
+    data = load_dataset("digits")
+    order = np.random.default_rng(0).permutation(1797)
+    pixels = torch.tensor(load_digits().images[order]).long()[:, None]
+    assert torch.equal(torch.cat([data.train, data.validation, data.test]).long(), pixels)
+    assert (len(data.train), len(data.validation), len(data.test)) == (1350, 150, 297)
+    assert data.train.min() == 0 and data.train.max() == 16 and data.decoder().levels == 17
+
+
+@pytest.mark.parametrize("make", [ring, moons, Checkerboard])
+def test_toy_density_integrates_to_one_and_gives_the_entropy(make, generator):
+    toy = make()
+    axis = torch.linspace(-4, 4, 801)[:-1] + 0.005
+    grid = torch.cartesian_prod(axis, axis)
+    log_p = toy.log_prob(grid)
+    p = log_p.exp()
+    cell = 0.01**2
+    assert p.sum().item() * cell == pytest.approx(1.0, abs=1e-4)
+    entropy = -(p * log_p.nan_to_num(neginf=0.0)).sum().item() * cell
+    assert toy.entropy() == pytest.approx(entropy, abs=0.02)
+    # Samples come from that density: the mean log-density of n = 50,000 draws is minus the entropy.
+    draws = toy.log_prob(toy.sample(50_000, generator))
+    assert abs(draws.mean() + entropy) < 4 * draws.std() / 50_000**0.5 + 1e-3
+    moments = torch.einsum("n,ni,nj->ij", p * cell, grid, grid)
+    x = toy.sample(200_000, generator).double()
+    torch.testing.assert_close(x.T @ x / len(x), moments, rtol=0, atol=0.03)
+
+
+def test_gmm_digits_has_a_density_and_an_entropy(generator):
+    data = load_dataset("gmm-digits")
+    n = 20_000
+    x = data.distribution.sample(n, generator)
+    log_p = data.distribution.log_prob(x)
+    assert x.shape == (n, 64)
+    assert abs(-log_p.mean() - data.distribution.entropy()) < 5 * log_p.std() / n**0.5
+    assert torch.equal(load_dataset("gmm-digits").test, data.test)
+    digits = load_dataset("digits")
+    scaled = digits.test.flatten(1).double() / 8 - 1
+    assert data.distribution.log_prob(scaled).mean() > -data.distribution.entropy() - 64  # it is fitted to digits
+
+
+def test_mixture_density_matches_torch_distributions(generator):
+    """Full covariances in three dimensions."""
+    root = torch.randn(2, 3, 3)
+    covariances, means, weights = root @ root.mT + 0.1 * torch.eye(3), torch.randn(2, 3), torch.tensor([0.3, 0.7])
+    mixture = ndm.data.GaussianMixture(weights, means, covariances)
+    parts = torch.distributions.MultivariateNormal(means, covariances)
+    reference = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(weights), parts)
+    x = mixture.sample(50_000, generator)
+    torch.testing.assert_close(mixture.log_prob(x), reference.log_prob(x))
+    assert ((x.mean(0) - reference.mean).abs() < 5 * reference.variance.sqrt() / 50_000**0.5).all()
+
+
+def test_finite_batches_visit_every_row_once_an_epoch_and_depend_on_seed_and_step_only():
+    data = load_dataset("digits")
+    data = ndm.data.Dataset("rows", torch.arange(10)[:, None], data.validation, data.test, data.decoder)
+    batches = [data.batch(4, seed=1, step=k) for k in range(5)]
+    assert sorted(torch.cat(batches).flatten().tolist()) == sorted(list(range(10)) * 2)
+    epochs = torch.cat(batches).flatten().split(10)
+    assert sorted(epochs[0].tolist()) == list(range(10)) and not torch.equal(*epochs)
+    assert torch.equal(data.batch(4, seed=1, step=3), batches[3])
+    assert not torch.equal(data.batch(4, seed=2, step=3), batches[3])
+
+
+def test_endless_batches_are_fresh():
+    data = load_dataset("ring")
+    assert torch.equal(data.batch(8, 0, 3), data.batch(8, 0, 3))
+    assert not torch.equal(data.batch(8, 0, 3), data.batch(8, 0, 4))
+    assert data.batch(8, 0, 3).dtype == torch.float32
+
+
+def test_checkerboard_squares():
+    x = torch.tensor([[-1.5, -1.5], [-0.5, -1.5], [0.5, -1.5], [-0.5, -0.5], [2.5, 0.5], [1.5, 1.5]])
+    dark = torch.tensor([True, False, True, True, False, True])
+    assert torch.equal(Checkerboard().log_prob(x) == -math.log(8), dark)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ndm.InputError, match="choose one of digits"):
+        load_dataset("mnist-3d")

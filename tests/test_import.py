@@ -1,0 +1,21 @@
+"""``import ndm`` stays light."""
+
+import subprocess
+import sys
+
+HEAVY = ("accelerate", "matplotlib", "sklearn", "torchvision", "torchdiffeq", "scipy", "jsonargparse", "rich", "yaml")
+
+
+def test_import_is_light():
+    code = (
+        "import sys, time, torch; start = time.perf_counter(); import ndm; "
+        "print(time.perf_counter() - start, *sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    plain = subprocess.run(
+        [sys.executable, "-c", "import sys, torch; print(*sys.modules)"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    loaded = {name.partition(".")[0] for name in out[1:]} - {name.partition(".")[0] for name in plain}
+    assert not loaded & set(HEAVY)
+    # 0.3 s is the promise on an idle machine; twice that allows for a busy one.
+    assert float(out[0]) < 0.6

@@ -1,7 +1,7 @@
 r"""A model with everything in closed form: Gaussian data, linear F, and the exact posterior mean as predictor.
 
 x ~ N(mu, C) and z_t = M_t x + sigma_t eps with M_t = alpha_t R diag(1 + t w_1 + t^2 w_2) R^T, so
-E[x | z_t] = mu + K (z_t - M mu) with K = C M^T (M C M^T + sigma^2 I)^{-1}. Written in plain matrices, apart from the library.
+E[x | z_t] = mu + K (z_t - M mu) with K = C M^T (M C M^T + sigma^2 I)^{-1}. In plain matrices, apart from the library.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def test_the_compared_recipes_are_matched_in_parameters_and_differ_in_the_transf
         assert parameters(a) == pytest.approx(parameters(b), rel=0.02)
         first, second = (read_settings(find_recipe(name)) for name in (a, b))
         different = {k for k in first | second if first.get(k) != second.get(k)}
-        allowed = {"description", "model.transform", "model.num_basis", "model.tied_to", "model.rotation", "model.width",
-                   "model.predict_curve", "model.transform_width", "model.transform_depth"}  # fmt: skip
+        allowed = {"description", "model.transform", "model.num_basis", "model.tied_to", "model.rotation",
+                   "model.width", "model.predict_curve", "model.transform_width", "model.transform_depth"}  # fmt: skip
         assert different <= allowed
 
 

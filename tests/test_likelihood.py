@@ -16,7 +16,7 @@ from oracle import LinearGaussian
 
 @pytest.mark.parametrize("dim", [2, 16, 64])
 def test_linear_gaussian_log_likelihood_per_row(dim, generator):
-    """p(x) is N(mu, C + e^{gamma_0} I): log p_ODE(alpha_0 x) + D log alpha_0, with gamma_1 so large that z_1 is N(0, I)."""
+    """p(x) is N(mu, C + e^{gamma_0} I): log p_ODE(alpha_0 x) + D log alpha_0, gamma_1 so large that z_1 is N(0, I)."""
     oracle = LinearGaussian(dim, gamma_max=34.0)
     x = oracle.sample(8, generator)
     truth = MultivariateNormal(oracle.mu, oracle.covariance + math.exp(-3.0) * torch.eye(dim)).log_prob(x)

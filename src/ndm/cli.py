@@ -56,9 +56,7 @@ def demo_parser() -> ArgumentParser:
         "evaluate both on test data, and leave pictures and a summary. About four minutes on two CPU cores.",
     )
     parser.add_argument("--out", type=Path, default=Path("ndm-demo"), help="folder for the results")
-    parser.add_argument(
-        "--steps", type=int, default=None, help="training steps of each model (the recipes' unless given)"
-    )
+    parser.add_argument("--steps", type=int, default=3000, help="training steps of each model")
     add_common(parser)
     return parser
 
@@ -67,7 +65,7 @@ def train_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
     parser = ArgumentParser(
         prog="ndm train",
         exit_on_error=False,
-        description="Train a model. RECIPE is a name from `ndm recipes` or a YAML file; every setting below overrides it, "
+        description="Train a model. RECIPE is a name from `ndm recipes` or a YAML file; every setting overrides it, "
         "e.g. `ndm train digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`.",
     )
     parser.add_argument("recipe", type=str, help="a recipe's name or a YAML file")
@@ -85,9 +83,9 @@ def evaluate_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ndm evaluate",
         exit_on_error=False,
-        description="Bits per dimension of a run's model: the variational bound (mean of Monte-Carlo passes, split in its "
-        "three terms) at several numbers of steps and in continuous time, and the ODE's likelihood. Every number names its "
-        "estimator. The result is also appended to RUN/evaluations.jsonl.",
+        description="Bits per dimension of a run's model: the variational bound (mean of Monte-Carlo passes, by term) "
+        "at several numbers of steps and in continuous time, and the ODE's likelihood. Every number names "
+        "its estimator. The result is also appended to RUN/evaluations.jsonl.",
     )
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--estimator", type=Literal["all", "bound", "ode"], default="all", help="which estimators")
@@ -136,7 +134,7 @@ def recipes_parser() -> ArgumentParser:
 def run_demo(args: Namespace) -> None:
     from .demo import demo
 
-    demo(args.out, seed=args.seed, steps=args.steps, device=select_device(args.device))
+    demo(args.out, args.steps, seed=args.seed, device=select_device(args.device))
 
 
 def run_train(args: Namespace) -> None:

@@ -1,6 +1,6 @@
 r"""Decoders: between data units and model units, and :math:`p(x \mid z_0)`.
 
-The latent at time 0 is :math:`z_0 = \alpha_0 x + \sigma_0 \epsilon`, x in model units. A decoder owns the data's own units:
+The latent at time 0 is :math:`z_0 = \alpha_0 x + \sigma_0 \epsilon`, x in model units. A decoder owns the data's units:
 
 * :class:`CategoricalDecoder`, integers 0..K-1. Level k sits at :math:`v_k = (2k + 1)/K - 1` and
   :math:`p(x_i = k \mid z_0) \propto \mathcal{N}(z_{0,i};\, \alpha_0 v_k, \sigma_0^2)`.

@@ -22,7 +22,7 @@ CHUNK = 512
 class Estimate:
     """One number, and everything needed to know which. The unit is bits/dim; nats are summed over a row.
 
-    For discrete data ``ode`` is a lower bound on the likelihood with ``samples`` importance samples, so an upper bound here.
+    For discrete data the ODE's number is an upper bound on the NLL, with ``samples`` importance samples.
     """
 
     estimator: str

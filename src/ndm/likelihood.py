@@ -116,7 +116,7 @@ def ode_log_prob(
 
 
 def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """f and its divergence in z: exact, or :math:`\\epsilon^\\top J \\epsilon` for a given probe; ``(B, *)``, ``(B,)``."""
+    r"""f and its divergence in z: exact, or :math:`\epsilon^\top J \epsilon` for a probe; ``(B, *)``, ``(B,)``."""
     with torch.enable_grad():
         z = z.detach().requires_grad_(True)
         value = f(t, z)

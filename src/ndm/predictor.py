@@ -5,8 +5,8 @@ r"""The predictor: a network's output read as a prediction of x.
     \hat x = (z_t - \sigma_t\, \text{out}) / \alpha_t, \qquad
     \hat x = (\alpha_t z_t - \sigma_t\, \text{out}) / (\alpha_t^2 + \sigma_t^2)
 
-for the parameterisations ``x``, ``eps`` and ``v``. They are reparameterisations of :math:`\hat x`: with a transform other
-than the identity, ``eps`` and ``v`` do not predict the noise itself.
+for the parameterisations ``x``, ``eps`` and ``v``. They are reparameterisations of :math:`\hat x`: with a transform
+other than the identity, ``eps`` and ``v`` do not predict the noise itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Saving and loading: ``config.json`` names registered parts and their arguments, ``model.safetensors`` holds the weights.
+"""Saving and loading: ``config.json`` names registered parts and their arguments, ``model.safetensors`` the weights.
 
-Every registered class keeps its constructor's arguments as attributes of the same names, so a model describes itself and
-is rebuilt from the description. Nothing is unpickled and no name from a file is ever imported: a class that is not in the
-table below is described as ``{"type": "external"}`` and must be passed by the caller.
+Every registered class keeps its constructor's arguments as attributes of the same names, so a model describes itself
+and is rebuilt from the description. Nothing is unpickled and no name from a file is ever imported: a class that is not
+in the table below is described as ``{"type": "external"}`` and must be passed by the caller.
 """
 
 from __future__ import annotations

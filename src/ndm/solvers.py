@@ -3,8 +3,8 @@ r"""Solvers for ODEs and SDEs. They know nothing of diffusion.
 * ODE, :math:`dz = f(t, z)\,dt`: :func:`euler`, :func:`heun`, :func:`rk4` on a given grid, :func:`dopri5` adaptive.
 * SDE with additive noise, :math:`dz = f(t, z)\,dt + g(t)\,dw`: :func:`euler_maruyama`, :func:`stochastic_heun`.
 
-``f(t, z)`` takes times of shape ``(B,)`` and states of shape ``(B, *)``. Grids are 1-D and may run either way: for a grid
-that decreases, ``f`` and ``g`` are those of the equation in the original time and dw is the noise of the reversed one.
+``f(t, z)`` takes times of shape ``(B,)`` and states of shape ``(B, *)``. Grids are 1-D and may run either way: for a
+grid that decreases, ``f`` and ``g`` are those of the equation in the original time, dw the noise of the reversed one.
 In :func:`dopri5` every row has its own step size and error control.
 
 References:

@@ -1,7 +1,7 @@
 r"""Where in [0, 1] the bound is evaluated: one time per row, and the weight that keeps the estimate unbiased.
 
-* :class:`LowDiscrepancyTimes`: :math:`t_i = (u + i/B) \bmod 1`, one uniform u per batch: every row's time is uniform, and
-  together they cover [0, 1] evenly.
+* :class:`LowDiscrepancyTimes`: :math:`t_i = (u + i/B) \bmod 1`, one uniform u per batch: every row's time is uniform,
+  and together they cover [0, 1] evenly.
 * :class:`ImportanceTimes`: the same, pushed through the inverse distribution function of a density
   :math:`p(t) \propto \sqrt{\mathrm{E}[\ell(t)^2]}`, learned as the bound is evaluated; weight :math:`1/p(t)`.
 

@@ -106,7 +106,7 @@ class Identity(Transform):
 class Linear(Transform):
     r"""Gains along orthonormal directions: :math:`F(x, t) = R\,\mathrm{diag}(1 + \sum_k t^k w_k) R^\top x`.
 
-    With ``rotation="none"`` each dimension has its own gain (a per-dimension noise schedule). It starts as the identity.
+    With ``rotation="none"`` each dimension has its own gain: a noise schedule of its own. It starts as the identity.
 
     Args:
         dim: number of elements D of one sample.

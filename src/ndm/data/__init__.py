@@ -1,4 +1,4 @@
-"""Data sets by name: digits, two-dimensional toys with an exact density, and a 64-dimensional mixture of known entropy."""
+"""Data sets by name: digits, 2-D toys with an exact density, and a 64-D mixture of known entropy."""
 
 from .dataset import DATASETS, Dataset, load_dataset
 from .toys import Checkerboard, GaussianMixture, moons, ring

@@ -1,0 +1,106 @@
+# ruff: noqa: E501
+"""Break a formula on purpose and see the tests fail: a test that cannot fail is a defect.
+
+Each mutation replaces one piece of text in a copy of the package and runs the tests that should notice. Prints a line
+per mutation and exits with 1 if any survives.
+
+    python benchmarks/mutations.py [word]      # only mutations whose name contains the word
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# name, file, text, replacement, tests
+MUTATIONS = [
+    ("sign of the derivative term in the drift", "process.py", "return alpha * value, d_alpha * value + alpha",
+     "return alpha * value, d_alpha * value - alpha", "test_objective"),
+    ("derivative of F dropped from the velocity", "process.py", " + alpha * expand(d_tau, value) * slope", "",
+     "test_likelihood"),
+    ("derivative of the noise-tied time dropped", "process.py", "2 * level.sigma * level.d_sigma",
+     "torch.ones_like(t)", "test_process"),
+    ("-1/2 g^2 score dropped from the reverse drift", "process.py",
+     "return velocity - expand(self.process.noise_rate(t, eta) ** 2, z) / 2 * score", "return velocity", "test_sampling"),
+    ("sigma_t for sigma_s in the posterior's variance", "process.py", "-(at_s.sigma**2) * torch.expm1",
+     "-(at_t.sigma**2) * torch.expm1", "test_process"),
+    ("sigma ratio inverted in kappa", "process.py", "at_s.sigma / at_t.sigma", "at_t.sigma / at_s.sigma", "test_process"),
+    ("alpha_s dropped from the variance of the prediction", "process.py", "weight = -at_s.alpha *", "weight = -1.0 *",
+     "test_sampling"),
+    ("sign of the score", "process.py", "return (self._mean(t, level) - z)", "return (z - self._mean(t, level))",
+     "test_process"),
+    ("sign of the v conversion", "predictor.py", "(alpha * z_t - sigma * target) / (alpha**2",
+     "(alpha * z_t + sigma * target) / (alpha**2", "test_predictor"),
+    ("sign of the eps conversion", "predictor.py", "(z_t - sigma * target) / alpha", "(z_t + sigma * target) / alpha",
+     "test_predictor"),
+    ("constant added to the categorical reconstruction", "decoder.py",
+     "return -sum_rows(self.log_probs(z_0, level)", "return 0.01 - sum_rows(self.log_probs(z_0, level)", "test_objective"),
+    ("constant dropped from the Gaussian reconstruction", "decoder.py", "level.gamma + 1) / 2", "level.gamma) / 2",
+     "test_objective"),
+    ("log-scale of the standardisation forgotten", "decoder.py", "+ self.log_scale(z_0)", "", "test_decoder"),
+    ("alpha_0^D forgotten in log_prob", "likelihood.py", "z_0[0].numel() * level.alpha.log() - decoder", "-decoder",
+     "test_likelihood"),
+    ("sign of the divergence", "likelihood.py", "log_prob(z_1) + state[:, -1]", "log_prob(z_1) - state[:, -1]",
+     "test_likelihood"),
+    ("q(z_0|x) forgotten in the importance weights", "likelihood.py", " - q_0.log_prob(z_0))", ")", "test_likelihood"),
+    ("log K forgotten in the importance average", "likelihood.py", "logsumexp(0) - math.log(samples)", "logsumexp(0)",
+     "test_likelihood"),
+    ("prior forgotten", "objective.py", "return self.prior + self.diffusion", "return self.diffusion", "test_objective"),
+    ("number of steps forgotten in the discrete bound", "objective.py", "return steps * q.posterior",
+     "return q.posterior", "test_objective"),
+    ("1/2 forgotten in the continuous bound", "objective.py", "expand(g, z_t)) ** 2) / 2", "expand(g, z_t)) ** 2)",
+     "test_objective"),
+    ("log ratio forgotten in the KL", "gaussian.py", " + r.log1p()", "", "test_gaussian"),
+    ("importance weight forgotten", "times.py", "1 / density[index]", "torch.ones_like(u)", "test_times"),
+    ("normalisation of the learned schedule", "schedule.py", "/ (end - start)", "/ end", "test_schedule"),
+    ("derivative of the cosine schedule halved", "schedule.py", "4 * (end - start) / torch.sin",
+     "2 * (end - start) / torch.sin", "test_schedule"),
+    ("derivative of a power of time", "transform.py", "k * tau ** (k - 1) * h", "tau ** (k - 1) * h", "test_transform"),
+    ("rotation transposed", "transform.py", "(flat @ rotation * gain) @ rotation.T",
+     "(flat @ rotation.T * gain) @ rotation", "test_transform"),
+    ("one coefficient of Dormand-Prince", "solvers.py", "5103 / 18656", "5103 / 18666", "test_solvers"),
+    ("noise of the stochastic Heun step at its start only", "solvers.py", "((g(t) ** 2 + g(t + h) ** 2) / 2) ** 0.5",
+     "g(t)", "test_solvers"),
+    ("ancestral step from the wrong time", "sampling.py", "full_times(i / steps, z), full_times((i + 1) / steps, z)",
+     "full_times(i / (steps + 1), z), full_times((i + 1) / (steps + 1), z)", "test_sampling"),
+    ("weights averaged the wrong way round", "training/loop.py", "new, 1 - decay)", "new, decay)", "test_training"),
+]  # fmt: skip
+
+
+def survives(file: str, text: str, replacement: str, tests: str) -> bool:
+    """Whether the tests pass on the broken copy."""
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "ndm"
+        shutil.copytree(ROOT / "src" / "ndm", package)
+        source = (package / file).read_text()
+        if source.count(text) != 1:
+            raise SystemExit(f"{file} holds {text!r} {source.count(text)} times; mend this script")
+        (package / file).write_text(source.replace(text, replacement))
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}.py"]
+        environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if result.returncode not in (0, 1):
+            raise SystemExit(f"pytest did not run: {result.stdout[-500:]}")
+        return result.returncode == 0
+
+
+def main() -> int:
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    chosen = [m for m in MUTATIONS if word in m[0]]
+    survivors = 0
+    for name, *mutation in chosen:
+        alive = survives(*mutation)
+        survivors += alive
+        print(f"{'SURVIVED' if alive else 'caught  '}  {mutation[-1]:16s} {name}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations caught")
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

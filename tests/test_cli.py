@@ -122,6 +122,7 @@ BAD = [
     (["train", "digits", "--out", "RUN", "--model.predict_curve", "true"], "needs a TimeBasis"),
     (["train", "digits", "--out", "RUN", "--data.name", "faces"], "unknown data set 'faces'"),
     (["train", "digits", "--out", "RUN", "--device", "abacus"], "device 'abacus' is not available"),
+    (["train", "digits", "--out", "RUN", "--seed", "-1"], "seed must not be negative"),
     (["train"], "recipe"),
     (["evaluate", "RUN"], "not a run folder"),
     (["sample", "RUN", "--out", "x.gif"], "must end in .png or .npz"),

@@ -115,6 +115,10 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed must not be negative, got {self.seed}")
+
     def save(self, path: Path) -> None:
         """Write the YAML that :func:`load_config` reads."""
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))

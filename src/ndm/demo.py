@@ -19,9 +19,6 @@ from .sampling import sample
 from .training import Run, train
 
 MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
-STEPS = (
-    3000  # of each model: a minute and a half on two cores; the recipes' own numbers of steps give the README's table
-)
 
 
 def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> None:

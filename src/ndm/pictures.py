@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -26,10 +28,21 @@ def _save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def _image(axes: Axes, x: Tensor, low: float, high: float) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.imshow(x.permute(1, 2, 0).squeeze(-1).cpu().numpy(), cmap="gray", vmin=low, vmax=high)
+def _tile(images: Tensor, columns: int, background: float = math.nan) -> np.ndarray:
+    """Images ``(N, C, H, W)`` side by side in one array ``(rows, width[, C])``, one blank pixel apart."""
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    sheet = torch.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), background)
+    for k, image in enumerate(images):
+        top, left = (k // columns) * (height + 1), (k % columns) * (width + 1)
+        sheet[top : top + height, left : left + width] = image.permute(1, 2, 0)
+    return sheet.squeeze(-1).numpy()
+
+
+def _show(axes: Axes, sheet: np.ndarray, title: str = "", **kwargs: Any) -> None:
+    axes.imshow(sheet, interpolation="nearest", **kwargs)
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=9)
 
 
 def draw_samples(groups: dict[str, Tensor], path: Path, levels: int, columns: int = 8) -> None:
@@ -41,13 +54,11 @@ def draw_samples(groups: dict[str, Tensor], path: Path, levels: int, columns: in
         levels: the number of values an element can take, for the grey scale.
     """
     rows = max(-(-len(x) // columns) for x in groups.values())
-    figure = plt.figure(figsize=(0.55 * columns * len(groups), 0.55 * rows + 0.4))
-    for block, (title, x) in zip(figure.subfigures(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
-        block.suptitle(title, fontsize=9)
-        for axes, image in zip(block.subplots(rows, columns, squeeze=False).flat, x, strict=False):
-            _image(axes, image, 0, levels - 1)
-        for axes in block.axes[len(x) :]:
-            axes.set_axis_off()
+    size = (0.5 * columns * len(groups), 0.5 * rows + 0.3)
+    figure, panels = plt.subplots(1, len(groups), figsize=size, squeeze=False)
+    for axes, (title, x) in zip(panels[0], groups.items(), strict=True):
+        sheet = _tile(x.cpu().float() / (levels - 1), columns, background=1.0)
+        _show(axes, sheet, title, cmap="gray", vmin=0, vmax=1)
     _save(figure, path)
 
 
@@ -82,21 +93,21 @@ def draw_transform(model: NDM, x: Tensor, path: Path, columns: int = 9) -> None:
     """
     process, encoded = model.process, model.decoder.encode(x.to(model.reference.device))
     curve = process.transform(encoded)
-    times = np.linspace(0, 1, columns)
-    figure, panels = plt.subplots(len(x), columns + 1, figsize=(0.8 * (columns + 1), 0.8 * len(x) + 0.4), squeeze=False)
-    for j, time in enumerate(times):
-        t = full_times(float(time), encoded)
-        values = curve(process.curve_time(t, process.schedule(t))[0])
-        for axes, image in zip(panels[:, j], values, strict=True):
-            _image(axes, image, -1.0, 1.0)
-        panels[0, j].set_title(f"t = {time:.2g}", fontsize=7)
-    change = (values - encoded).mean(1).cpu()
+    times = torch.linspace(0, 1, columns).tolist()
+    frames = []
+    for time in times:
+        t = full_times(time, encoded)
+        frames.append(curve(process.curve_time(t, process.schedule(t))[0]).cpu())
+    low, high = min(float(f.min()) for f in frames), max(float(f.max()) for f in frames)
+    figure, panels = plt.subplots(1, columns + 1, figsize=(0.8 * (columns + 1), 0.75 * len(x) + 0.4))
+    for axes, time, frame in zip(panels[:-1], times, frames, strict=True):
+        _show(
+            axes, _tile((frame - low) / (high - low), 1, background=1.0), f"t = {time:.2g}", cmap="gray", vmin=0, vmax=1
+        )
+    change = (frames[-1] - frames[0]).mean(1, keepdim=True)
     limit = max(float(change.abs().max()), 1e-6)
-    for axes, image in zip(panels[:, -1], change, strict=True):
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.imshow(image.numpy(), cmap="coolwarm", vmin=-limit, vmax=limit)
-    panels[0, -1].set_title(f"F(x,1) - x\n(±{limit:.2g})", fontsize=7)
+    title = f"F(x,1) - x\n(±{limit:.2g})"
+    _show(panels[-1], _tile(change, 1), title, cmap="coolwarm", vmin=-limit, vmax=limit)
     _save(figure, path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,3 +45,9 @@ def rand(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
     """Uniform numbers in ``[0, 1)`` with the dtype and device of ``like``."""
     device = like.device if generator is None else generator.device
     return torch.rand(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+
+
+def seeded(*key: int) -> torch.Generator:
+    """A CPU generator for a key such as (seed, purpose, step): different keys give unrelated streams."""
+    state = np.random.SeedSequence(key).generate_state(2)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)

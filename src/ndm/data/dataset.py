@@ -13,9 +13,11 @@ from torch import Tensor
 
 from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from ..errors import InputError
+from ..tensors import seeded
 from .toys import Checkerboard, GaussianMixture, moons, ring
 
 Split = Literal["train", "validation", "test"]
+_ORDER, _ROWS = 1, 2  # purposes of the seeded streams; training has its own
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,7 @@ class Dataset:
     def batch(self, size: int, seed: int, step: int) -> Tensor:
         """The training batch of a step: a function of (seed, step) alone, epoch after epoch in a new order."""
         if self.distribution is not None:
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            return self.distribution.sample(size, generator).float()
+            return self.distribution.sample(size, seeded(seed, _ROWS, step)).float()
         n, start = len(self.train), step * size
         first, last = start // n, (start + size - 1) // n
         order = torch.cat([_order(n, seed, epoch) for epoch in range(first, last + 1)])
@@ -51,7 +52,7 @@ class Dataset:
 
 @lru_cache(maxsize=4)
 def _order(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+    return torch.randperm(n, generator=seeded(seed, _ORDER, epoch))
 
 
 def _digits_pixels() -> Tensor:

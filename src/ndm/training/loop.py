@@ -16,9 +16,11 @@ from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
 from ..objective import bound
+from ..tensors import seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
 
 LOG_EVERY = 50
+_NOISE = 0  # purpose of the seeded stream of times and noise, apart from those of the data
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
@@ -60,8 +62,7 @@ def train(
     try:
         for step in range(settings.steps):
             x = dataset.batch(settings.batch_size, seed, step).to(device)
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            terms = bound(model, x, settings.bound_steps, times, generator)
+            terms = bound(model, x, settings.bound_steps, times, seeded(seed, _NOISE, step))
             loss = bits_per_dim(terms.total, x).mean()
             if not torch.isfinite(loss):
                 raise InputError(

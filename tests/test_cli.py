@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ndm
-from ndm.cli import COMMANDS, Solver, main
+from ndm.cli import COMMANDS, Solver, main, parse
 
 TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
 
@@ -81,7 +81,12 @@ def test_a_stepwise_schedule_is_evaluated_at_its_own_steps(tmp_path, capsys):
     extra = ["--model.schedule", "stepwise", "--training.bound_steps", "4", "--model.variance", "true"]
     assert main(["train", "digits", "--out", folder, *TINY, *extra]) == 0
     assert main(["evaluate", folder, "--json", "--passes", "1", "--limit", "4"]) == 0
-    assert [e["estimator"] for e in json.loads(capsys.readouterr().out)["estimates"]] == ["bound, T=4"]
+    out = json.loads(capsys.readouterr().out)
+    assert [e["estimator"] for e in out["estimates"]] == ["bound, T=4"]
+    assert main(["sample", folder, "--num", "2", "--out", str(tmp_path / "x.npz")]) == 0
+    for wrong in (["evaluate", folder, "--steps", "10"], ["evaluate", folder, "--estimator", "ode"]):
+        assert main(wrong) == 2
+        assert "belongs to steps=4" in capsys.readouterr().err
 
 
 def test_the_demo_leaves_what_it_promises(tmp_path, capsys):
@@ -119,10 +124,19 @@ BAD = [
     (["train", "digits", "--out", "RUN", "--training.steps", "0"], "training.steps must be at least 1"),
     (["train", "digits", "--out", "RUN", "--model.schedule", "cubic"], "model.schedule"),
     (["train", "digits", "--out", "RUN", "--model.schedule", "stepwise"], "training.bound_steps"),
-    (["train", "digits", "--out", "RUN", "--model.predict_curve", "true"], "needs a TimeBasis"),
+    (["train", "ring", "--out", "RUN", "--model.predict_curve", "true"], "needs a TimeBasis"),
     (["train", "digits", "--out", "RUN", "--data.name", "faces"], "unknown data set 'faces'"),
     (["train", "digits", "--out", "RUN", "--device", "abacus"], "device 'abacus' is not available"),
     (["train", "digits", "--out", "RUN", "--seed", "-1"], "seed must not be negative"),
+    (["train", "digits", "--out", "RUN", "--seed", "1" + 20 * "0"], "seed must not be negative"),
+    (["train", "digits", "--out", "RUN", "--model.width", "-1"], "model.width must be at least 1"),
+    (["train", "digits", "--out", "RUN", "--model.dropout", "2"], "model.dropout must be in [0, 1)"),
+    (["train", "digits-linear", "--out", "RUN", "--model.num_basis", "0"], "model.num_basis must be at least 1"),
+    (["train", "digits", "--out", "RUN", "--training.bound_steps", "0"], "training.bound_steps must be at least 1"),
+    (["train", "digits", "--out", "RUN", "--model.variance", "true"], "set training.bound_steps"),
+    (["train", "digits", "--out", "RUN", "--device", "meta"], "device 'meta' is not available"),
+    (["demo", "--steps", "0"], "training.steps must be at least 1"),
+    (["demo", "--seed", "-1"], "seed must not be negative"),
     (["train"], "recipe"),
     (["evaluate", "RUN"], "not a run folder"),
     (["sample", "RUN", "--out", "x.gif"], "must end in .png or .npz"),
@@ -138,6 +152,44 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(arguments, messag
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("ndm: error: ") and message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_may_stand_before_the_recipe_and_override_it():
+    _, args = parse(["train", "--seed", "3", "digits-t10", "--model.width", "24"])
+    assert (args.recipe, args.seed, args.model.width) == ("digits-t10", 3, 24)
+    assert (args.model.schedule, args.model.transform, args.training.bound_steps) == ("learned", "time_basis", 10)
+
+
+def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert main(["train", "digits", "--out", str(folder), *TINY]) == 0
+    assert main(["evaluate", str(folder), "--passes", "1", "--limit", "2", "--estimator", "bound"]) == 0
+    failing = ["--training.learning_rate", "1e30", "--training.clip", "1e30", "--overwrite"]
+    assert main(["train", "digits", "--out", str(folder), *TINY, *failing]) == 2
+    assert main(["evaluate", str(folder)]) == 2
+    assert "no model yet" in capsys.readouterr().err
+    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize("number", [["--passes", "0"], ["--limit", "-5"], ["--samples", "0"]])
+def test_counts_below_one_are_refused(number, run, capsys):
+    assert main(["evaluate", str(run), *number]) == 2
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_one_row_has_no_standard_error(run, capsys):
+    assert main(["evaluate", str(run), "--limit", "1", "--passes", "1", "--estimator", "bound", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["estimates"][0]["standard_error"] is None
+
+
+def test_samples_that_cannot_be_written_are_one_line_and_leave_nothing(run, tmp_path, capsys):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("folder.png", "file/x.png"):
+        assert main(["sample", str(run), "--num", "2", "--steps", "2", "--out", str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("ndm: error: ")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
 @pytest.mark.parametrize("kind", ["steps", "weights", "no model", "recipe key"])

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import ndm
-from ndm.config import Config, conventional, find_recipe, make_config, make_model, read_settings, recipes
+from ndm.config import Config, find_recipe, make_config, make_model, read_settings, recipes
 from ndm.data import load_dataset
 
 
@@ -38,7 +38,6 @@ def test_a_config_survives_its_file(tmp_path):
     config = make_config(read_settings(find_recipe("digits")))
     config.save(tmp_path / "config.yaml")
     assert make_config(read_settings(tmp_path / "config.yaml")) == config
-    assert conventional(config).model.transform == "identity"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -59,6 +58,21 @@ def write(folder: Path, text: str) -> Path:
 def test_what_is_wrong_in_a_file_is_named(text, message, tmp_path):
     with pytest.raises(ndm.InputError, match=message):
         read_settings(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("model.transform", "time-basis"), ("model.schedule", "cubic"), ("training.steps", "many"), ("seed", "abc"),
+     ("model.width", None), ("model.variance", "perhaps")],
+)  # fmt: skip
+def test_values_of_a_wrong_kind_are_named(setting, value):
+    with pytest.raises(ndm.InputError, match=setting.rpartition(".")[2]):
+        make_config({setting: value})
+
+
+def test_numbers_may_be_written_as_yaml_reads_them(tmp_path):
+    path = write(tmp_path, "training: {learning_rate: 2e-3, bound_steps: null}")
+    assert make_config(read_settings(path)).training.learning_rate == 0.002
 
 
 def test_unknown_recipes_list_the_known_ones():

@@ -138,6 +138,19 @@ def test_discrete_log_prob_is_a_lower_bound_that_tightens(generator):
     assert truth - means[2] < 0.02 < truth - means[0]
 
 
+def test_hutchinson_averages_the_discrete_bound_instead_of_exponentiating_noise(generator):
+    """Six pixels, so that the trace is noisy: the mean over n = 300 rows is the one-sample exact bound's, within 4 s.e."""
+    torch.manual_seed(1)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-1.0, 5.0), ndm.Network(SmoothNet(6, 6)))
+    model = ndm.NDM(process, ndm.Predictor(SmoothNet(6, 6), "v"), ndm.CategoricalDecoder(4))
+    x = torch.tensor([[0, 1, 2, 3, 1, 2]]).expand(300, 6)
+    options = {"rtol": 1e-3, "atol": 1e-3, "generator": generator}
+    exact = ndm.log_prob(model, x, **options)
+    noisy = ndm.log_prob(model, x, divergence="hutchinson", samples=8, **options)
+    error = ((exact.var() + noisy.var()) / 300) ** 0.5
+    assert abs(noisy.mean() - exact.mean()) < 4 * error
+
+
 def test_a_uniform_model_scores_log2_of_the_levels(generator):
     """All noise at t = 0: the decoder is flat and z_0 tells nothing, so the bound is tight at one sample."""
     process = ndm.ForwardProcess(ndm.LinearSchedule(60.0, 70.0))

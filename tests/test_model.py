@@ -1,6 +1,7 @@
 """Saving and loading: exact, by name, without importing anything a file names, and clear when a file is not right."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,6 +57,7 @@ def test_a_loaded_model_is_the_same_function(name, dtype, tmp_path):
     torch.set_default_dtype(torch.float32)
     loaded = ndm.NDM.from_pretrained(tmp_path / "model")
     x = torch.randint(5, (3, *SHAPE)).to(dtype)
+    assert not loaded.training
     totals = [ndm.bound(m, x, steps=3, generator=torch.Generator().manual_seed(0)).total for m in (model, loaded)]
     assert torch.equal(*totals)
     assert {k: v.tolist() for k, v in model.state_dict().items()} == {
@@ -104,6 +106,37 @@ def test_a_network_used_twice_is_saved_once_and_stays_shared(tmp_path):
     assert torch.equal(loaded.predictor.net.outer.weight, net.outer.weight)
 
 
+class OwnSchedule(ndm.LinearSchedule):
+    """A class that ndm cannot name."""
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
+    process = ndm.ForwardProcess(OwnSchedule(-6.0, 4.0))
+    with pytest.raises(ndm.InputError, match="schedule is of a class that ndm does not know"):
+        ndm.NDM(process, ndm.Predictor(SmoothNet(3, 3)), ndm.GaussianDecoder()).save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_decoder_has_its_own_copy_of_the_statistics(tmp_path):
+    statistics = torch.rand(2, 3) + 0.5
+    decoder = ndm.GaussianDecoder(statistics[0], statistics[1])
+    model = ndm.NDM(ndm.ForwardProcess(ndm.LinearSchedule(-6.0, 4.0)), ndm.Predictor(SmoothNet(3, 3)), decoder)
+    model.save_pretrained(tmp_path)
+    statistics.zero_()
+    assert (ndm.NDM.from_pretrained(tmp_path, predictor=SmoothNet(3, 3)).decoder.std > 0).all()
+
+
+def test_files_of_two_saves_are_not_mixed(tmp_path):
+    """A crash between the two renames: the weights of one model under the configuration of another that they fit."""
+    models = registered_models()
+    models["conventional"].save_pretrained(tmp_path / "a")
+    models["conventional"].predictor.parameterization = "v"
+    models["conventional"].save_pretrained(tmp_path / "b")
+    (tmp_path / "a" / "config.json").write_text((tmp_path / "b" / "config.json").read_text())
+    with pytest.raises(ndm.InputError, match="not of the same save"):
+        ndm.NDM.from_pretrained(tmp_path / "a")
+
+
 def damage(folder, kind):
     config, weights = folder / "config.json", folder / "model.safetensors"
     if kind == "no folder":
@@ -120,6 +153,10 @@ def damage(folder, kind):
         config.write_text(config.read_text().replace('"format": 1', '"format": 99'))
     elif kind == "other width":
         config.write_text(config.read_text().replace('"width": 8', '"width": 9'))
+    elif kind == "bad value":
+        config.write_text(config.read_text().replace('"width": 8', '"width": -8'))
+    elif kind == "bad part":
+        config.write_text(json.dumps({**json.loads(config.read_text()), "process": "x"}))
     elif kind == "bad argument":
         config.write_text(config.read_text().replace('"width": 8', '"girth": 8'))
     return folder
@@ -128,7 +165,7 @@ def damage(folder, kind):
 @pytest.mark.parametrize(
     "kind",
     ["no folder", "no config", "no weights", "truncated config", "truncated weights", "foreign config", "other format",
-     "other width", "bad argument"],
+     "other width", "bad argument", "bad value", "bad part"],
 )  # fmt: skip
 def test_a_damaged_folder_is_named(kind, tmp_path):
     registered_models()["conventional"].save_pretrained(tmp_path)
@@ -144,7 +181,8 @@ def test_saving_over_a_model_that_cannot_be_written_keeps_the_old_one(tmp_path, 
     model.save_pretrained(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
-    def full_disk(*_):
+    def full_disk(_, path, **__):
+        Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ndm.serialization.save_model", full_disk)

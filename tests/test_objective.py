@@ -229,8 +229,9 @@ def test_all_three_terms_are_trained():
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
-def test_gradients_are_those_of_finite_differences():
-    model = model_with(ndm.Network(SmoothNet(3, 3)), ndm.LearnedSchedule(-6.0, 4.0))
+@pytest.mark.parametrize("tied_to", ["time", "noise"])
+def test_gradients_are_those_of_finite_differences(tied_to):
+    model = model_with(ndm.Network(SmoothNet(3, 3)), ndm.LearnedSchedule(-6.0, 4.0), tied_to=tied_to)
     for steps in (None, 4):
         loss = lambda: ndm.bound(model, X, steps=steps, generator=torch.Generator().manual_seed(1)).total.sum()  # noqa: E731, B023
         model.zero_grad()
@@ -257,6 +258,15 @@ def test_bad_calls_are_refused():
             ndm.bound(model, X, steps=steps)
     with pytest.raises(ndm.InputError, match="not finite"):
         ndm.bound(model, X / 0, steps=3)
+
+
+def test_integers_take_the_dtype_of_the_model():
+    torch.set_default_dtype(torch.float32)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-6.0, 4.0))
+    model = ndm.NDM(process, ndm.Predictor(SmoothNet(3, 3)), ndm.CategoricalDecoder(5)).double()
+    x = torch.randint(5, (2, 3))
+    assert ndm.bound(model, x).total.dtype == torch.float64
+    assert ndm.log_prob(model, x).dtype == torch.float64
 
 
 def test_parameterless_networks_serve():

@@ -99,6 +99,18 @@ def test_velocity_is_the_time_derivative_of_a_path(tied_to, eta):
     torch.testing.assert_close(q.velocity(path(T), T), numeric, rtol=1e-6, atol=1e-7)
 
 
+def test_eta_of_a_call_overrides_the_process():
+    """As a number, and as one number per row."""
+    own, other = make(eta=0.4), make(eta=1.0)
+    z = torch.randn(2, 3)
+    for eta in (0.4, torch.tensor([0.4, 0.4])):
+        torch.testing.assert_close(other(X).reverse_drift(z, T, eta=eta), own(X).reverse_drift(z, T))
+        torch.testing.assert_close(other.noise_rate(T, eta=eta), own.noise_rate(T))
+        for field in ("mean", "std"):
+            changed, expected = other(X).posterior(z, S, T, eta=eta), own(X).posterior(z, S, T)
+            torch.testing.assert_close(getattr(changed, field), getattr(expected, field))
+
+
 def test_score_is_the_gradient_of_the_log_density():
     q = make()(X)
     z = torch.randn(2, 3, requires_grad=True)

@@ -59,6 +59,14 @@ def test_learned_schedules_keep_their_ends_in_float32_after_training(schedule):
     assert gamma[-1].item() == pytest.approx(5.0, abs=1e-5)
 
 
+def test_cosine_keeps_both_ends_in_float32():
+    schedule = ndm.CosineSchedule(-20.0, 34.0)
+    t = torch.linspace(0, 1, 101)
+    low, exact = schedule(t.float()), schedule(t)
+    torch.testing.assert_close(low.gamma.double(), exact.gamma, rtol=0, atol=1e-4)
+    torch.testing.assert_close(low.d_gamma.double(), exact.d_gamma, rtol=1e-4, atol=0)
+
+
 def test_cosine_is_a_cosine():
     t = torch.linspace(0, 1, 11)
     # With the end points of alpha = cos(pi (0.05 + 0.9 t) / 2), which its angles then reproduce.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from .config import GROUPS, find_recipe, make_config, make_model, read_settings, recipes
+from .config import GROUPS, add_settings, find_recipe, make_config, make_model, read_settings, recipes
 from .data import load_dataset
 from .errors import InputError
 
@@ -33,8 +33,8 @@ def select_device(name: str) -> str:
             return "cuda"
         return "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
             f"device {name!r} is not available ({str(error).splitlines()[0]}); use --device auto"
         ) from None
@@ -71,10 +71,8 @@ def train_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
     parser.add_argument("recipe", type=str, help="a recipe's name or a YAML file")
     parser.add_argument("--out", type=Path, default=None, help="the run's folder (runs/RECIPE-seedN unless given)")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
-    add_common(parser)
-    parser.add_argument("--description", type=str, default="", help="one line for the run's config.yaml")
-    for group, cls in GROUPS.items():
-        parser.add_class_arguments(cls, group)
+    add_common(parser, seed=False)
+    add_settings(parser)
     parser.set_defaults(settings or {})
     return parser
 
@@ -90,7 +88,7 @@ def evaluate_parser() -> ArgumentParser:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--estimator", type=Literal["all", "bound", "ode"], default="all", help="which estimators")
     parser.add_argument(
-        "--steps", type=str, default="10,50,continuous", help="numbers of steps of the bound, comma-separated"
+        "--steps", type=str, default=None, help="numbers of steps of the bound (10,50,continuous unless given)"
     )
     parser.add_argument("--passes", type=int, default=30, help="Monte-Carlo passes over the rows for each bound")
     parser.add_argument(
@@ -113,7 +111,7 @@ def sample_parser() -> ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--num", type=int, default=64, help="how many")
-    parser.add_argument("--steps", type=int, default=50, help="steps of the sampler (dopri5 chooses its own)")
+    parser.add_argument("--steps", type=int, default=None, help="steps of the sampler (50; dopri5 chooses its own)")
     parser.add_argument(
         "--solver", type=Solver, default="ancestral", help="ancestral or DDIM steps, an ODE or an SDE solver"
     )
@@ -163,7 +161,7 @@ def run_train(args: Namespace) -> None:
         raise KeyboardInterrupt
     generator = torch.Generator().manual_seed(config.seed)
     x = sample(trained, (64, *dataset.shape), steps=config.training.bound_steps or 50, mode=True, generator=generator)
-    write_samples(trained, x, dataset.test, run.folder / "samples.png")
+    write_samples(trained, x.cpu(), dataset.test, run.folder / "samples.png")
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
 
 
@@ -187,20 +185,22 @@ def run_evaluate(args: Namespace) -> None:
     from .progress import progress_bar
     from .training import Run
 
-    steps = parse_steps(args.steps)
+    for name in ("passes", "samples", "limit"):
+        if args[name] is not None and args[name] < 1:
+            raise InputError(f"--{name} must be at least 1, got {args[name]}")
+    wanted = parse_steps(args.steps) if args.steps else None
     run = Run.open(args.run)
     model = run.load_model().to(select_device(args.device))
     dataset = load_dataset(run.config.data.name)
     x = dataset.split(args.split)[: args.limit]
-    only = model.process.schedule.steps
-    if only is not None:
-        steps = [only]
+    only = model.process.schedule.steps  # a stepwise schedule has one number of steps, and no ODE
+    steps = wanted or ([10, 50, None] if only is None else [only])
     estimates = []
     with progress_bar("evaluating", args.passes * len(steps)) as bar:
         for t in steps if args.estimator != "ode" else []:
             advance = lambda: bar.advance(bar.task_ids[0])  # noqa: E731
             estimates.append(evaluate_bound(model, x, t, args.passes, args.seed, advance))
-        if args.estimator != "bound" and only is None:
+        if args.estimator == "ode" or (args.estimator == "all" and only is None):
             bar.update(bar.task_ids[0], news="solving the ODE")
             estimates.append(evaluate_ode(model, x, args.samples, args.rtol, args.atol, args.seed))
     result = {
@@ -209,9 +209,9 @@ def run_evaluate(args: Namespace) -> None:
         "entropy_nats": dataset.distribution.entropy() if dataset.distribution else None,
         "estimates": [e.to_dict() for e in estimates],
     }  # fmt: skip
+    print(json.dumps(result, indent=2) if args.json else estimates_table({run.folder.name: estimates}))
     with (run.folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(result) + "\n")
-    print(json.dumps(result, indent=2) if args.json else estimates_table({run.folder.name: estimates}))
 
 
 def run_sample(args: Namespace) -> None:
@@ -227,18 +227,24 @@ def run_sample(args: Namespace) -> None:
         raise InputError(f"--out must end in .png or .npz, got {args.out}")
     if args.num < 1:
         raise InputError(f"--num must be at least 1, got {args.num}")
+    if args.out.is_dir():
+        raise InputError(f"--out {args.out} is a folder; give a file name")
     run = Run.open(args.run)
     model = run.load_model().to(select_device(args.device))
     dataset = load_dataset(run.config.data.name)
-    generator = torch.Generator().manual_seed(args.seed)
-    x = sample(model, (args.num, *dataset.shape), args.steps, args.solver, args.mode, generator=generator).cpu()
     args.out.parent.mkdir(parents=True, exist_ok=True)
+    steps = args.steps or model.process.schedule.steps or 50
+    generator = torch.Generator().manual_seed(args.seed)
+    x = sample(model, (args.num, *dataset.shape), steps, args.solver, args.mode, generator=generator).cpu()
     partial = args.out.with_name(f".{args.out.stem}.partial{args.out.suffix}")
-    if args.out.suffix == ".npz":
-        np.savez_compressed(partial, x=x.numpy())
-    else:
-        write_samples(model, x, dataset.test, partial)
-    os.replace(partial, args.out)
+    try:
+        if args.out.suffix == ".npz":
+            np.savez_compressed(partial, x=x.numpy())
+        else:
+            write_samples(model, x, dataset.test, partial)
+        os.replace(partial, args.out)
+    finally:
+        partial.unlink(missing_ok=True)
     console.print(f"{args.num} samples in {args.out}")
 
 
@@ -270,18 +276,14 @@ def parse(arguments: list[str]) -> tuple[Callable[[Namespace], None], Namespace]
         raise InputError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
     make_parser, command, _ = COMMANDS[name]
     try:
-        if name == "train" and rest and not rest[0].startswith("-"):
-            settings = read_settings(find_recipe(rest[0]))
-            try:
-                parser = train_parser(settings)
-            except (ArgumentError, TypeError, ValueError, KeyError) as error:
-                raise InputError(f"{find_recipe(rest[0])}: {' '.join(str(error).split())}") from None
-        else:
-            parser = make_parser()
-        return command, parser.parse_args(rest)
-    except ArgumentError as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"{message} (see: ndm {name} --help)") from None
+        args = make_parser().parse_args(rest)
+        if name == "train":  # again, with the recipe's settings as defaults
+            args = train_parser(read_settings(find_recipe(args.recipe))).parse_args(rest)
+    except (ArgumentError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{' '.join(str(error).split())} (see: ndm {name} --help)") from None
+    return command, args
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -300,6 +302,9 @@ def main(arguments: list[str] | None = None) -> int:
         command(args)
     except InputError as error:
         print(f"ndm: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"ndm: error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from jsonargparse import ArgumentError, ArgumentParser
 
 from .data import Dataset
 from .errors import InputError
@@ -19,6 +20,11 @@ from .predictor import Parameterization, Predictor
 from .process import ForwardProcess, TiedTo
 from .schedule import CosineSchedule, LearnedSchedule, LinearSchedule, Schedule, StepwiseSchedule
 from .transform import Identity, Linear, Network, TimeBasis, Transform
+
+
+def _require(condition: bool, rule: str, value: Any) -> None:
+    if not condition:
+        raise InputError(f"{rule}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,11 @@ class ModelConfig:
     depth: int = 3
     dropout: float = 0.1
 
+    def __post_init__(self) -> None:
+        for name in ("num_basis", "width", "depth", "transform_width", "transform_depth"):
+            _require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
+        _require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -101,8 +112,10 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"training.{name} must be at least 1, got {getattr(self, name)}")
+            _require(getattr(self, name) >= 1, f"training.{name} must be at least 1", getattr(self, name))
+        steps = self.bound_steps
+        _require(steps is None or steps >= 1, "training.bound_steps must be at least 1, or null", steps)
+        _require(0 <= self.ema_decay < 1, "training.ema_decay must be in [0, 1)", self.ema_decay)
 
 
 @dataclass(frozen=True)
@@ -116,8 +129,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise InputError(f"seed must not be negative, got {self.seed}")
+        _require(0 <= self.seed < 2**63, "seed must not be negative, nor above 2^63", self.seed)
 
     def save(self, path: Path) -> None:
         """Write the YAML that :func:`load_config` reads."""
@@ -172,14 +184,34 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
+def add_settings(parser: ArgumentParser) -> None:
+    """Every setting as an option of a parser, with its type and help."""
+    parser.add_argument("--description", type=str, default="", help="one line for the run's config.yaml")
+    parser.add_argument("--seed", type=int, default=0, help="seeds everything that is drawn")
+    for group, cls in GROUPS.items():
+        parser.add_class_arguments(cls, group)
+
+
 def make_config(settings: dict[str, Any]) -> Config:
-    """A config from flat settings whose types have been checked."""
-    groups = {
-        group: cls(**{k.partition(".")[2]: v for k, v in settings.items() if k.startswith(group + ".")})
-        for group, cls in GROUPS.items()
-    }
-    top = {k: v for k, v in settings.items() if k in ("description", "seed")}
-    return Config(**top, **groups)
+    """A config from flat settings, every value checked.
+
+    Raises:
+        InputError: naming the setting whose value does not fit.
+    """
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        if value is None and key != "training.bound_steps":
+            raise InputError(f"{key} must not be null")
+        group, _, name = key.rpartition(".")
+        (tree.setdefault(group, {}) if group else tree)[name] = value
+    parser = ArgumentParser(exit_on_error=False)
+    add_settings(parser)
+    try:
+        checked = parser.parse_object(tree)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split())) from None
+    groups = {group: cls(**vars(checked[group])) for group, cls in GROUPS.items()}
+    return Config(checked.description, checked.seed, **groups)
 
 
 def make_schedule(config: Config) -> Schedule:
@@ -210,12 +242,9 @@ def make_transform(config: ModelConfig, shape: Sequence[int]) -> Transform:
 def make_model(config: Config, dataset: Dataset) -> NDM:
     """The untrained model of a config, for a data set."""
     m = config.model
+    if m.variance and config.training.bound_steps is None:
+        raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
     curve = m.num_basis if m.predict_curve else 0
     net = MLP(dataset.shape, 1 + curve + m.variance, m.width, m.depth, dropout=m.dropout)
     process = ForwardProcess(make_schedule(config), make_transform(m, dataset.shape), tied_to=m.tied_to)
     return NDM(process, Predictor(net, m.parameterization, curve, m.variance), dataset.decoder())
-
-
-def conventional(config: Config) -> Config:
-    """The same recipe with F the identity."""
-    return replace(config, model=replace(config.model, transform="identity", predict_curve=False))

@@ -119,8 +119,10 @@ class GaussianDecoder(Decoder):
 
     def __init__(self, mean: float | list[float] | Tensor = 0.0, std: float | list[float] | Tensor = 1.0) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.get_default_dtype()))
-        self.register_buffer("std", torch.as_tensor(std, dtype=torch.get_default_dtype()))
+        for name, value in (("mean", mean), ("std", std)):
+            value = torch.as_tensor(value, dtype=torch.get_default_dtype())
+            # A copy of its own: loading writes into it.
+            self.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
         if not (self.std > 0).all():
             raise InputError("std must be positive everywhere; drop constant columns first")
 

@@ -10,7 +10,6 @@ import torch
 
 from .config import Config, find_recipe, make_config, make_model, read_settings
 from .data import load_dataset
-from .errors import InputError
 from .evaluation import Estimate, estimates_table, evaluate_bound, evaluate_ode, markdown_table
 from .model import NDM
 from .pictures import draw_samples, draw_trajectories, draw_transform
@@ -34,18 +33,14 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> No
         InputError: if ``out`` cannot be written or ``steps`` is not positive.
     """
     start = time.perf_counter()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror}") from None
+    configs = {title: demo_config(recipe, seed, steps) for title, recipe in MODELS.items()}
     dataset = load_dataset("digits")
     models: dict[str, NDM] = {}
     facts: list[list[str]] = []
-    for title, recipe in MODELS.items():
-        config = demo_config(recipe, seed, steps)
+    for title, config in configs.items():
         torch.manual_seed(seed)
         model = make_model(config, dataset)
-        run = Run.create(out / recipe, config, overwrite=True)
+        run = Run.create(out / MODELS[title], config, overwrite=True)
         began = time.perf_counter()
         with progress_bar(f"training {title}", config.training.steps) as bar:
             models[title] = train(model, dataset, config, device, training_news(bar, run.log))
@@ -92,7 +87,7 @@ def headline(estimates: dict[str, list[Estimate]]) -> str:
     """One honest sentence."""
     a, b = ((title, items[2]) for title, items in estimates.items())
     gap = b[1].bpd - a[1].bpd
-    noise = (a[1].standard_error ** 2 + b[1].standard_error ** 2) ** 0.5
+    noise = ((a[1].standard_error or 0.0) ** 2 + (b[1].standard_error or 0.0) ** 2) ** 0.5
     verdict = "better" if gap < 0 else "worse"
     size = "within" if abs(gap) < 2 * noise else "beyond"
     return (

@@ -27,7 +27,7 @@ class Estimate:
 
     estimator: str
     bpd: float
-    standard_error: float
+    standard_error: float | None
     nats: float
     prior: float | None
     diffusion: float | None
@@ -52,7 +52,7 @@ def _estimate(
 ) -> Estimate:
     bpd = per_row / (dim * math.log(2))
     prior, diffusion, reconstruction = terms or (None, None, None)
-    error = (bpd.std() / len(bpd) ** 0.5).item() if len(bpd) > 1 else math.nan
+    error = (bpd.std() / len(bpd) ** 0.5).item() if len(bpd) > 1 else None
     return Estimate(
         name, bpd.mean().item(), error, per_row.mean().item(), prior, diffusion, reconstruction,
         len(bpd), samples, seed, time.perf_counter() - start,
@@ -102,7 +102,7 @@ def evaluate_ode(
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for rows in _chunks(model, x):
-        parts.append(-log_prob(model, rows, samples=samples, rtol=rtol, atol=atol, generator=generator).double().cpu())
+        parts.append(-log_prob(model, rows, samples=samples, rtol=rtol, atol=atol, generator=generator).cpu().double())
         advance()
     discrete = f", {samples} importance samples" if model.decoder.discrete and samples > 1 else ""
     name = f"ODE NLL (exact divergence, rtol {rtol:g}{discrete})"
@@ -123,6 +123,14 @@ def estimates_table(estimates: dict[str, list[Estimate]]) -> str:
         for e in items:
             terms = ["" if v is None else f"{v:.4f}" for v in (e.prior, e.diffusion, e.reconstruction)]
             rows.append(
-                [model, e.estimator, f"{e.bpd:.3f}", f"{e.standard_error:.3f}", *terms, str(e.rows), f"{e.seconds:.1f}"]
+                [
+                    model,
+                    e.estimator,
+                    f"{e.bpd:.3f}",
+                    "" if e.standard_error is None else f"{e.standard_error:.3f}",
+                    *terms,
+                    str(e.rows),
+                    f"{e.seconds:.1f}",
+                ]
             )
     return markdown_table(header, rows)

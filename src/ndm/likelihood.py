@@ -30,7 +30,7 @@ from .gaussian import Gaussian
 from .model import NDM
 from .sampling import velocity_field
 from .solvers import VectorField, dopri5
-from .tensors import full_times, rand, sum_rows
+from .tensors import expand, full_times, rand, sum_rows
 
 Divergence = Literal["exact", "hutchinson"]
 
@@ -56,7 +56,9 @@ def log_prob(
         model: the model.
         x: data in its own units, ``(B, *)``.
         divergence: ``"exact"`` (D backward passes per evaluation) or ``"hutchinson"`` (one, unbiased, noisy).
-        samples: importance samples K for discrete data, noise probes averaged for continuous data.
+        samples: K. For discrete data and exact divergence, importance samples; with Hutchinson's estimator the K bounds
+            are averaged instead, because the logarithm of an average of noisy weights is no bound. For continuous data,
+            the probes that are averaged.
         rtol, atol: tolerances of the adaptive solver, which controls each row on its own.
         generator: seeds the latents and the probes.
 
@@ -72,14 +74,14 @@ def log_prob(
         raise InputError(f"samples must be at least 1, got {samples}")
     model.process.schedule.check_steps(None)
     decoder = model.decoder
-    x_model = decoder.encode(x)
+    x_model = model.encode(x)
     level = model.process.schedule(full_times(0.0, x_model))
 
     def log_p_ode(z_0: Tensor) -> Tensor:
         return ode_log_prob(velocity_field(model), z_0, divergence, rtol, atol, generator)
 
     if isinstance(decoder, GaussianDecoder):
-        z_0 = level.alpha.view(-1, *[1] * (x.ndim - 1)) * x_model
+        z_0 = expand(level.alpha, x_model) * x_model
         jacobian = z_0[0].numel() * level.alpha.log() - decoder.log_scale(z_0)
         probes = 1 if divergence == "exact" else samples
         return torch.stack([log_p_ode(z_0) for _ in range(probes)]).mean(0) + jacobian
@@ -89,6 +91,8 @@ def log_prob(
     for _ in range(samples):
         z_0 = q_0.sample(generator)
         draws.append(log_p_ode(z_0) - decoder.nll(x, z_0, level) - q_0.log_prob(z_0))
+    if divergence == "hutchinson":
+        return torch.stack(draws).mean(0)
     return torch.stack(draws).logsumexp(0) - math.log(samples)
 
 

@@ -5,6 +5,7 @@ r"""The model: a forward process, a predictor that reverses it, and a decoder.
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -58,13 +59,21 @@ class NDM(nn.Module):
     @property
     def reference(self) -> Tensor:
         """An empty tensor with the model's dtype and device."""
-        first = next(self.parameters(), None)
-        if first is None:
-            return torch.empty(0)
-        return torch.empty(0, dtype=first.dtype, device=first.device)
+        for tensor in chain(self.parameters(), self.buffers()):
+            if tensor.is_floating_point():
+                return torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+        return torch.empty(0)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Data units to model units; integers take the model's dtype, real numbers keep their own."""
+        return self.decoder.encode(x if x.is_floating_point() else x.to(self.reference.dtype))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically."""
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
+
+        Raises:
+            InputError: if the schedule, process or decoder is of your own class (networks and transforms may be).
+        """
         from .serialization import save
 
         save(self, Path(folder))
@@ -76,7 +85,7 @@ class NDM(nn.Module):
         predictor: nn.Module | None = None,
         transform: nn.Module | None = None,
     ) -> NDM:
-        """Rebuild a saved model.
+        """Rebuild a saved model, in evaluation mode.
 
         Args:
             folder: what ``save_pretrained`` wrote.

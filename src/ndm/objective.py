@@ -72,7 +72,7 @@ def bound(
     model.process.schedule.check_steps(steps)
     times = LowDiscrepancyTimes() if times is None else times
 
-    x_model = model.decoder.encode(x)
+    x_model = model.encode(x)
     q = model.process(x_model)
     start, end = full_times(0.0, x_model), full_times(1.0, x_model)
 

@@ -64,11 +64,11 @@ def draw_samples(groups: dict[str, Tensor], path: Path, levels: int, columns: in
 
 def draw_points(groups: dict[str, Tensor], path: Path) -> None:
     """Two-dimensional points ``(N, 2)``, one panel per group; higher dimensions show their first two principal ones."""
-    reference = next(iter(groups.values())).flatten(1).double()
+    reference = next(iter(groups.values())).flatten(1).cpu().double()
     centre, basis = _principal(reference)
     figure, panels = plt.subplots(1, len(groups), figsize=(4 * len(groups), 4), squeeze=False, sharex=True, sharey=True)
     for axes, (title, x) in zip(panels[0], groups.items(), strict=True):
-        points = ((x.flatten(1).double() - centre) @ basis).cpu().numpy()
+        points = ((x.flatten(1).cpu().double() - centre) @ basis).numpy()
         axes.scatter(points[:, 0], points[:, 1], s=2, alpha=0.5, linewidths=0)
         axes.set_title(title, fontsize=9)
         axes.set_aspect("equal")
@@ -133,10 +133,10 @@ def draw_trajectories(models: dict[str, NDM], x: Tensor, path: Path, paths: int 
     )
     for axes, (title, model) in zip(panels[0], models.items(), strict=True):
         device, generator = model.reference.device, torch.Generator().manual_seed(seed)
-        data = model.decoder.encode(x.to(device)).flatten(1).double().cpu()
+        data = model.decoder.encode(x.to(device)).flatten(1).cpu().double()
         centre, basis = _principal(data)
         z_1 = torch.randn(paths, *x.shape[1:], generator=generator).to(model.reference)
-        states = ((ode_paths(model, z_1).flatten(2).double().cpu() - centre) @ basis).numpy()
+        states = ((ode_paths(model, z_1).flatten(2).cpu().double() - centre) @ basis).numpy()
         background = ((data - centre) @ basis).numpy()
         axes.scatter(background[:, 0], background[:, 1], s=4, color="0.75", linewidths=0, label="data")
         for k in range(paths):

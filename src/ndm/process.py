@@ -105,8 +105,8 @@ class ConditionalProcess:
     Args:
         process: the forward process.
         curve: t -> F(x, t).
-        variance: elementwise variance of the prediction; it widens the posterior as if x were drawn from
-            N(x_hat, variance).
+        variance: elementwise variance v of the prediction; it widens the posterior by (alpha_s - kappa alpha_t)^2 v,
+            which for the identity is what x ~ N(x_hat, v) adds, and for any F scales with the step as it must.
     """
 
     def __init__(self, process: ForwardProcess, curve: Curve, variance: Tensor | None = None) -> None:
@@ -141,7 +141,7 @@ class ConditionalProcess:
         Args:
             z_t: latents, ``(B, *)``.
             s, t: times in [0, 1], ``(B,)``.
-            eta: overrides the process's own; 0 makes the step deterministic (DDIM).
+            eta: overrides the process's own; at 0 the mean is DDIM's step, and the std is what ``variance`` gives.
 
         Raises:
             InputError: if ``s`` or ``t`` is not of shape ``(B,)``.

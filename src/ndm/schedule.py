@@ -97,8 +97,11 @@ class CosineSchedule(Schedule):
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         start, end = (math.atan(math.exp(g / 2)) for g in (self.gamma_min, self.gamma_max))
+        # The angle and its complement apart: pi/2 - angle has no digits left in float32 near the end.
         angle = start + (end - start) * t
-        return 2 * torch.log(torch.tan(angle)), 4 * (end - start) / torch.sin(2 * angle)
+        complement = math.atan(math.exp(-self.gamma_max / 2)) + (end - start) * (1 - t)
+        sine, cosine = torch.sin(angle), torch.sin(complement)
+        return 2 * torch.log(sine / cosine), 2 * (end - start) / (sine * cosine)
 
 
 class LearnedSchedule(Schedule):

@@ -7,6 +7,7 @@ in the table below is described as ``{"type": "external"}`` and must be passed b
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_model
 
 from . import nn as networks
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+CHECKSUM = "config_sha256"
+EXTERNAL = {"type": "external"}
 REGISTERED: dict[str, type] = {
     cls.__name__: cls
     for cls in (
@@ -52,7 +55,7 @@ def describe(value: Any) -> Any:
         return value
     cls = type(value)
     if REGISTERED.get(cls.__name__) is not cls:
-        return {"type": "external"}
+        return EXTERNAL
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     return {"type": cls.__name__, **{name: describe(getattr(value, name)) for name in names}}
@@ -86,20 +89,33 @@ def build(description: Any, supplied: dict[str, torch.nn.Module], place: str = "
             arguments[name] = build(value, supplied, place if name == "net" else name)
     try:
         return REGISTERED[kind](**arguments)
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise InputError(f"cannot build {kind} from the saved configuration: {error}") from None
 
 
 def save(model: NDM, folder: Path) -> None:
-    """Write the two files, each under a temporary name first: a crash leaves the old files or the new ones."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the two files, each under a temporary name first; the weights carry the configuration's checksum."""
     parts = {name: describe(getattr(model, name)) for name in ("process", "predictor", "decoder")}
-    weights = folder / (WEIGHTS_FILE + ".tmp")
-    save_model(model, str(weights))
-    config = folder / (CONFIG_FILE + ".tmp")
-    config.write_text(json.dumps({"format": FORMAT, **parts}, indent=2) + "\n")
-    os.replace(weights, folder / WEIGHTS_FILE)
-    os.replace(config, folder / CONFIG_FILE)
+    own = [name for name, part in (*parts.items(), ("schedule", parts["process"].get("schedule"))) if part == EXTERNAL]
+    if own and own != ["predictor"]:
+        raise InputError(f"the model's {own[0]} is of a class that ndm does not know, so it could not be loaded again")
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"format": FORMAT, **parts}, indent=2) + "\n"
+    weights, config = (folder / (name + ".tmp") for name in (WEIGHTS_FILE, CONFIG_FILE))
+    try:
+        save_model(model, str(weights), metadata={CHECKSUM: _checksum(text)})
+        config.write_text(text)
+        os.replace(weights, folder / WEIGHTS_FILE)
+        os.replace(config, folder / CONFIG_FILE)
+    finally:
+        weights.unlink(missing_ok=True)
+        config.unlink(missing_ok=True)
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def load(folder: Path, supplied: dict[str, torch.nn.Module]) -> NDM:
@@ -110,14 +126,17 @@ def load(folder: Path, supplied: dict[str, torch.nn.Module]) -> NDM:
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a model folder: {name} is missing")
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        parts = {name: config[name] for name in ("process", "predictor", "decoder")}
+        text = (folder / CONFIG_FILE).read_text()
+        config = json.loads(text)
+        parts = {name: dict(config[name]) for name in ("process", "predictor", "decoder")}
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / CONFIG_FILE} is damaged or not from ndm ({error!r}); restore it") from None
     if config.get("format") != FORMAT:
         raise InputError(f"{folder} has format {config.get('format')!r}, this version of ndm reads {FORMAT}")
     try:
         weights = load_file(str(folder / WEIGHTS_FILE))
+        with safe_open(str(folder / WEIGHTS_FILE), "pt") as file:
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise InputError(f"{folder / WEIGHTS_FILE} is damaged ({error}); restore it or train again") from None
     model = NDM(**{name: build(part, supplied, name) for name, part in parts.items()})
@@ -131,8 +150,10 @@ def load(folder: Path, supplied: dict[str, torch.nn.Module]) -> NDM:
     if missing or wrong:
         key = sorted(missing or wrong)[0]
         raise InputError(f"{folder / WEIGHTS_FILE} does not fit its config.json (first: {key}); restore both files")
+    if metadata.get(CHECKSUM) != _checksum(text):
+        raise InputError(f"{folder}: config.json and model.safetensors are not of the same save; restore both files")
     model.load_state_dict(weights, strict=False)
-    return model
+    return model.eval()
 
 
 def _shared_names(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> set[str]:

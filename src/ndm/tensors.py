@@ -20,7 +20,7 @@ def sum_rows(x: Tensor) -> Tensor:
 
 
 def check_times(x: Tensor, **times: Tensor) -> None:
-    """Refuse times that are not one per row of ``x`` or leave ``[0, 1]``.
+    """Refuse times that are not one per row of ``x``. (Their values are not checked: that would wait for the device.)
 
     Raises:
         InputError: naming the time, the shape it must have and the one it has.

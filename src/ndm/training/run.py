@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ class Run:
             raise InputError(f"{run.folder} already holds a run; choose another --out, or pass --overwrite")
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
+            # Nothing of an earlier run may stand under this one's configuration.
+            shutil.rmtree(run.model_folder, ignore_errors=True)
+            for name in ("evaluations.jsonl", "samples.png"):
+                (run.folder / name).unlink(missing_ok=True)
             config.save(run.config_file)
             run.metrics_file.write_text("")
         except OSError as error:
@@ -74,4 +79,4 @@ class Run:
 
     def load_model(self) -> NDM:
         """The trained model, in evaluation mode."""
-        return NDM.from_pretrained(self.model_folder).eval()
+        return NDM.from_pretrained(self.model_folder)

@@ -83,7 +83,7 @@ def survives(file: str, text: str, replacement: str, tests: str) -> bool:
             raise SystemExit(f"{file} holds {text!r} {source.count(text)} times; mend this script")
         (package / file).write_text(source.replace(text, replacement))
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}.py"]
-        environment = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if result.returncode not in (0, 1):
             raise SystemExit(f"pytest did not run: {result.stdout[-500:]}")

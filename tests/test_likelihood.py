@@ -139,7 +139,7 @@ def test_discrete_log_prob_is_a_lower_bound_that_tightens(generator):
 
 
 def test_hutchinson_averages_the_discrete_bound_instead_of_exponentiating_noise(generator):
-    """Six pixels, so that the trace is noisy: the mean over n = 300 rows is the one-sample exact bound's, within 4 s.e."""
+    """Six pixels, so that the trace is noisy: the mean of n = 300 rows is the one-sample exact bound's (4 s.e.)."""
     torch.manual_seed(1)
     process = ndm.ForwardProcess(ndm.LinearSchedule(-1.0, 5.0), ndm.Network(SmoothNet(6, 6)))
     model = ndm.NDM(process, ndm.Predictor(SmoothNet(6, 6), "v"), ndm.CategoricalDecoder(4))

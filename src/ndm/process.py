@@ -92,15 +92,21 @@ class ForwardProcess(nn.Module):
         start = self.schedule(torch.zeros_like(t)).sigma
         return level.sigma**2 - start**2, 2 * level.sigma * level.d_sigma
 
+    def clock(self, t: Tensor, eta: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Gamma = eta gamma and its time derivative at ``t``, each ``(B,)``; ``eta`` overrides the process's own."""
+        eta = self.eta if eta is None else eta
+        level = self.schedule(t)
+        return eta * level.gamma, eta * level.d_gamma
+
     def noise_rate(self, t: Tensor, eta: float | Tensor | None = None) -> Tensor:
         """The diffusion coefficient g of the reverse SDE at ``t``, shape ``(B,)``; it does not depend on x."""
-        level = self.schedule(t)
-        eta = self.eta if eta is None else eta
-        return level.sigma * (eta * level.d_gamma) ** 0.5
+        return self.schedule(t).sigma * self.clock(t, eta)[1] ** 0.5
 
 
 class ConditionalProcess:
-    """The process given x, or given a prediction of it. Times have shape ``(B,)``, everything else ``(B, *)``.
+    """The process given x, or given a prediction of it: ``z_t = m(t) + s(t) eps``.
+
+    Times have shape ``(B,)``, everything else ``(B, *)``. All answers follow from ``affine`` and the clock.
 
     Args:
         process: the forward process.
@@ -114,15 +120,21 @@ class ConditionalProcess:
         self.curve = curve
         self.variance = variance
 
-    def _mean(self, t: Tensor, level: NoiseLevel) -> Tensor:
+    def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """m and s at ``t``; s broadcasts against m."""
+        level = self.process.schedule(t)
         value = self.curve(self.process.curve_time(t, level)[0])
-        return expand(level.alpha, value) * value
+        return expand(level.alpha, value) * value, expand(level.sigma, value)
 
-    def _mean_with_derivative(self, t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+    def affine_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """m, s and their time derivatives at ``t``."""
+        level = self.process.schedule(t)
         tau, d_tau = self.process.curve_time(t, level)
         value, slope = self.curve.with_derivative(tau)
-        alpha, d_alpha = expand(level.alpha, value), expand(level.d_alpha, value)
-        return alpha * value, d_alpha * value + alpha * expand(d_tau, value) * slope
+        alpha, sigma, d_alpha, d_sigma = (
+            expand(a, value) for a in (level.alpha, level.sigma, level.d_alpha, level.d_sigma)
+        )
+        return alpha * value, sigma, d_alpha * value + alpha * expand(d_tau, value) * slope, d_sigma
 
     def marginal(self, t: Tensor) -> Gaussian:
         """q(z_t | x) at times ``t`` of shape ``(B,)``.
@@ -131,9 +143,7 @@ class ConditionalProcess:
             InputError: if ``t`` is not of shape ``(B,)``.
         """
         check_times(self.curve.x, t=t)
-        level = self.process.schedule(t)
-        mean = self._mean(t, level)
-        return Gaussian(mean, expand(level.sigma, mean))
+        return Gaussian(*self.affine(t))
 
     def posterior(self, z_t: Tensor, s: Tensor, t: Tensor, eta: float | Tensor | None = None) -> Gaussian:
         """q(z_s | z_t, x) for ``s < t``.
@@ -147,39 +157,33 @@ class ConditionalProcess:
             InputError: if ``s`` or ``t`` is not of shape ``(B,)``.
         """
         check_times(z_t, s=s, t=t)
-        eta = self.process.eta if eta is None else eta
-        at_s, at_t = self.process.schedule(s), self.process.schedule(t)
-        gap = at_s.gamma - at_t.gamma
-        log_rho = eta * gap / 2
-        kappa = log_rho.exp() * at_s.sigma / at_t.sigma
+        (m_s, s_s), (m_t, s_t) = self.affine(s), self.affine(t)
+        log_rho = expand(self.process.clock(s, eta)[0] - self.process.clock(t, eta)[0], z_t) / 2
+        kappa = log_rho.exp() * s_s / s_t
         # expm1: the gap is tiny for many steps. Never sqrt(s_s^2 - var), which is 0 for large gaps in float32.
-        variance = expand(-(at_s.sigma**2) * torch.expm1(2 * log_rho), z_t)
+        variance = -(s_s**2) * torch.expm1(2 * log_rho)
         if self.variance is not None:
-            # alpha_s - kappa alpha_t: how much of the prediction enters the mean.
-            weight = -at_s.alpha * torch.expm1(log_rho + gap / 2)
-            variance = variance + expand(weight**2, z_t) * self.variance
-        mean = self._mean(s, at_s) + expand(kappa, z_t) * (z_t - self._mean(t, at_t))
-        return Gaussian(mean, variance.sqrt())
+            # alpha_s - kappa alpha_t, how much of the prediction enters the mean, without the cancellation.
+            at_s, at_t = self.process.schedule(s), self.process.schedule(t)
+            weight = -expand(at_s.alpha, z_t) * torch.expm1(log_rho + expand(at_s.gamma - at_t.gamma, z_t) / 2)
+            variance = variance + weight**2 * self.variance
+        return Gaussian(m_s + kappa * (z_t - m_t), variance.sqrt())
 
     def velocity(self, z: Tensor, t: Tensor) -> Tensor:
         """Drift u of the deterministic process dz = u dt with these marginals."""
         check_times(z, t=t)
-        level = self.process.schedule(t)
-        mean, d_mean = self._mean_with_derivative(t, level)
-        return d_mean + expand(level.d_sigma / level.sigma, z) * (z - mean)
+        m, s, d_m, d_s = self.affine_with_derivative(t)
+        return d_m + d_s / s * (z - m)
 
     def score(self, z: Tensor, t: Tensor) -> Tensor:
         """Gradient of log q(z_t | x) with respect to z_t."""
         check_times(z, t=t)
-        level = self.process.schedule(t)
-        return (self._mean(t, level) - z) / expand(level.sigma**2, z)
+        m, s = self.affine(t)
+        return (m - z) / s**2
 
     def reverse_drift(self, z: Tensor, t: Tensor, eta: float | Tensor | None = None) -> Tensor:
         """Drift b of the SDE dz = b dt + g dw that runs from t = 1 to 0 with these marginals."""
         check_times(z, t=t)
-        level = self.process.schedule(t)
-        mean, d_mean = self._mean_with_derivative(t, level)
-        residual = z - mean
-        velocity = d_mean + expand(level.d_sigma / level.sigma, z) * residual
-        score = -residual / expand(level.sigma**2, z)
-        return velocity - expand(self.process.noise_rate(t, eta) ** 2, z) / 2 * score
+        m, s, d_m, d_s = self.affine_with_derivative(t)
+        velocity, score = d_m + d_s / s * (z - m), (m - z) / s**2
+        return velocity - expand(self.process.noise_rate(t, eta), z) ** 2 / 2 * score

@@ -15,12 +15,13 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from .errors import InputError
-from .tensors import expand, randn_like, sum_rows
+from .tensors import expand, full_times, randn_like, sum_rows
 
 VectorField = Callable[[Tensor, Tensor], Tensor]
 
@@ -85,11 +86,8 @@ def stochastic_heun(
 
 def _steps(grid: Tensor, z: Tensor) -> list[tuple[Tensor, float]]:
     """Start, one per row, and length of every step of the grid."""
-    grid = grid.double()
-    return [
-        (torch.full(z.shape[:1], float(t), dtype=z.dtype, device=z.device), float(h))
-        for t, h in zip(grid[:-1], grid.diff(), strict=True)
-    ]
+    points = grid.tolist()
+    return [(full_times(start, z), end - start) for start, end in pairwise(points)]
 
 
 # Dormand and Prince's coefficients: stages, and the difference of the two embedded solutions.

@@ -87,9 +87,10 @@ class CategoricalDecoder(Decoder):
         """log p(x_i = k | z_0) of every level, ``(B, *, K)``."""
         k = torch.arange(self.levels, dtype=z_0.dtype, device=z_0.device)
         values = (2 * k + 1) / self.levels - 1
-        centre = expand(level.alpha, z_0)[..., None] * values
-        distance = (z_0[..., None] - centre) / expand(level.sigma, z_0)[..., None]
-        return functional.log_softmax(-(distance**2) / 2, dim=-1)
+        # Divided by sigma before the levels are spread out: the large tensor is touched as little as possible.
+        centre = expand(level.alpha / level.sigma, z_0)[..., None] * values
+        distance = (z_0 / expand(level.sigma, z_0))[..., None] - centre
+        return functional.log_softmax(-0.5 * distance.square(), dim=-1)
 
     def nll(self, x: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
         return -sum_rows(self.log_probs(z_0, level).gather(-1, x.long()[..., None]))

@@ -7,6 +7,10 @@ import torch
 from torch import Tensor, nn
 
 
+# The tensors here are small: threads would cost more than they give, most of all on a busy machine.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _float64_and_seed():
     torch.manual_seed(0)

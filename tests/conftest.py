@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-
 # The tensors here are small: threads would cost more than they give, most of all on a busy machine.
 torch.set_num_threads(1)
 

@@ -7,9 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import ndm
 from ndm.cli import COMMANDS, Solver, main, parse
+from ndm.data import load_dataset, ring
+from ndm.evaluation import evaluate_bound
 
 TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
 
@@ -72,7 +75,9 @@ def test_a_toy_run_goes_the_whole_way(tmp_path, capsys):
     folder = str(tmp_path / "ring")
     assert main(["train", "ring", "--out", folder, *TINY]) == 0
     assert main(["evaluate", folder, "--json", "--passes", "1", "--limit", "8"]) == 0
-    assert json.loads(capsys.readouterr().out)["entropy_nats"] > 0
+    assert json.loads(capsys.readouterr().out)["entropy_nats"] == ring().entropy()
+    assert main(["evaluate", folder, "--estimator", "bound", "--passes", "1", "--limit", "8"]) == 0
+    assert "entropy of the data" in capsys.readouterr().out
     assert main(["sample", folder, "--num", "9", "--solver", "heun", "--out", str(tmp_path / "ring.png")]) == 0
 
 
@@ -169,6 +174,48 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path, capsys):
     assert main(["evaluate", str(folder)]) == 2
     assert "no model yet" in capsys.readouterr().err
     assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "metrics.jsonl"]
+
+
+def test_a_group_of_settings_can_come_from_a_file(tmp_path):
+    (tmp_path / "model.yaml").write_text("width: 24\ndepth: 1\n")
+    arguments = ["train", "digits", "--out", str(tmp_path / "run"), "--model", str(tmp_path / "model.yaml")]
+    assert main([*arguments, *TINY[:4]]) == 0
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "width: 24" in config and "transform: time_basis" in config
+
+
+def test_the_seed_decides_the_weights_of_a_run_and_evaluation_reads_the_split_it_names(run, tmp_path, capsys):
+    torch.rand(1)  # what was drawn before does not matter
+    again = tmp_path / "again"
+    assert main(["train", "digits", "--out", str(again), "--seed", "3", *TINY]) == 0
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in (run, again)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    capsys.readouterr()
+    model, data = ndm.NDM.from_pretrained(run / "model"), load_dataset("digits")
+    for split in ("train", "validation", "test"):
+        options = ["--split", split, "--limit", "8", "--passes", "2", "--steps", "5", "--estimator", "bound", "--json"]
+        assert main(["evaluate", str(run), *options]) == 0
+        bpd = json.loads(capsys.readouterr().out)["estimates"][0]["bpd"]
+        assert bpd == evaluate_bound(model, getattr(data, split)[:8], 5, passes=2).bpd
+
+
+def test_sample_passes_its_options_on(run, tmp_path, monkeypatch):
+    seen = {}
+
+    def spy(model, shape, steps, solver, mode, generator):
+        seen.update(shape=shape, steps=steps, solver=solver, mode=mode, seed=generator.initial_seed())
+        return torch.zeros(shape, dtype=torch.int64)
+
+    monkeypatch.setattr("ndm.sampling.sample", spy)
+    options = ["--num", "3", "--steps", "7", "--solver", "heun", "--mode", "--seed", "11"]
+    assert main(["sample", str(run), "--out", str(tmp_path / "x.npz"), *options]) == 0
+    assert seen == {"shape": (3, 1, 8, 8), "steps": 7, "solver": "heun", "mode": True, "seed": 11}
+
+
+def test_zero_samples_or_steps_are_refused(run, capsys):
+    for option in ("--num", "--steps"):
+        assert main(["sample", str(run), option, "0"]) == 2
+        assert f"{option} must be at least 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [["--passes", "0"], ["--limit", "-5"], ["--samples", "0"]])

@@ -45,6 +45,26 @@ def test_a_config_survives_its_file(tmp_path):
     assert make_config(read_settings(tmp_path / "config.yaml")) == config
 
 
+def test_every_setting_reaches_the_model():
+    values = {
+        "gamma_min": -6.0, "gamma_max": 4.0, "schedule": "cosine", "transform": "time_basis", "num_basis": 3,
+        "tied_to": "noise", "transform_width": 12, "transform_depth": 2, "parameterization": "eps",
+        "predict_curve": True, "variance": True, "width": 20, "depth": 2, "dropout": 0.25,
+    }  # fmt: skip
+    settings = {f"model.{k}": v for k, v in values.items()} | {"training.bound_steps": 10}
+    model = make_model(make_config(settings), load_dataset("digits"))
+    process, predictor = model.process, model.predictor
+    assert isinstance(process.schedule, ndm.CosineSchedule)
+    assert (process.schedule.gamma_min, process.schedule.gamma_max, process.tied_to) == (-6.0, 4.0, "noise")
+    f, net = process.transform.net, predictor.net
+    assert (process.transform.num_basis, f.width, f.depth, f.multiplier) == (3, 12, 2, 3)
+    assert (predictor.parameterization, predictor.num_basis, predictor.variance) == ("eps", 3, True)
+    assert (net.width, net.depth, net.dropout, net.multiplier) == (20, 2, 0.25, 5)
+    settings = {"model.transform": "linear", "model.rotation": "learned", "model.num_basis": 3}
+    linear = make_model(make_config(settings), load_dataset("digits")).process.transform
+    assert (linear.rotation, linear.num_basis, linear.dim) == ("learned", 3, 64)
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(text)

@@ -57,11 +57,12 @@ def test_posterior_is_ddpms_for_the_identity():
     torch.testing.assert_close(g.std.expand(2, 3) ** 2, (1 / precision)[:, None].expand(2, 3))
 
 
-def test_posterior_with_a_variance_marginalises_an_uncertain_x():
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_posterior_with_a_variance_marginalises_an_uncertain_x(eta):
     process = ndm.ForwardProcess(ndm.CosineSchedule(-6.0, 4.0))
     z_t, variance = torch.randn(2, 3), torch.rand(2, 3)
-    certain, uncertain = process(X).posterior(z_t, S, T), process(X, variance).posterior(z_t, S, T)
-    weight = process(X + 1).posterior(z_t, S, T).mean - certain.mean
+    certain, uncertain = process(X).posterior(z_t, S, T, eta), process(X, variance).posterior(z_t, S, T, eta)
+    weight = process(X + 1).posterior(z_t, S, T, eta).mean - certain.mean
     torch.testing.assert_close(uncertain.mean, certain.mean)
     torch.testing.assert_close(uncertain.std**2, certain.std**2 + weight**2 * variance)
 

@@ -103,10 +103,17 @@ def test_learned_variance_is_exact_at_any_number_of_steps(steps, generator):
 
 
 def test_ddim_is_deterministic_given_its_start():
-    model = LinearGaussian(3).model()
+    oracle = LinearGaussian(3)
+    predictor = ndm.Predictor(ExactMoments(oracle), "x", variance=True)  # whose variance DDIM must not draw from
+    model = ndm.NDM(ndm.ForwardProcess(oracle.schedule), predictor, ndm.GaussianDecoder())
     z = torch.randn(4, 3)
     first, second = (ndm.sampling.ancestral(model, z, 5, deterministic=True) for _ in range(2))
     assert torch.equal(first, second)
+    generator = torch.Generator().manual_seed(0)
+    x = ndm.sample(model, (4, 3), steps=5, solver="ddim", mode=True, generator=generator)
+    z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    z_0 = ndm.sampling.ancestral(model, z, 5, deterministic=True)
+    torch.testing.assert_close(x, z_0 / oracle.schedule(torch.tensor(0.0)).alpha)
 
 
 @pytest.mark.parametrize("solver", ndm.SOLVERS)

@@ -57,6 +57,17 @@ def test_dopri5_is_of_order_five():
     assert 6 < counts[1] / counts[0] < 15
 
 
+def test_dopri5_heeds_both_tolerances():
+    def evaluations(rtol, atol):
+        calls = []
+        dopri5(lambda t, z: calls.append(1) or spiral(t, z), torch.ones(1, 2), 0.0, 8.0, rtol, atol)
+        return len(calls)
+
+    strict = evaluations(1e-12, 1e-12)
+    assert evaluations(1e-4, 1e-12) < strict / 3
+    assert evaluations(1e-12, 1e-4) < strict / 3
+
+
 def test_rows_do_not_see_each_other():
     """A stiff neighbour changes nothing, in float64 to rounding."""
 
@@ -115,6 +126,13 @@ def test_weak_order_of_sde_solvers(solver, order):
     errors = [abs(propagated_variance(solver, n) - exact) for n in steps]
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(-order, abs=0.15)
+
+
+def test_stochastic_heun_without_noise_is_of_order_two_for_a_drift_that_depends_on_time():
+    z, steps = torch.tensor([[1.0, 0.5]]), [20, 40, 80, 160]
+    grids = [torch.linspace(0.2, 1.0, n + 1) for n in steps]
+    errors = [(stochastic_heun(spiral, torch.zeros_like, z, g) - spiral_solution(z, 0.2, 1.0)).norm() for g in grids]
+    assert np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(-2, abs=0.15)
 
 
 @pytest.mark.parametrize("solver", [euler_maruyama, stochastic_heun])

@@ -39,6 +39,14 @@ def test_importance_times_are_unbiased_and_reduce_the_variance(generator):
     assert estimates.std() < plain.std() / 3
 
 
+def test_importance_density_is_the_root_of_the_averaged_square():
+    times = ndm.ImportanceTimes(bins=2, decay=0.5, uniform=0.1)
+    times.observe(torch.tensor([0.1, 0.2, 0.8]), torch.tensor([1.0, 3.0, 0.0]))
+    torch.testing.assert_close(times.second_moment, torch.tensor([0.5 + 0.5 * 5.0, 0.5]))
+    root = torch.tensor([3.0, 0.5]).sqrt()
+    torch.testing.assert_close(times.density(), 0.9 * root / root.mean() + 0.1)
+
+
 def test_importance_weights_integrate_to_one(generator):
     times = ndm.ImportanceTimes(bins=8)
     times.second_moment.copy_(torch.rand(8, generator=generator) + 0.01)

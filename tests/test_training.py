@@ -9,6 +9,7 @@ import ndm
 from ndm.config import Config, DataConfig, ModelConfig, TrainingConfig, make_model
 from ndm.data import load_dataset
 from ndm.training import Run, learning_rate, train
+from ndm.training.loop import validation_bpd
 
 
 @pytest.fixture(autouse=True)
@@ -36,15 +37,17 @@ def test_learning_rate_rises_and_falls_linearly():
     assert learning_rate(99, config) == pytest.approx(0.005)
 
 
-def test_the_average_is_that_of_a_float64_reference():
-    config = replace(SMALL, training=replace(SMALL.training, ema_decay=0.8))
-    dataset = load_dataset("digits")
+def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_reference():
+    settings = replace(SMALL.training, ema_decay=0.8, clip=0.01, weight_decay=0.3, evaluate_every=20)
+    config, dataset = replace(SMALL, training=settings), load_dataset("digits")
     model = make_model(config, dataset)
     name, weight = next(iter(model.named_parameters()))
-    seen = []
+    seen, groups, norms, records = [], [], [], []
     optimizer_step = torch.optim.AdamW.step
 
     def spy(self, *args, **kwargs):
+        norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item())
+        groups.append((self.param_groups[0]["lr"], self.param_groups[0]["weight_decay"]))
         result = optimizer_step(self, *args, **kwargs)
         seen.append(weight.detach().double().clone())
         return result
@@ -52,13 +55,26 @@ def test_the_average_is_that_of_a_float64_reference():
     start = weight.detach().double().clone()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", spy)
-        average = train(model, dataset, config)
+        average = train(model, dataset, config, log=records.append)
     reference = start
     for step, value in enumerate(seen):
         decay = min(0.8, (1 + step) / (10 + step))
         reference = decay * reference + (1 - decay) * value
     assert len(seen) == 20 and not torch.equal(seen[-1], start)
     torch.testing.assert_close(dict(average.named_parameters())[name].double(), reference, rtol=1e-5, atol=1e-6)
+    assert groups == [(learning_rate(step, settings), 0.3) for step in range(20)]
+    assert max(norms) == pytest.approx(0.01, rel=1e-3)
+    assert not average.training
+    assert records[-1]["validation_bpd"] == validation_bpd(average, dataset, None)
+    assert validation_bpd(average, dataset, None) != validation_bpd(model.eval(), dataset, None)
+
+
+@pytest.mark.parametrize("importance", [True, False])
+def test_importance_times_are_used_when_asked(importance, monkeypatch):
+    made = []
+    monkeypatch.setattr("ndm.training.loop.ImportanceTimes", lambda: made.append(1) or ndm.ImportanceTimes())
+    trained(replace(SMALL, training=replace(SMALL.training, steps=2, importance_times=importance)))
+    assert bool(made) is importance
 
 
 def test_a_seed_repeats_the_weights_exactly_and_another_does_not():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from .config import GROUPS, add_settings, find_recipe, make_config, make_model, read_settings, recipes
+from .config import GROUPS, add_settings, fields_of, find_recipe, make_config, make_model, read_settings, recipes
 from .data import load_dataset
 from .errors import InputError
 
@@ -66,7 +67,8 @@ def train_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
         prog="ndm train",
         exit_on_error=False,
         description="Train a model. RECIPE is a name from `ndm recipes` or a YAML file; every setting overrides it, "
-        "e.g. `ndm train digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`.",
+        "e.g. `ndm train digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`. "
+        "The defaults below are those of settings that the recipe leaves out.",
     )
     parser.add_argument("recipe", type=str, help="a recipe's name or a YAML file")
     parser.add_argument("--out", type=Path, default=None, help="the run's folder (runs/RECIPE-seedN unless given)")
@@ -88,7 +90,10 @@ def evaluate_parser() -> ArgumentParser:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--estimator", type=Literal["all", "bound", "ode"], default="all", help="which estimators")
     parser.add_argument(
-        "--steps", type=str, default=None, help="numbers of steps of the bound (10,50,continuous unless given)"
+        "--steps",
+        type=str,
+        default=None,
+        help="comma-separated: numbers of steps of the bound, or the word continuous (10,50,continuous unless given)",
     )
     parser.add_argument("--passes", type=int, default=30, help="Monte-Carlo passes over the rows for each bound")
     parser.add_argument(
@@ -144,7 +149,7 @@ def run_train(args: Namespace) -> None:
     from .training import Run, train
 
     settings = {"seed": args.seed, "description": args.description}
-    settings |= {f"{group}.{k}": v for group in GROUPS for k, v in vars(args[group]).items()}
+    settings |= {f"{group}.{k}": v for group in GROUPS for k, v in vars(args[group]).items() if k in fields_of(group)}
     config = make_config(settings)
     device = select_device(args.device)
     dataset = load_dataset(config.data.name)
@@ -163,6 +168,17 @@ def run_train(args: Namespace) -> None:
     x = sample(trained, (64, *dataset.shape), steps=config.training.bound_steps or 50, mode=True, generator=generator)
     write_samples(trained, x.cpu(), dataset.test, run.folder / "samples.png")
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
+
+
+def require_positive(args: Namespace, *names: str) -> None:
+    """Refuse counts below one; None is no count.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name in names:
+        if args[name] is not None and args[name] < 1:
+            raise InputError(f"--{name} must be at least 1, got {args[name]}")
 
 
 def parse_steps(text: str) -> list[int | None]:
@@ -185,9 +201,7 @@ def run_evaluate(args: Namespace) -> None:
     from .progress import progress_bar
     from .training import Run
 
-    for name in ("passes", "samples", "limit"):
-        if args[name] is not None and args[name] < 1:
-            raise InputError(f"--{name} must be at least 1, got {args[name]}")
+    require_positive(args, "passes", "samples", "limit")
     wanted = parse_steps(args.steps) if args.steps else None
     run = Run.open(args.run)
     model = run.load_model().to(select_device(args.device))
@@ -203,13 +217,16 @@ def run_evaluate(args: Namespace) -> None:
         if args.estimator == "ode" or (args.estimator == "all" and only is None):
             bar.update(bar.task_ids[0], news="solving the ODE")
             estimates.append(evaluate_ode(model, x, args.samples, args.rtol, args.atol, args.seed))
+    entropy = dataset.distribution.entropy() if dataset.distribution else None
     result = {
         "run": str(run.folder), "data": dataset.name, "split": args.split, "weights": "ema",
         "parameters": sum(p.numel() for p in model.parameters()),
-        "entropy_nats": dataset.distribution.entropy() if dataset.distribution else None,
+        "entropy_nats": entropy,
         "estimates": [e.to_dict() for e in estimates],
     }  # fmt: skip
     print(json.dumps(result, indent=2) if args.json else estimates_table({run.folder.name: estimates}))
+    if entropy is not None and not args.json:
+        print(f"entropy of the data: {entropy / (x[0].numel() * math.log(2)):.3f} bits/dim ({entropy:.3f} nats)")
     with (run.folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(result) + "\n")
 
@@ -225,8 +242,7 @@ def run_sample(args: Namespace) -> None:
 
     if args.out.suffix not in (".png", ".npz"):
         raise InputError(f"--out must end in .png or .npz, got {args.out}")
-    if args.num < 1:
-        raise InputError(f"--num must be at least 1, got {args.num}")
+    require_positive(args, "num", "steps")
     if args.out.is_dir():
         raise InputError(f"--out {args.out} is a folder; give a file name")
     run = Run.open(args.run)

@@ -47,17 +47,17 @@ class ModelConfig:
         gamma_max: log noise-to-signal ratio at t = 1.
         schedule: gamma(t); stepwise belongs to training.bound_steps.
         transform: F; identity is conventional diffusion.
-        rotation: of the linear transform.
-        num_basis: powers of time in the linear and time_basis transforms.
+        rotation: directions of the linear transform (none: each element its own gain; learned: orthonormal).
+        num_basis: powers of time in the linear and time_basis transforms (others ignore it).
         tied_to: what the transform sees as time, t itself or the variance of the noise.
         transform_width: width of F's network.
         transform_depth: residual blocks of F's network.
-        parameterization: what the predictor's output means.
+        parameterization: what the predictor's output means: x the data, eps the noise, v alpha eps - sigma x.
         predict_curve: predict F's coefficients too, so that F is never evaluated on a prediction (time_basis only).
         variance: learn the reverse variance (discrete time only).
-        width: of the predictor.
-        depth: residual blocks of the predictor.
-        dropout: in the predictor.
+        width: width of the predictor's network.
+        depth: residual blocks of the predictor's network.
+        dropout: dropout in the predictor's network.
     """
 
     gamma_min: float = -7.0
@@ -139,6 +139,11 @@ class Config:
 GROUPS: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
 
 
+def fields_of(group: str) -> list[str]:
+    """The names of a group's settings."""
+    return [f.name for f in fields(GROUPS[group])]
+
+
 def recipes() -> dict[str, Path]:
     """The recipes that come with the package, by name."""
     folder = Path(str(resources.files("ndm") / "recipes"))
@@ -177,7 +182,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             settings.update({f"{key}.{name}": v for name, v in value.items()})
         else:
             settings[key] = value
-    known = ["description", "seed", *(f"{g}.{f.name}" for g, cls in GROUPS.items() for f in fields(cls))]
+    known = ["description", "seed", *(f"{g}.{name}" for g in GROUPS for name in fields_of(g))]
     for key in settings:
         if key not in known:
             raise InputError(f"{path}: unknown key {key!r}; known keys: {', '.join(known)}")
@@ -210,7 +215,7 @@ def make_config(settings: dict[str, Any]) -> Config:
         checked = parser.parse_object(tree)
     except (ArgumentError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split())) from None
-    groups = {group: cls(**vars(checked[group])) for group, cls in GROUPS.items()}
+    groups = {g: cls(**{k: checked[g][k] for k in fields_of(g)}) for g, cls in GROUPS.items()}
     return Config(checked.description, checked.seed, **groups)
 
 

@@ -40,7 +40,7 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> No
     for title, config in configs.items():
         torch.manual_seed(seed)
         model = make_model(config, dataset)
-        run = Run.create(out / MODELS[title], config, overwrite=True)
+        run = Run.create(out / f"run-{title.lower()}", config, overwrite=True)
         began = time.perf_counter()
         with progress_bar(f"training {title}", config.training.steps) as bar:
             models[title] = train(model, dataset, config, device, training_news(bar, run.log))

@@ -4,7 +4,7 @@ r"""The forward process of a neural diffusion model, and what it is once x is kn
     q(z_t \mid x) = \mathcal{N}(m_t, s_t^2 I), \qquad m_t = \alpha_t F_\phi(x, t), \quad s_t = \sigma_t
 
 ``process(x)`` is the process given x; the reverse process is the same object given a prediction, ``process(x_hat)``.
-Both answer the same questions, and nothing outside this file does algebra with alpha and sigma.
+Both answer the same questions; no sampler, bound or likelihood does this algebra again.
 
 In discrete time, for a clock :math:`\Gamma` with :math:`d\Gamma = \eta\, d\gamma` and
 :math:`\rho = e^{(\Gamma_s - \Gamma_t)/2}`:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,29 +144,22 @@ def run_train(args: Namespace) -> None:
     import torch
 
     from .pictures import write_samples
-    from .progress import console, progress_bar, training_news
+    from .progress import console
     from .sampling import sample
-    from .training import Run, train
+    from .training import Run
 
     settings = {"seed": args.seed, "description": args.description}
-    settings |= {f"{group}.{k}": v for group in GROUPS for k, v in vars(args[group]).items() if k in fields_of(group)}
+    settings |= {f"{group}.{k}": args[group][k] for group in GROUPS for k in fields_of(group)}
     config = make_config(settings)
     device = select_device(args.device)
     dataset = load_dataset(config.data.name)
-    torch.manual_seed(config.seed)
-    model = make_model(config, dataset)
+    parameters = make_model(config, dataset).num_parameters  # what cannot be built leaves no folder behind
     run = Run.create(args.out or Path("runs") / f"{Path(args.recipe).stem}-seed{config.seed}", config, args.overwrite)
-    parameters = sum(p.numel() for p in model.parameters())
     console.print(f"{args.recipe}: {parameters:,} parameters, {dataset.name} {tuple(dataset.shape)}, on {device}")
-    with progress_bar("training", config.training.steps) as bar:
-        trained = train(model, dataset, config, device, training_news(bar, run.log))
-    trained.save_pretrained(run.model_folder)
-    if run.metrics()[-1].get("interrupted"):
-        console.print(f"interrupted; the average so far is saved in {run.model_folder}")
-        raise KeyboardInterrupt
+    model = run.train(dataset, device)
     generator = torch.Generator().manual_seed(config.seed)
-    x = sample(trained, (64, *dataset.shape), steps=config.training.bound_steps or 50, mode=True, generator=generator)
-    write_samples(trained, x.cpu(), dataset.test, run.folder / "samples.png")
+    x = sample(model, (64, *dataset.shape), steps=config.training.bound_steps or 50, mode=True, generator=generator)
+    write_samples(model, x.cpu(), dataset.test, run.folder / "samples.png")
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
 
 
@@ -197,7 +190,8 @@ def parse_steps(text: str) -> list[int | None]:
 
 
 def run_evaluate(args: Namespace) -> None:
-    from .evaluation import estimates_table, evaluate_bound, evaluate_ode
+    from .evaluation import count_chunks, estimates_table, evaluate_bound, evaluate_ode
+    from .likelihood import bits_per_dim
     from .progress import progress_bar
     from .training import Run
 
@@ -209,24 +203,27 @@ def run_evaluate(args: Namespace) -> None:
     x = dataset.split(args.split)[: args.limit]
     only = model.process.schedule.steps  # a stepwise schedule has one number of steps, and no ODE
     steps = wanted or ([10, 50, None] if only is None else [only])
+    if args.estimator == "ode":
+        steps = []
+    ode = args.estimator == "ode" or (args.estimator == "all" and only is None)
     estimates = []
-    with progress_bar("evaluating", args.passes * len(steps)) as bar:
-        for t in steps if args.estimator != "ode" else []:
-            advance = lambda: bar.advance(bar.task_ids[0])  # noqa: E731
+    with progress_bar("evaluating", args.passes * len(steps) + ode * count_chunks(x)) as bar:
+        advance = lambda: bar.advance(bar.task_ids[0])  # noqa: E731
+        for t in steps:
             estimates.append(evaluate_bound(model, x, t, args.passes, args.seed, advance))
-        if args.estimator == "ode" or (args.estimator == "all" and only is None):
+        if ode:
             bar.update(bar.task_ids[0], news="solving the ODE")
-            estimates.append(evaluate_ode(model, x, args.samples, args.rtol, args.atol, args.seed))
+            estimates.append(evaluate_ode(model, x, args.samples, args.rtol, args.atol, args.seed, advance))
     entropy = dataset.distribution.entropy() if dataset.distribution else None
     result = {
         "run": str(run.folder), "data": dataset.name, "split": args.split, "weights": "ema",
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": model.num_parameters,
         "entropy_nats": entropy,
-        "estimates": [e.to_dict() for e in estimates],
+        "estimates": [asdict(e) for e in estimates],
     }  # fmt: skip
     print(json.dumps(result, indent=2) if args.json else estimates_table({run.folder.name: estimates}))
     if entropy is not None and not args.json:
-        print(f"entropy of the data: {entropy / (x[0].numel() * math.log(2)):.3f} bits/dim ({entropy:.3f} nats)")
+        print(f"entropy of the data: {bits_per_dim(entropy, x):.3f} bits/dim ({entropy:.3f} nats)")
     with (run.folder / "evaluations.jsonl").open("a") as file:
         file.write(json.dumps(result) + "\n")
 
@@ -295,9 +292,9 @@ def parse(arguments: list[str]) -> tuple[Callable[[Namespace], None], Namespace]
         args = make_parser().parse_args(rest)
         if name == "train":  # again, with the recipe's settings as defaults
             args = train_parser(read_settings(find_recipe(args.recipe))).parse_args(rest)
+    except InputError:
+        raise
     except (ArgumentError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{' '.join(str(error).split())} (see: ndm {name} --help)") from None
     return command, args
 

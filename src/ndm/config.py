@@ -1,4 +1,4 @@
-"""Recipes: a YAML file, the dataclasses it fills, and the objects those name. Only here do names become objects."""
+"""Recipes: a YAML file, the dataclasses it fills, and the objects that those name."""
 
 from __future__ import annotations
 

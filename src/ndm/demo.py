@@ -8,14 +8,14 @@ from pathlib import Path
 
 import torch
 
-from .config import Config, find_recipe, make_config, make_model, read_settings
+from .config import Config, find_recipe, make_config, read_settings
 from .data import load_dataset
 from .evaluation import Estimate, estimates_table, evaluate_bound, evaluate_ode, markdown_table
 from .model import NDM
 from .pictures import draw_samples, draw_trajectories, draw_transform
-from .progress import console, progress_bar, training_news
+from .progress import console, progress_bar
 from .sampling import sample
-from .training import Run, train
+from .training import Run
 
 MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
 
@@ -38,18 +38,11 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> No
     models: dict[str, NDM] = {}
     facts: list[list[str]] = []
     for title, config in configs.items():
-        torch.manual_seed(seed)
-        model = make_model(config, dataset)
-        run = Run.create(out / f"run-{title.lower()}", config, overwrite=True)
         began = time.perf_counter()
-        with progress_bar(f"training {title}", config.training.steps) as bar:
-            models[title] = train(model, dataset, config, device, training_news(bar, run.log))
-        models[title].save_pretrained(run.model_folder)
-        if run.metrics()[-1].get("interrupted"):
-            raise KeyboardInterrupt
-        parameters = sum(p.numel() for p in model.parameters())
-        seconds = time.perf_counter() - began
-        facts.append([title, config.description, f"{parameters:,}", str(config.training.steps), f"{seconds:.0f}"])
+        run = Run.create(out / f"run-{title.lower()}", config, overwrite=True)
+        models[title] = run.train(dataset, device, f"training {title}")
+        seconds, size = time.perf_counter() - began, models[title].num_parameters
+        facts.append([title, config.description, f"{size:,}", str(steps), f"{seconds:.0f}"])
 
     estimates: dict[str, list[Estimate]] = {title: [] for title in models}
     with progress_bar("evaluating", 4 * len(models)) as bar:

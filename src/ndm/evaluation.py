@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,9 +35,10 @@ class Estimate:
     seed: int
     seconds: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+
+def count_chunks(x: Tensor) -> int:
+    """How many pieces the rows of ``x`` are evaluated in."""
+    return -(-len(x) // CHUNK)
 
 
 def _chunks(model: NDM, x: Tensor) -> Iterator[Tensor]:
@@ -48,9 +47,9 @@ def _chunks(model: NDM, x: Tensor) -> Iterator[Tensor]:
 
 
 def _estimate(
-    name: str, per_row: Tensor, terms: list[float], samples: int, seed: int, dim: int, start: float
+    name: str, per_row: Tensor, terms: list[float], samples: int, seed: int, x: Tensor, start: float
 ) -> Estimate:
-    bpd = per_row / (dim * math.log(2))
+    bpd = bits_per_dim(per_row, x)
     prior, diffusion, reconstruction = terms or (None, None, None)
     error = (bpd.std() / len(bpd) ** 0.5).item() if len(bpd) > 1 else None
     return Estimate(
@@ -85,7 +84,7 @@ def evaluate_bound(
     total /= passes
     terms = bits_per_dim(total, x).mean(1).tolist()
     name = "bound, continuous time" if steps is None else f"bound, T={steps}"
-    return _estimate(name, total.sum(0), terms, passes, seed, x[0].numel(), start)
+    return _estimate(name, total.sum(0), terms, passes, seed, x, start)
 
 
 def evaluate_ode(
@@ -97,7 +96,11 @@ def evaluate_ode(
     seed: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> Estimate:
-    """The ODE's negative log-likelihood with exact divergence; see :func:`ndm.log_prob`."""
+    """The ODE's negative log-likelihood with exact divergence; see :func:`ndm.log_prob`.
+
+    Args:
+        advance: called after every piece of ``count_chunks``.
+    """
     start = time.perf_counter()
     generator = torch.Generator().manual_seed(seed)
     parts = []
@@ -106,7 +109,7 @@ def evaluate_ode(
         advance()
     discrete = f", {samples} importance samples" if model.decoder.discrete and samples > 1 else ""
     name = f"ODE NLL (exact divergence, rtol {rtol:g}{discrete})"
-    return _estimate(name, torch.cat(parts), [], samples, seed, x[0].numel(), start)
+    return _estimate(name, torch.cat(parts), [], samples, seed, x, start)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -19,7 +19,7 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,8 +35,11 @@ from .tensors import expand, full_times, rand, sum_rows
 Divergence = Literal["exact", "hutchinson"]
 
 
-def bits_per_dim(nats: Tensor, x: Tensor) -> Tensor:
-    """Nats per row to bits per element of ``x``: nats / (D ln 2)."""
+Nats = TypeVar("Nats", Tensor, float)
+
+
+def bits_per_dim(nats: Nats, x: Tensor) -> Nats:
+    """Nats per row, a tensor or a number, to bits per element of a row of ``x``: nats / (D ln 2)."""
     return nats / (x[0].numel() * math.log(2))
 
 

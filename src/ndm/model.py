@@ -64,6 +64,11 @@ class NDM(nn.Module):
                 return torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         return torch.empty(0)
 
+    @property
+    def num_parameters(self) -> int:
+        """Number of trained values."""
+        return sum(p.numel() for p in self.parameters())
+
     def encode(self, x: Tensor) -> Tensor:
         """Data units to model units; integers take the model's dtype, real numbers keep their own."""
         return self.decoder.encode(x if x.is_floating_point() else x.to(self.reference.dtype))

@@ -7,9 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, make_config, read_settings
+import torch
+
+from ..config import Config, make_config, make_model, read_settings
+from ..data import Dataset
 from ..errors import InputError
 from ..model import NDM
+from ..progress import console, progress_bar, training_news
+from .loop import train
 
 
 class Run:
@@ -67,6 +72,23 @@ class Run:
     def config(self) -> Config:
         """The resolved configuration."""
         return make_config(read_settings(self.config_file))
+
+    def train(self, dataset: Dataset, device: str = "cpu", title: str = "training") -> NDM:
+        """Build the configuration's model, train it with progress and metrics, and save its average.
+
+        Raises:
+            KeyboardInterrupt: after saving the average so far, if training was interrupted.
+        """
+        config = self.config
+        torch.manual_seed(config.seed)
+        model = make_model(config, dataset)
+        with progress_bar(title, config.training.steps) as bar:
+            average = train(model, dataset, config, device, training_news(bar, self.log))
+        average.save_pretrained(self.model_folder)
+        if self.metrics()[-1].get("interrupted"):
+            console.print(f"interrupted; the average so far is saved in {self.model_folder}")
+            raise KeyboardInterrupt
+        return average
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 
 import ndm
-from ndm.solvers import ODE_SOLVERS, dopri5, euler_maruyama, stochastic_heun
+from ndm.solvers import SolverError, dopri5, euler_maruyama, solve_ode, solve_sde, stochastic_heun
 
 
 def spiral(t, z):
@@ -29,8 +30,9 @@ def test_order_of_fixed_step_solvers(name, order, direction):
     start, end = (0.2, 1.0) if direction == "up" else (1.0, 0.2)
     steps, errors = [20, 40, 80, 160], []
     for n in steps:
-        grid = torch.linspace(start, end, n + 1)
-        errors.append((ODE_SOLVERS[name](spiral, z, grid) - spiral_solution(z, start, end)).norm())
+        state, _, nfe, _ = solve_ode(spiral, z, start, end, name, steps=n)
+        assert nfe.tolist() == [n * {"euler": 1, "heun": 2, "rk4": 4}[name]] * 2
+        errors.append((state - spiral_solution(z, start, end)).norm())
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(-order, abs=0.15)
 
@@ -40,7 +42,7 @@ def test_order_of_fixed_step_solvers(name, order, direction):
 def test_dopri5_error_follows_its_tolerance(tolerance, direction):
     z = torch.randn(8, 2)
     start, end = (0.0, 2.0) if direction == "up" else (2.0, 0.0)
-    solution = dopri5(spiral, z, start, end, rtol=tolerance, atol=tolerance)
+    solution = dopri5(spiral, z, start, end, rtol=tolerance, atol=tolerance).state
     error = (solution - spiral_solution(z, start, end)).abs().max()
     assert error < 20 * tolerance
     if tolerance == 1e-3:
@@ -68,31 +70,143 @@ def test_dopri5_heeds_both_tolerances():
     assert evaluations(1e-12, 1e-4) < strict / 3
 
 
-def test_rows_do_not_see_each_other():
-    """A stiff neighbour changes nothing, in float64 to rounding."""
+def stiff_if_large(t, z):
+    """Rows above 5 are a hundred times faster."""
+    return -z * (1 + 99 * (z[:, 1:] > 5).to(z))
 
-    def field(t, z):
-        return -z * (1 + 99 * (z[:, 1:] > 5).to(z))
 
+def test_rows_do_not_see_each_other_and_leave_when_they_arrive():
+    """A stiff neighbour changes nothing, in float64 to rounding, and a finished row costs no more evaluations."""
     row = torch.tensor([[1.0, 2.0]])
-    alone = dopri5(field, row, 0.0, 1.0)
-    together = dopri5(field, torch.cat([row, torch.tensor([[1.0, 1e4]])]), 0.0, 1.0)
-    torch.testing.assert_close(together[:1], alone, rtol=1e-12, atol=0)
+    alone = dopri5(stiff_if_large, row, 0.0, 1.0)
+    seen = []
+    field = lambda t, z: seen.append(len(z)) or stiff_if_large(t, z)  # noqa: E731
+    together = dopri5(field, torch.cat([torch.tensor([[1.0, 1e4]]), row]), 0.0, 1.0)
+    torch.testing.assert_close(together.state[1:], alone.state, rtol=1e-12, atol=0)
+    assert together.nfe[1] == alone.nfe[0] < together.nfe[0]
+    assert sum(seen) == together.nfe.sum()
 
 
-def test_dopri5_says_where_it_fails():
-    with pytest.raises(ndm.InputError, match=r"not finite in row 1 near t = 0"):
-        dopri5(lambda t, z: torch.where(z > 5, z / 0, z), torch.tensor([[1.0], [6.0]]), 0.0, 1.0)
-    with pytest.raises(ndm.InputError, match="10 steps were not enough"):
-        dopri5(lambda t, z: -1e4 * z, torch.ones(1, 1), 0.0, 1.0, max_steps=10)
-    with pytest.raises(ndm.InputError, match="underflows|not finite"):
+def test_arguments_follow_their_rows():
+    """Each row decays at its own rate, so they leave at different times: z exp(-rate), integral of z in closed form."""
+    rate = torch.tensor([0.1, 30.0, 3.0, 200.0])
+    field = lambda t, z, rate: -rate[:, None] * z  # noqa: E731
+    quadrature = lambda t, z, rate: (field(t, z, rate), z.sum(1))  # noqa: E731
+    z = torch.ones(4, 2)
+    solution = dopri5(field, z, 0.0, 1.0, 1e-9, 1e-9, args=(rate,), quadrature=quadrature)
+    torch.testing.assert_close(solution.state, torch.exp(-rate)[:, None].expand(4, 2), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(solution.integral, 2 * (1 - torch.exp(-rate)) / rate, rtol=1e-7, atol=0)
+    assert len(set(solution.nfe.tolist())) == 4
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-7, 1e-10])
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_the_integral_along_the_path_follows_its_tolerance(tolerance, direction):
+    """Against scipy's DOP853 at 1e-12; at rest the integrand alone decides the steps."""
+    start, end = (0.0, 2.0) if direction == "up" else (2.0, 0.0)
+    z = torch.tensor([[1.0, 0.5], [0.0, 0.0]])
+    integrand = lambda t, z: (z**2).sum(1) * torch.cos(5 * t) + torch.exp(torch.sin(20 * t))  # noqa: E731
+    solution = dopri5(
+        spiral, z, start, end, tolerance, tolerance, quadrature=lambda t, z: (spiral(t, z), integrand(t, z))
+    )
+
+    def rates(t, state):
+        t, z = torch.tensor([t]), torch.tensor(state[None, :2])
+        return [*spiral(t, z)[0].tolist(), integrand(t, z).item()]
+
+    truth = [
+        solve_ivp(rates, (start, end), [*row, 0.0], "DOP853", rtol=1e-12, atol=1e-12).y[2, -1] for row in z.numpy()
+    ]
+    error = (solution.integral - torch.tensor(truth)).abs()
+    assert error.max() < 30 * tolerance
+    assert solution.quadrature_nfe[1] > 20
+    by_name = solve_ode(spiral, z, start, end, "rk4", 800, quadrature=lambda t, z: (spiral(t, z), integrand(t, z)))
+    torch.testing.assert_close(by_name.integral, torch.tensor(truth), rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(by_name.state, spiral_solution(z, start, end), rtol=1e-7, atol=1e-7)
+
+
+def test_dopri5_is_differentiable():
+    """Gradient of the end and of the integral with respect to the start, against finite differences."""
+
+    def ends(z):
+        quadrature = lambda t, z: (torch.sin(z), (z**3).sum(1))  # noqa: E731
+        solution = dopri5(lambda t, z: torch.sin(z), z, 0.0, 1.0, 1e-10, 1e-10, quadrature=quadrature)
+        return solution.state.sum() + solution.integral.sum()
+
+    z = torch.tensor([[0.3, -1.2], [2.0, 5.0]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(ends(z), z)
+    step = 1e-5 * torch.eye(4).view(4, 2, 2)
+    with torch.no_grad():
+        finite = torch.stack([(ends(z + s) - ends(z - s)) / 2e-5 for s in step]).view(2, 2)
+    torch.testing.assert_close(gradient, finite, rtol=1e-6, atol=1e-6)
+
+
+def test_dopri5_says_where_it_fails_and_finishes_the_other_rows():
+    def field(t, z):
+        return torch.where((z > 5) & (t[:, None] > 0.25), math.nan, -z)
+
+    z = torch.tensor([[1.0], [20.0], [2.0]])
+    with pytest.raises(
+        SolverError, match=r"dopri5 stopped in 1 of 3 rows \(row 1 near t = 0.25: .*not finite"
+    ) as failure:
+        dopri5(field, z, 0.0, 1.0)
+    error = failure.value
+    assert error.rows.tolist() == [1] and error.times.item() == pytest.approx(0.25, abs=1e-6)
+    torch.testing.assert_close(error.partial.state[[0, 2]], z[[0, 2]] * math.exp(-1), rtol=1e-4, atol=0)
+    torch.testing.assert_close(error.partial.state[1], z[1] * math.exp(-0.25), rtol=1e-4, atol=0)
+    with pytest.raises(SolverError, match="not finite"):
+        dopri5(lambda t, z: z / 0, z, 0.0, 1.0)
+    with pytest.raises(SolverError, match="budget of evaluations") as failure:
+        dopri5(lambda t, z: -1e4 * z, torch.ones(1, 1), 0.0, 1.0, max_nfe=60)
+    assert failure.value.partial.nfe.item() <= 60
+    with pytest.raises(SolverError, match="underflows|not finite") as failure:
         dopri5(lambda t, z: z**2, torch.ones(1, 1), 0.0, 2.0)  # a pole at t = 1
+    assert failure.value.times.item() == pytest.approx(1.0, abs=1e-3)
 
 
 def test_dopri5_keeps_the_shape_and_an_empty_interval_changes_nothing():
     z = torch.randn(2, 1, 3, 3)
-    assert torch.equal(dopri5(lambda t, z: z, z, 0.5, 0.5), z)
-    torch.testing.assert_close(dopri5(lambda t, z: z, z, 0.0, 1.0), z * math.e, rtol=1e-4, atol=1e-4)
+    assert torch.equal(dopri5(lambda t, z: z, z, 0.5, 0.5).state, z)
+    assert dopri5(lambda t, z: z, z[:0], 0.0, 1.0).state.shape == (0, 1, 3, 3)
+    torch.testing.assert_close(dopri5(lambda t, z: z, z, 0.0, 1.0).state, z * math.e, rtol=1e-4, atol=1e-4)
+
+
+EXTERNAL = ["scipy:RK45", "scipy:DOP853", "torchdiffeq:dopri5", "torchdiffeq:dopri8", "torchdiffeq:rk4"]
+
+
+@pytest.mark.parametrize("name", EXTERNAL)
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_other_libraries_by_name(name, direction):
+    pytest.importorskip(name.partition(":")[0])
+    z, rate = torch.randn(4, 1, 2), torch.tensor([1.0, 2.0, 0.5, -1.0])
+    start, end = (0.0, 1.0) if direction == "up" else (1.0, 0.0)
+    quadrature = lambda t, z, rate: (rate[:, None, None] * z, t * rate)  # noqa: E731
+    solution = solve_ode(
+        lambda t, z, rate: rate[:, None, None] * z, z, start, end, name, 100, 1e-8, 1e-8, (rate,), quadrature
+    )
+    growth = torch.exp(rate * (end - start))
+    torch.testing.assert_close(solution.state, z * growth[:, None, None], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(solution.integral, rate * (end**2 - start**2) / 2, rtol=1e-6, atol=1e-6)
+    assert (solution.nfe > 5).all()
+
+
+@pytest.mark.parametrize("name", ["scipy:RK45", "torchdiffeq:dopri5"])
+def test_other_libraries_fail_with_where_they_came(name):
+    pytest.importorskip(name.partition(":")[0])
+    with pytest.raises(SolverError, match=f"{name} stopped in 2 of 2 rows") as failure:
+        solve_ode(lambda t, z: torch.where(t[:, None] > 0.5, math.nan, z), torch.ones(2, 1), 0.0, 1.0, name)
+    assert (failure.value.times >= 0.5).all() and failure.value.partial.state.shape == (2, 1)
+
+
+def test_unknown_solvers_are_refused_and_missing_libraries_named(monkeypatch):
+    z = torch.ones(1, 1)
+    with pytest.raises(ndm.InputError, match="unknown solver 'rk45'; choose one of euler"):
+        solve_ode(lambda t, z: z, z, 0.0, 1.0, "rk45")
+    with pytest.raises(ndm.InputError, match="unknown solver 'milstein'; choose one of euler_maruyama"):
+        solve_sde(lambda t, z: z, lambda t: t, z, 0.0, 1.0, "milstein")
+    monkeypatch.setitem(__import__("sys").modules, "torchdiffeq", None)
+    with pytest.raises(ndm.InputError, match=r"needs torchdiffeq: pip install 'ndm\[solvers\]'"):
+        solve_ode(lambda t, z: z, z, 0.0, 1.0, "torchdiffeq:rk4")
 
 
 def ou_variance(variance, span):
@@ -126,6 +240,56 @@ def test_weak_order_of_sde_solvers(solver, order):
     errors = [abs(propagated_variance(solver, n) - exact) for n in steps]
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(-order, abs=0.15)
+
+
+def strong_error(solver, steps, span=1.0):
+    """Root mean square of scheme minus exact solution on the same Brownian path, for dz = -z dt + (1 + t) dw, z(0) = 0.
+
+    Both are linear, so the error's second moment follows a recursion without Monte-Carlo: over a step the exact
+    solution multiplies by e^-h and adds I = int e^-(h-r) (1+t+r) dw, the scheme multiplies by its gain and adds b xi with
+    xi = dW / sqrt(h); E[xi I] and E[I^2] are integrals.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    error = cross = exact = 0.0  # E[e^2], E[e Z], E[Z^2]
+    h = span / steps
+    for i in range(steps):
+        grid = torch.tensor([i * h, (i + 1) * h], dtype=torch.float64)
+        eps = torch.randn(1, 1, generator=torch.Generator().manual_seed(1)).item()
+        f, g = (lambda t, z: -z), (lambda t: 1 + t)
+        run = lambda z: solver(f, g, torch.full((1, 1), z), grid, torch.Generator().manual_seed(1)).item()  # noqa: B023, E731
+        b = run(0.0) / eps
+        a, decay = run(1.0) - run(0.0), math.exp(-h)
+        r = h * (nodes + 1) / 2
+        kernel = np.exp(-(h - r)) * (1 + i * h + r)
+        with_xi, variance = (h / 2 * weights * kernel).sum() / h**0.5, (h / 2 * weights * kernel**2).sum()
+        d, noise = a - decay, b**2 - 2 * b * with_xi + variance
+        error, cross, exact = (
+            a**2 * error + 2 * a * d * cross + d**2 * exact + noise,
+            decay * (a * cross + d * exact) + b * with_xi - variance,
+            decay**2 * exact + variance,
+        )
+    return error**0.5
+
+
+@pytest.mark.parametrize("solver", [euler_maruyama, stochastic_heun])
+def test_strong_order_of_sde_solvers_is_one(solver):
+    steps = [10, 20, 40, 80]
+    slope = np.polyfit(np.log(steps), np.log([strong_error(solver, n) for n in steps]), 1)[0]
+    assert slope == pytest.approx(-1, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["torchsde:euler", "torchsde:srk", "torchsde:heun"])
+def test_torchsde_by_name_runs_backwards_and_follows_its_seed(name):
+    """n = 20,000 rows from variance 2, time running 1 -> 0; 4.5 standard errors, and Euler's bias of order h."""
+    pytest.importorskip("torchsde")
+    n = 20_000
+    z = 2**0.5 * torch.randn(n, 1, generator=torch.Generator().manual_seed(0))
+    f, g = (lambda t, z: z), (lambda t: 2 - t)
+    draw = lambda seed: solve_sde(f, g, z, 1.0, 0.0, name, 40, torch.Generator().manual_seed(seed))  # noqa: E731
+    expected = ou_variance(2.0, 1.0)
+    bias = 0.04 * expected if name == "torchsde:euler" else 0
+    assert abs(draw(0).var() - expected) < 4.5 * expected * (2 / n) ** 0.5 + bias
+    assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
 
 
 def test_stochastic_heun_without_noise_is_of_order_two_for_a_drift_that_depends_on_time():

@@ -7,7 +7,7 @@ from . import nn
 from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from .errors import InputError
 from .gaussian import Gaussian
-from .likelihood import bits_per_dim, log_prob, ode_log_prob
+from .likelihood import Likelihood, bits_per_dim, log_prob, ode_likelihood, ode_log_prob
 from .model import NDM
 from .objective import Bound, bound
 from .predictor import Prediction, Predictor
@@ -21,12 +21,15 @@ from .schedule import (
     Schedule,
     StepwiseSchedule,
 )
+from .solvers import ODE_SOLVERS, SDE_SOLVERS, Solution, SolverError
 from .times import ImportanceTimes, LowDiscrepancyTimes
 from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
 from .version import __version__
 
 __all__ = [
     "NDM",
+    "ODE_SOLVERS",
+    "SDE_SOLVERS",
     "SOLVERS",
     "BasisCurve",
     "Bound",
@@ -42,6 +45,7 @@ __all__ = [
     "ImportanceTimes",
     "InputError",
     "LearnedSchedule",
+    "Likelihood",
     "Linear",
     "LinearSchedule",
     "LowDiscrepancyTimes",
@@ -50,6 +54,8 @@ __all__ = [
     "Prediction",
     "Predictor",
     "Schedule",
+    "Solution",
+    "SolverError",
     "StepwiseSchedule",
     "TimeBasis",
     "Transform",
@@ -58,6 +64,7 @@ __all__ = [
     "bound",
     "log_prob",
     "nn",
+    "ode_likelihood",
     "ode_log_prob",
     "sample",
 ]

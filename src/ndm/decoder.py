@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from .errors import InputError
 from .schedule import NoiseLevel
-from .tensors import expand, randn_like, sum_rows
+from .tensors import expand, rand, randn_like, sum_rows
 
 
 def check_data(x: Tensor) -> None:
@@ -82,6 +82,15 @@ class CategoricalDecoder(Decoder):
             )
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         return (2 * x + 1) / self.levels - 1
+
+    @property
+    def cell(self) -> float:
+        """Width of a level's cell in model units: the cells of all levels fill [-1, 1]."""
+        return 2 / self.levels
+
+    def dequantize(self, x_model: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Uniform noise over the cell of each level, added to encoded data ``(B, *)``."""
+        return x_model + self.cell * (rand(tuple(x_model.shape), x_model, generator) - 0.5)
 
     def log_probs(self, z_0: Tensor, level: NoiseLevel) -> Tensor:
         """log p(x_i = k | z_0) of every level, ``(B, *, K)``."""

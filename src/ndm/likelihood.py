@@ -2,39 +2,50 @@ r"""Likelihood through the model's ODE.
 
 .. math:: \log p_{\mathrm{ODE}}(z_0) = \log \mathcal{N}(z_1; 0, I) + \int_0^1 \nabla \cdot u_p(z_t, t)\, dt
 
-For continuous data this is deterministic:
-:math:`\log p(x) = \log p_{\mathrm{ODE}}(\alpha_0 x) + D \log \alpha_0` (less the log-scale of the decoder's
-standardisation). For discrete data it is a lower bound, tighter with more importance samples K:
+Every estimator is :math:`\log p_{\mathrm{ODE}}` of some :math:`z_0`, plus the logarithm of a weight w:
 
-.. math:: \log p(x) \ge \mathrm{E} \log \frac1K \sum_{k=1}^K
-    \frac{p(x \mid z_0^k)\, p_{\mathrm{ODE}}(z_0^k)}{q(z_0^k \mid x)}, \qquad z_0^k \sim q(z_0 \mid x)
+==============================  =====================================  =============================================
+data, dequantisation            :math:`z_0`                            :math:`\log w`
+==============================  =====================================  =============================================
+continuous                      :math:`\alpha_0 x`                     :math:`D \log \alpha_0` less the decoder's
+                                                                       log-scale
+K levels, ``"decoder"``         drawn from :math:`q(z_0 \mid x)`       :math:`\log p(x \mid z_0) - \log q(z_0|x)`
+K levels, ``"uniform"``         :math:`\alpha_0 (x + (2u - 1) / K)`    :math:`D \log \alpha_0 + D \log (2 / K)`
+==============================  =====================================  =============================================
+
+with x in model units and u uniform in :math:`[0, 1)^D`. Continuous data: exact up to the solver. Discrete data: a lower
+bound in expectation, tighter with more importance samples,
+:math:`\log p(x) \ge \mathrm{E} \log \frac1S \sum_s w_s\, p_{\mathrm{ODE}}(z_0^s)`.
 
 Bits per dimension are nats / (D ln 2); there is no other constant.
 
 References:
     Chen, Rubanova, Bettencourt, Duvenaud. Neural Ordinary Differential Equations. NeurIPS 2018.
     Grathwohl et al. FFJORD. ICLR 2019 (Hutchinson's estimator).
+    Theis, van den Oord, Bethge. A Note on the Evaluation of Generative Models. ICLR 2016 (uniform dequantisation).
+    Burda, Grosse, Salakhutdinov. Importance Weighted Autoencoders. ICLR 2016.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Literal, TypeVar
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
-from .decoder import GaussianDecoder
+from .decoder import CategoricalDecoder, GaussianDecoder
 from .errors import InputError
 from .gaussian import Gaussian
 from .model import NDM
 from .sampling import velocity_field
-from .solvers import VectorField, dopri5
-from .tensors import expand, full_times, rand, sum_rows
+from .solvers import ODE_SOLVERS, Solution, SolverError, VectorField, check_solver, solve_ode
+from .tensors import expand, full_times, rand, randn_like, sum_rows
 
-Divergence = Literal["exact", "hutchinson"]
-
-
+Divergence = Literal["exact", "hutchinson", "hutchinson-gaussian"]
+Dequantization = Literal["decoder", "uniform"]
 Nats = TypeVar("Nats", Tensor, float)
 
 
@@ -43,96 +54,216 @@ def bits_per_dim(nats: Nats, x: Tensor) -> Nats:
     return nats / (x[0].numel() * math.log(2))
 
 
-@torch.no_grad()
-def log_prob(
+class Likelihood(NamedTuple):
+    """An estimate of log p(x) by the ODE, per row."""
+
+    log_prob: Tensor
+    """``(B,)``, nats."""
+    standard_error: Tensor
+    """Monte-Carlo error of ``log_prob`` over its own draws, ``(B,)``, nats; 0 if nothing is drawn, NaN for one draw."""
+    nfe: Tensor
+    """Evaluations of the field per solve, ``(B,)``."""
+    divergence_nfe: Tensor
+    """Evaluations of the divergence per solve, ``(B,)``."""
+
+
+def log_prob(model: NDM, x: Tensor, **options: Any) -> Tensor:
+    """log p(x) by the model's ODE, ``(B,)``, nats: exact up to the solver for continuous data, else a lower bound.
+
+    The options are those of :func:`ode_likelihood`. If ``x`` requires a gradient, the result is differentiable in it:
+
+    Example:
+        >>> x.requires_grad_()
+        >>> (score,) = torch.autograd.grad(ndm.log_prob(model, x).sum(), x)
+    """
+    return ode_likelihood(model, x, **options).log_prob
+
+
+def ode_likelihood(
     model: NDM,
     x: Tensor,
+    dequantization: Dequantization = "decoder",
     divergence: Divergence = "exact",
     samples: int = 1,
+    solver: str = "dopri5",
+    steps: int = 50,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    max_rows: int | None = None,
+    dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
-) -> Tensor:
-    """log p(x) by the model's ODE: exact up to the solver for continuous data, a lower bound for discrete data.
+) -> Likelihood:
+    """log p(x) by the model's ODE, with its Monte-Carlo error and cost.
 
     Args:
         model: the model.
-        x: data in its own units, ``(B, *)``.
-        divergence: ``"exact"`` (D backward passes per evaluation) or ``"hutchinson"`` (one, unbiased, noisy).
-        samples: K. For discrete data and exact divergence, importance samples; with Hutchinson's estimator the K bounds
-            are averaged instead, because the logarithm of an average of noisy weights is no bound. For continuous data,
-            the probes that are averaged.
-        rtol, atol: tolerances of the adaptive solver, which controls each row on its own.
+        x: data in its own units, ``(B, *)``. If it requires a gradient, so does the result (the solver's steps are held
+            fixed); otherwise no graph is kept.
+        dequantization: for discrete data, through the decoder or uniform noise (see the table above).
+        divergence: ``"exact"`` (D backward passes per evaluation) or Hutchinson's estimator (one, unbiased, noisy) with
+            Rademacher or Gaussian probes, one probe per solve.
+        samples: for discrete data and exact divergence, importance samples. With Hutchinson's estimator the draws are
+            averaged instead, because the logarithm of an average of noisy weights is no bound; so are the probes of
+            continuous data.
+        solver: one of ``ndm.ODE_SOLVERS``; ``dopri5`` controls each row on its own.
+        steps: number of steps of a solver that does not choose its own.
+        rtol, atol: tolerances of one that does.
+        max_rows: rows solved at once, to bound memory; the answer does not depend on it.
+        dtype: compute in this precision, in a copy of the model.
         generator: seeds the latents and the probes.
 
-    Returns:
-        ``(B,)``, nats.
+    Raises:
+        InputError: if x is out of the decoder's range or not finite, or an option does not fit.
+        SolverError: if the solver fails in some rows; ``partial`` holds the others' log-likelihoods, NaN in those.
+    """
+    if divergence not in get_args(Divergence):
+        raise InputError(f"divergence must be one of {', '.join(get_args(Divergence))}; got {divergence!r}")
+    if dequantization not in get_args(Dequantization):
+        raise InputError(f"dequantization must be 'decoder' or 'uniform', got {dequantization!r}")
+    for name, count in (("samples", samples), ("steps", steps), ("max_rows", max_rows)):
+        if count is not None and count < 1:
+            raise InputError(f"{name} must be at least 1, got {count}")
+    check_solver(solver, ODE_SOLVERS)
+    model.process.schedule.check_steps(None)
+    if dtype is not None:
+        model = copy.deepcopy(model).to(dtype)
+        x = x.to(dtype) if x.is_floating_point() else x
+    random = model.decoder.discrete or divergence != "exact"
+    draws: list[Likelihood] = []
+    with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
+        for _ in range(samples if random else 1):
+            z_0, log_weight = draw_latent(model, x, dequantization, generator)
+            probe = draw_probe(z_0, divergence, generator)
+            try:
+                draw = _in_blocks(model, z_0, probe, max_rows, solver, steps, rtol, atol)
+            except SolverError as error:
+                raise error.with_partial(error.partial + log_weight) from None
+            draws.append(draw._replace(log_prob=draw.log_prob + log_weight))
+        return _average(draws, importance=divergence == "exact", random=random)
+
+
+def draw_latent(
+    model: NDM, x: Tensor, dequantization: Dequantization = "decoder", generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """z_0 and log w of the table above, ``(B, *)`` and ``(B,)``.
 
     Raises:
-        InputError: if x is out of the decoder's range or not finite, or the solver fails.
+        InputError: if x does not fit the decoder, or continuous data are to be dequantised.
     """
-    if divergence not in ("exact", "hutchinson"):
-        raise InputError(f"divergence must be 'exact' or 'hutchinson', got {divergence!r}")
-    if samples < 1:
-        raise InputError(f"samples must be at least 1, got {samples}")
-    model.process.schedule.check_steps(None)
-    decoder = model.decoder
-    x_model = model.encode(x)
+    decoder, x_model = model.decoder, model.encode(x)
     level = model.process.schedule(full_times(0.0, x_model))
-
-    def log_p_ode(z_0: Tensor) -> Tensor:
-        return ode_log_prob(velocity_field(model), z_0, divergence, rtol, atol, generator)
-
+    log_alpha = x_model[0].numel() * level.alpha.log()
+    if dequantization == "uniform":
+        if not isinstance(decoder, CategoricalDecoder):
+            raise InputError("uniform dequantisation is for discrete data; this model's data are continuous")
+        z_0 = expand(level.alpha, x_model) * decoder.dequantize(x_model, generator)
+        return z_0, log_alpha + x_model[0].numel() * math.log(decoder.cell)
     if isinstance(decoder, GaussianDecoder):
         z_0 = expand(level.alpha, x_model) * x_model
-        jacobian = z_0[0].numel() * level.alpha.log() - decoder.log_scale(z_0)
-        probes = 1 if divergence == "exact" else samples
-        return torch.stack([log_p_ode(z_0) for _ in range(probes)]).mean(0) + jacobian
-
+        return z_0, log_alpha - decoder.log_scale(z_0)
     q_0 = model.process(x_model).marginal(full_times(0.0, x_model))
-    draws = []
-    for _ in range(samples):
-        z_0 = q_0.sample(generator)
-        draws.append(log_p_ode(z_0) - decoder.nll(x, z_0, level) - q_0.log_prob(z_0))
-    if divergence == "hutchinson":
-        return torch.stack(draws).mean(0)
-    return torch.stack(draws).logsumexp(0) - math.log(samples)
+    z_0 = q_0.sample(generator)
+    return z_0, -decoder.nll(x, z_0, level) - q_0.log_prob(z_0)
+
+
+def draw_probe(z: Tensor, divergence: Divergence, generator: torch.Generator | None = None) -> Tensor | None:
+    """Noise of unit covariance shaped like ``z`` for Hutchinson's estimator, or None for the exact divergence."""
+    if divergence == "exact":
+        return None
+    if divergence == "hutchinson-gaussian":
+        return randn_like(z.detach(), generator)
+    return 2 * (rand(tuple(z.shape), z.detach(), generator) < 0.5).to(z) - 1
 
 
 def ode_log_prob(
     f: VectorField,
     z_0: Tensor,
-    divergence: Divergence = "exact",
+    probe: Tensor | None = None,
+    solver: str = "dopri5",
+    steps: int = 50,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """log-density at ``z_0`` of the variable that dz = f dt carries to N(0, I) at t = 1; ``(B,)``, nats."""
-    shape = z_0.shape
-    probe = 2 * (rand(tuple(shape), z_0, generator) < 0.5).to(z_0) - 1 if divergence == "hutchinson" else None
+) -> Likelihood:
+    """log-density at ``z_0`` of the variable that dz = f dt carries to N(0, I) at t = 1.
 
-    def augmented(t: Tensor, state: Tensor) -> Tensor:
-        z = state[:, :-1].view(shape)
-        value, trace = value_and_divergence(f, t, z, probe)
-        return torch.cat([value.flatten(1), trace[:, None]], dim=1)
+    Args:
+        f: the vector field ``f(t, z)``.
+        z_0: where, ``(B, *)``.
+        probe: for Hutchinson's estimator, as of :func:`draw_probe`; None is the exact divergence.
+        solver, steps, rtol, atol: see :func:`ode_likelihood`.
 
-    state = torch.cat([z_0.flatten(1), z_0.new_zeros(len(z_0), 1)], dim=1)
-    state = dopri5(augmented, state, 0.0, 1.0, rtol, atol)
-    z_1 = state[:, :-1]
-    return Gaussian.standard(z_1).log_prob(z_1) + state[:, -1]
+    Raises:
+        SolverError: if the solver fails in some rows; ``partial`` holds the others' log-densities, NaN in those.
+    """
+    field: VectorField = lambda t, z, *_: f(t, z)  # noqa: E731
+    args = () if probe is None else (probe,)
+
+    def log_density(end: Solution) -> Tensor:
+        return Gaussian.standard(end.state).log_prob(end.state) + end.integral
+
+    try:
+        # A graph only where it is asked for: the field's parameters alone would keep every evaluation's.
+        with torch.set_grad_enabled(z_0.requires_grad and torch.is_grad_enabled()):
+            end = solve_ode(field, z_0, 0.0, 1.0, solver, steps, rtol, atol, args, partial(value_and_divergence, f))
+    except SolverError as error:
+        log_p = log_density(error.partial)
+        log_p[error.rows] = math.nan
+        raise error.with_partial(log_p) from None
+    log_p = log_density(end)
+    error_ = torch.full_like(log_p, 0.0 if probe is None else math.nan).detach()
+    return Likelihood(log_p, error_, end.nfe.to(log_p.dtype), end.quadrature_nfe.to(log_p.dtype))
 
 
 def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    r"""f and its divergence in z: exact, or :math:`\epsilon^\top J \epsilon` for a probe; ``(B, *)``, ``(B,)``."""
+    r"""f and its divergence in z: exact, or :math:`\epsilon^\top J \epsilon` for a probe; ``(B, *)``, ``(B,)``.
+
+    Both are differentiable if ``z`` requires a gradient, and detached otherwise.
+    """
+    keep = z.requires_grad and torch.is_grad_enabled()
     with torch.enable_grad():
-        z = z.detach().requires_grad_(True)
+        if not keep:
+            z = z.detach().requires_grad_(True)
         value = f(t, z)
         if probe is not None:
-            (vjp,) = torch.autograd.grad(value, z, probe)
-            return value.detach(), sum_rows(vjp * probe)
-        dim = z[0].numel()
-        # Row d of the batch of cotangents picks output d; rows of z do not interact, so one batch serves all.
-        cotangents = torch.eye(dim, dtype=z.dtype, device=z.device).view(dim, 1, *z.shape[1:])
-        (jacobian,) = torch.autograd.grad(value, z, cotangents.expand(dim, *z.shape), is_grads_batched=True)
-    diagonal = jacobian.reshape(dim, len(z), dim).diagonal(dim1=0, dim2=2)
-    return value.detach(), diagonal.sum(1)
+            (vjp,) = torch.autograd.grad(value, z, probe, create_graph=keep, retain_graph=keep)
+            trace = sum_rows(vjp * probe)
+        else:
+            dim = z[0].numel()
+            # Row d of the batch of cotangents picks output d; rows of z do not interact, so one batch serves all.
+            picks = torch.eye(dim, dtype=z.dtype, device=z.device).view(dim, 1, *z.shape[1:]).expand(dim, *z.shape)
+            (jacobian,) = torch.autograd.grad(value, z, picks, create_graph=keep, is_grads_batched=True)
+            trace = jacobian.reshape(dim, len(z), dim).diagonal(dim1=0, dim2=2).sum(1)
+    return (value, trace) if keep else (value.detach(), trace.detach())
+
+
+def _in_blocks(
+    model: NDM, z_0: Tensor, probe: Tensor | None, max_rows: int | None,
+    solver: str, steps: int, rtol: float, atol: float,
+) -> Likelihood:  # fmt: skip
+    """:func:`ode_log_prob` of ``max_rows`` rows at a time; rows that fail are reported after all others are done."""
+    parts, errors, rows = [], [], []
+    for block in torch.arange(len(z_0), device=z_0.device).split(max_rows or len(z_0)):
+        probes = None if probe is None else probe[block]
+        try:
+            parts.append(ode_log_prob(velocity_field(model), z_0[block], probes, solver, steps, rtol, atol))
+        except SolverError as error:
+            parts.append(Likelihood(*[error.partial] * 4))
+            errors.append(error)
+            rows.append(block[error.rows])
+    whole = Likelihood(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    if errors:
+        times, reasons = torch.cat([e.times for e in errors]), [why for e in errors for why in e.reasons]
+        raise SolverError(solver, whole.log_prob, torch.cat(rows), times, reasons)
+    return whole
+
+
+def _average(draws: list[Likelihood], importance: bool, random: bool) -> Likelihood:
+    """The log of the mean weight (``importance``) or the mean of the logs, and its standard error."""
+    logs, count = torch.stack([draw.log_prob for draw in draws]), len(draws)
+    mean = logs.logsumexp(0) - math.log(count) if importance else logs.mean(0)
+    with torch.no_grad():
+        # The delta method for the log of a mean: the relative error of the mean.
+        spread = (logs - mean).exp() if importance else logs
+        error = spread.std(0) / count**0.5 if random and count > 1 else torch.full_like(mean, math.nan if random else 0)
+    nfe, divergence_nfe = (torch.stack([draw[k] for draw in draws]).mean(0) for k in (2, 3))
+    return Likelihood(mean, error, nfe, divergence_nfe)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .decoder import CategoricalDecoder
 from .model import NDM
-from .sampling import uniform_grid, velocity_field
-from .solvers import heun
+from .sampling import velocity_field
+from .solvers import heun, uniform_grid
 from .tensors import full_times
 
 
@@ -114,7 +114,7 @@ def draw_transform(model: NDM, x: Tensor, path: Path, columns: int = 9) -> None:
 @torch.no_grad()
 def ode_paths(model: NDM, z_1: Tensor, steps: int = 60) -> Tensor:
     """States of the model's ODE from ``z_1`` at t = 1 to t = 0: ``(steps + 1, N, *)``."""
-    grid, states = uniform_grid(steps), [z_1]
+    grid, states = uniform_grid(1.0, 0.0, steps), [z_1]
     for i in range(steps):
         states.append(heun(velocity_field(model), states[-1], grid[i : i + 2]))
     return torch.stack(states)

@@ -7,7 +7,9 @@ solver                                  what it does
 ``ddim``                                the same with eta = 0: deterministic given z_1
 ``euler``, ``heun``, ``rk4``            the ODE dz = u_p dt on a uniform grid
 ``dopri5``                              the same ODE, adaptive (``steps`` is not used)
+``scipy:...``, ``torchdiffeq:...``      the same ODE by another library, e.g. ``scipy:RK45``
 ``euler_maruyama``, ``stochastic_heun`` the SDE dz = b_p dt + g dw on a uniform grid
+``torchsde:...``                        the same SDE by another library, e.g. ``torchsde:srk``
 ======================================  ==========================================================================
 
 For a non-linear F the ODE and the SDE are two different models with different densities.
@@ -24,10 +26,10 @@ from torch import Tensor
 
 from .errors import InputError
 from .model import NDM
-from .solvers import ODE_SOLVERS, SDE_SOLVERS, VectorField, dopri5
+from .solvers import ODE_SOLVERS, SDE_SOLVERS, VectorField, check_solver, solve_ode, solve_sde
 from .tensors import full_times, randn_like
 
-SOLVERS = ("ancestral", "ddim", *ODE_SOLVERS, "dopri5", *SDE_SOLVERS)
+SOLVERS = ("ancestral", "ddim", *ODE_SOLVERS, *SDE_SOLVERS)
 
 
 @torch.no_grad()
@@ -46,38 +48,31 @@ def sample(
     Args:
         model: the model.
         shape: of the samples, batch included, ``(B, *)``.
-        steps: number of steps of every solver but ``dopri5``.
+        steps: number of steps of every solver that does not choose its own.
         solver: one of the table above.
         mode: take the decoder's mode instead of a draw.
-        rtol, atol: tolerances of ``dopri5``.
+        rtol, atol: tolerances of a solver that chooses its own.
         generator: seeds everything.
 
     Returns:
         Samples in data units, ``(B, *)``.
 
     Raises:
-        InputError: if the solver is unknown, or the schedule does not serve ``steps``.
+        InputError: if the solver is unknown or not installed, or the schedule does not serve ``steps``.
+        SolverError: if the solver cannot finish.
     """
     if steps < 1:
         raise InputError(f"steps must be at least 1, got {steps}")
-    if solver not in SOLVERS:
-        raise InputError(f"unknown solver {solver!r}; choose one of {', '.join(SOLVERS)}")
+    check_solver(solver, SOLVERS)
     model.process.schedule.check_steps(steps if solver in ("ancestral", "ddim") else None)
     z_1 = randn_like(model.reference.new_empty(shape), generator)
     if solver in ("ancestral", "ddim"):
         z_0 = ancestral(model, z_1, steps, deterministic=solver == "ddim", generator=generator)
-    elif solver == "dopri5":
-        z_0 = dopri5(velocity_field(model), z_1, 1.0, 0.0, rtol, atol)
     elif solver in ODE_SOLVERS:
-        z_0 = ODE_SOLVERS[solver](velocity_field(model), z_1, uniform_grid(steps))
+        z_0 = solve_ode(velocity_field(model), z_1, 1.0, 0.0, solver, steps, rtol, atol).state
     else:
-        z_0 = SDE_SOLVERS[solver](
-            lambda t, z: model(z, t).reverse_drift(z, t),
-            model.process.noise_rate,
-            z_1,
-            uniform_grid(steps),
-            generator,
-        )
+        drift: VectorField = lambda t, z: model(z, t).reverse_drift(z, t)  # noqa: E731
+        z_0 = solve_sde(drift, model.process.noise_rate, z_1, 1.0, 0.0, solver, steps, generator)
     return model.decoder.decode(z_0, model.process.schedule(full_times(0.0, z_0)), mode, generator)
 
 
@@ -100,8 +95,3 @@ def ancestral(
 def velocity_field(model: NDM) -> VectorField:
     """The model's ODE as a plain function ``f(t, z)``."""
     return lambda t, z: model(z, t).velocity(z, t)
-
-
-def uniform_grid(steps: int) -> Tensor:
-    """Times 1 = t_0 > ... > t_steps = 0."""
-    return torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)

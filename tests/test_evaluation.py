@@ -1,13 +1,17 @@
 """Evaluation: the reported numbers are the means and standard errors of what the library computes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 import ndm
 from ndm.demo import headline
-from ndm.evaluation import Estimate, evaluate_bound, evaluate_ode
+from ndm.doctor import diagnose, jacobian_norm, report
+from ndm.evaluation import Estimate, Protocol, evaluate
+from ndm.journal import Journal
+from ndm.tensors import seeded
 
 
 def model():
@@ -21,31 +25,94 @@ def model():
 @pytest.mark.parametrize("steps", [5, None])
 def test_bound_is_the_mean_of_its_passes(steps):
     m, x = model(), torch.randint(5, (6, 3))
-    generator = torch.Generator().manual_seed(2)
+    generator = seeded(2, 0)
     passes = [ndm.bound(m, x, steps, generator=generator) for _ in range(3)]
     rows = torch.stack([b.total for b in passes]).mean(0) / (3 * math.log(2))
-    e = evaluate_bound(m, x, steps, passes=3, seed=2)
+    e = evaluate(m, x, Protocol("bound", steps, passes=3, seed=2))
     assert e.bpd == pytest.approx(rows.mean().item())
     assert e.standard_error == pytest.approx(rows.std().item() / 6**0.5)
     prior = torch.stack([b.prior for b in passes]).mean().item() / (3 * math.log(2))
-    assert (e.prior, e.rows, e.samples) == (pytest.approx(prior), 6, 3)
+    assert (e.prior, e.rows, e.samples, e.nfe) == (pytest.approx(prior), 6, 3, 3)
     assert e.bpd == pytest.approx(e.prior + e.diffusion + e.reconstruction)
     assert e.estimator == ("bound, continuous time" if steps is None else "bound, T=5")
 
 
-def test_ode_is_log_prob_with_its_samples_and_tolerances():
+@pytest.mark.parametrize("estimator", ["ode", "ode-uniform"])
+def test_ode_is_log_prob_with_its_samples_and_tolerances(estimator):
     m, x = model(), torch.randint(5, (6, 3))
-    e = evaluate_ode(m, x, samples=4, rtol=1e-2, atol=1e-3, seed=2)
-    generator = torch.Generator().manual_seed(2)
-    nats = -ndm.log_prob(m, x, samples=4, rtol=1e-2, atol=1e-3, generator=generator)
-    assert e.nats == pytest.approx(nats.mean().item(), rel=1e-12)
-    assert e.bpd == pytest.approx(ndm.bits_per_dim(nats, x).mean().item(), rel=1e-12)
-    assert "4 importance samples" in e.estimator and "rtol 0.01" in e.estimator
+    e = evaluate(m, x, Protocol(estimator, samples=4, rtol=1e-2, atol=1e-3, seed=2))
+    dequantization = {"ode": "decoder", "ode-uniform": "uniform"}[estimator]
+    options = {"samples": 4, "rtol": 1e-2, "atol": 1e-3, "generator": seeded(2, 0)}
+    result = ndm.ode_likelihood(m, x, dequantization, **options)
+    assert e.nats == pytest.approx(-result.log_prob.mean().item(), rel=1e-12)
+    assert e.bpd == pytest.approx(-ndm.bits_per_dim(result.log_prob, x).mean().item(), rel=1e-12)
+    assert (e.nfe, e.divergence_nfe) == (result.nfe.mean().item(), result.divergence_nfe.mean().item())
+    for text in ("4 importance samples", "rtol 0.01", "exact divergence", {"ode": "decoder"}.get(estimator, "uniform")):
+        assert text in e.estimator
+
+
+def test_pieces_cover_every_row_once_and_an_interrupted_evaluation_ends_with_the_same_figures(tmp_path, monkeypatch):
+    """Stopped after each number of pieces in turn, with the journal's last line cut in half, then gone on with."""
+    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4, "ode": 4, "ode-uniform": 4})
+    m, x = model(), torch.randint(5, (10, 3))
+    for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", rtol=1e-2, atol=1e-2)):
+        whole = replace(evaluate(m, x, protocol), seconds=0.0)
+        assert whole.rows == 10
+        for stop in range(3):
+            path = tmp_path / f"{protocol.estimator}-{stop}"
+            calls = iter(range(stop))
+            with pytest.raises(StopIteration):
+                evaluate(m, x, protocol, Journal(path), lambda: next(calls))  # noqa: B023
+            path.write_bytes(path.read_bytes() + b'["half a line", {"na')
+            journal = Journal(path)
+            assert len(journal.pieces) == stop + 1
+            again = replace(evaluate(m, x, protocol, journal), seconds=0.0)
+            assert again == whole
+            assert len(Journal(path).pieces) == 3
+
+
+def test_a_solver_failure_names_the_row_of_the_whole_set(monkeypatch):
+    monkeypatch.setattr("ndm.evaluation.ROWS", {"ode": 4})
+
+    def fail(model, rows, *args, **kwargs):
+        raise ndm.SolverError("dopri5", torch.zeros(4), torch.tensor([1]), torch.tensor([0.5]), ["why"])
+
+    m, x = model(), torch.randint(5, (8, 3))
+    journal = Journal()
+    evaluate(m, x[:4], Protocol("ode"), journal)
+    monkeypatch.setattr("ndm.evaluation.ode_likelihood", fail)
+    with pytest.raises(ndm.SolverError, match=r"row 5 near t = 0.5: why"):
+        evaluate(m, x, Protocol("ode"), journal)
+
+
+def test_doctor_finds_what_was_broken():
+    x = torch.randint(5, (40, 3))
+    d = diagnose(model(), x, passes=8)
+    assert sum(d.profile) == pytest.approx(d.diffusion, rel=0.25)
+    assert d.nfe > 6 and len(d.lipschitz) == 11 and d.ode is not None
+    m = model()
+    m.process.schedule = ndm.LinearSchedule(-4.0, 0.0)
+    assert any("raise model.gamma_max" in a for a in diagnose(m, x).advice)
+    m.process.schedule = ndm.LinearSchedule(0.0, 5.0)
+    assert any("lower model.gamma_min" in a for a in diagnose(m, x).advice)
+    m.process.schedule = ndm.LinearSchedule(-14.0, 5.0)
+    assert any("raise model.gamma_min" in a for a in diagnose(m, x).advice)
+    m.process.schedule = ndm.StepwiseSchedule(-4.0, 5.0, steps=5)
+    d = diagnose(m, x)
+    assert d.ode is None and "diffusion by time" in report(d)
+
+
+def test_jacobian_norm_is_the_largest_singular_value():
+    matrix = torch.randn(4, 4)
+    z, t = torch.randn(3, 4), torch.rand(3)
+    norm = jacobian_norm(lambda t, z: torch.sin(z) @ matrix.T, t, z, iterations=200)
+    expected = torch.stack([torch.linalg.matrix_norm(matrix * row.cos(), 2) for row in z])
+    torch.testing.assert_close(norm, expected)
 
 
 def test_the_headline_says_who_is_better():
     def estimates(bpd):
-        return [Estimate("bound", bpd, 0.01, 0.0, None, None, None, 10, 1, 0, 0.0)] * 3
+        return [Estimate("bound", bpd, 0.01, 0.0, None, None, None, 30, None, 10, 1, 0, 0.0)] * 3
 
     assert "0.100 better, beyond" in headline({"conventional": estimates(2.3), "NDM": estimates(2.2)})
     assert "0.010 worse, within" in headline({"conventional": estimates(2.3), "NDM": estimates(2.31)})

@@ -246,8 +246,8 @@ def strong_error(solver, steps, span=1.0):
     """Root mean square of scheme minus exact solution on the same Brownian path, for dz = -z dt + (1 + t) dw, z(0) = 0.
 
     Both are linear, so the error's second moment follows a recursion without Monte-Carlo: over a step the exact
-    solution multiplies by e^-h and adds I = int e^-(h-r) (1+t+r) dw, the scheme multiplies by its gain and adds b xi with
-    xi = dW / sqrt(h); E[xi I] and E[I^2] are integrals.
+    solution multiplies by e^-h and adds I = int e^-(h-r) (1+t+r) dw, the scheme multiplies by its gain and adds b xi
+    with xi = dW / sqrt(h); E[xi I] and E[I^2] are integrals.
     """
     nodes, weights = np.polynomial.legendre.leggauss(20)
     error = cross = exact = 0.0  # E[e^2], E[e Z], E[Z^2]

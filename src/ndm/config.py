@@ -96,6 +96,8 @@ class TrainingConfig:
         ema_decay: of the averaged weights, which are the model that is saved.
         bound_steps: number of steps T of the bound that is trained; null is continuous time.
         importance_times: draw more times where the loss is larger.
+        eta_range: largest eta; each row's eta is drawn log-uniformly between its inverse and it, which brings the
+            densities of the ODE and the SDE together where F is not linear. 1 is the bound itself.
         evaluate_every: steps between validation bounds; 0 for none.
     """
 
@@ -108,6 +110,7 @@ class TrainingConfig:
     ema_decay: float = 0.999
     bound_steps: int | None = None
     importance_times: bool = True
+    eta_range: float = 1.0
     evaluate_every: int = 1000
 
     def __post_init__(self) -> None:
@@ -115,6 +118,7 @@ class TrainingConfig:
             _require(getattr(self, name) >= 1, f"training.{name} must be at least 1", getattr(self, name))
         steps = self.bound_steps
         _require(steps is None or steps >= 1, "training.bound_steps must be at least 1, or null", steps)
+        _require(self.eta_range >= 1, "training.eta_range must be at least 1", self.eta_range)
         _require(0 <= self.ema_decay < 1, "training.ema_decay must be in [0, 1)", self.ema_decay)
 
 

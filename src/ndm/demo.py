@@ -10,7 +10,7 @@ import torch
 
 from .config import Config, find_recipe, make_config, read_settings
 from .data import load_dataset
-from .evaluation import Estimate, estimates_table, evaluate_bound, evaluate_ode, markdown_table
+from .evaluation import Estimate, Protocol, estimates_table, evaluate, markdown_table
 from .model import NDM
 from .pictures import draw_samples, draw_trajectories, draw_transform
 from .progress import console, progress_bar
@@ -47,11 +47,10 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> No
     estimates: dict[str, list[Estimate]] = {title: [] for title in models}
     with progress_bar("evaluating", 4 * len(models)) as bar:
         for title, model in models.items():
-            for t in (10, 50, None):
-                estimates[title].append(evaluate_bound(model, dataset.test, t, seed=seed))
+            protocols = [Protocol("bound", t, seed=seed) for t in (10, 50, None)] + [Protocol("ode", seed=seed)]
+            for protocol in protocols:
+                estimates[title].append(evaluate(model, dataset.test, protocol))
                 bar.advance(bar.task_ids[0])
-            estimates[title].append(evaluate_ode(model, dataset.test, seed=seed))
-            bar.advance(bar.task_ids[0])
 
     console.print("drawing samples, the transform and ODE paths")
     groups = {"test digits": dataset.test[:64]}
@@ -100,7 +99,7 @@ numbers are means over the 297 test images, in bits/dim, of the averaged (EMA) w
 
 {estimates_table(estimates)}
 `bound, T=...` is the variational bound of the ancestral sampler with T steps (mean of 30 Monte-Carlo passes), the
-sum of its three terms. `ODE NLL` belongs to a different model, the ODE; for discrete data it is itself a bound. Few
+sum of its three terms. `ODE` belongs to a different model, the ODE; for discrete data it is itself a bound. Few
 steps cost these models much: recipe `digits-t10` learns its schedule and its reverse variance for that.
 
 {markdown_table(["model", "what", "parameters", "steps", "training seconds"], facts)}

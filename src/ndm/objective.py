@@ -51,6 +51,7 @@ def bound(
     steps: int | None = None,
     times: LowDiscrepancyTimes | None = None,
     generator: torch.Generator | None = None,
+    eta: Tensor | None = None,
 ) -> Bound:
     """An unbiased estimate of the bound on -log p(x), differentiable in all parameters.
 
@@ -60,6 +61,8 @@ def bound(
         steps: number of steps T; None is continuous time.
         times: where the diffusion term is evaluated; low-discrepancy uniform times unless told otherwise.
         generator: seeds the times and the noise.
+        eta: noise of the reverse process, one per row ``(B,)``, instead of the process's own. Each eta has its own
+            reverse process and its own bound; at small eta the bound is about the ODE's velocity.
 
     Returns:
         The three terms per row, in nats.
@@ -84,29 +87,30 @@ def bound(
 
     t, weight = times(x_model, generator)
     if steps is None:
-        diffusion = continuous_diffusion(model, q, t, generator)
+        diffusion = continuous_diffusion(model, q, t, generator, eta)
     else:
-        diffusion = discrete_diffusion(model, q, t, steps, generator)
+        diffusion = discrete_diffusion(model, q, t, steps, generator, eta)
     times.observe(t, diffusion.detach())
     return Bound(prior, weight * diffusion, reconstruction)
 
 
 def discrete_diffusion(
-    model: NDM, q: ConditionalProcess, u: Tensor, steps: int, generator: torch.Generator | None = None
-) -> Tensor:
+    model: NDM, q: ConditionalProcess, u: Tensor, steps: int, generator: torch.Generator | None = None,
+    eta: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """T KL(q(z_s | z_t, x) || p(z_s | z_t)) of the step that contains ``u``, ``(B,)``, nats."""
     i = (u * steps).floor().clamp(max=steps - 1)
     s, t = i / steps, (i + 1) / steps
     z_t = q.marginal(t).sample(generator)
     p = model(z_t, t)
-    return steps * q.posterior(z_t, s, t).kl(p.posterior(z_t, s, t))
+    return steps * q.posterior(z_t, s, t, eta).kl(p.posterior(z_t, s, t, eta))
 
 
 def continuous_diffusion(
-    model: NDM, q: ConditionalProcess, t: Tensor, generator: torch.Generator | None = None
+    model: NDM, q: ConditionalProcess, t: Tensor, generator: torch.Generator | None = None, eta: Tensor | None = None
 ) -> Tensor:
     """The diffusion term's density at ``t``, ``(B,)``, nats per unit of time."""
     z_t = q.marginal(t).sample(generator)
     p = model(z_t, t)
-    g = model.process.noise_rate(t)
-    return sum_rows(((q.reverse_drift(z_t, t) - p.reverse_drift(z_t, t)) / expand(g, z_t)) ** 2) / 2
+    g = model.process.noise_rate(t, eta)
+    return sum_rows(((q.reverse_drift(z_t, t, eta) - p.reverse_drift(z_t, t, eta)) / expand(g, z_t)) ** 2) / 2

@@ -30,6 +30,8 @@ class Dataset:
     test: Tensor
     decoder: Callable[[], Decoder]
     distribution: GaussianMixture | Checkerboard | None = None
+    release: str = ""
+    """Where the rows come from and how they were split: part of every reported number."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -65,7 +67,10 @@ def _digits_pixels() -> Tensor:
 def digits() -> Dataset:
     """scikit-learn's 8x8 digits, 17 levels: 1350 rows train, 150 validate, 297 test, after a fixed permutation."""
     x = _digits_pixels()
-    return Dataset("digits", x[:1350], x[1350:1500], x[1500:], lambda: CategoricalDecoder(levels=17))
+    return Dataset(
+        "digits", x[:1350], x[1350:1500], x[1500:], lambda: CategoricalDecoder(levels=17),
+        release="UCI optical digits, test part, as in scikit-learn; permutation seed 0, split 1350/150/297",
+    )  # fmt: skip
 
 
 def gmm_digits(components: int = 10, noise: float = 0.1) -> Dataset:
@@ -83,8 +88,9 @@ def _from_distribution(name: str, distribution: GaussianMixture | Checkerboard, 
     # One scale for all dimensions, so that the data's geometry is kept.
     mean, std = rows.mean(0), rows.std()
     return Dataset(
-        name, rows[: 2 * n], rows[2 * n : 3 * n], rows[3 * n :], lambda: GaussianDecoder(mean, std), distribution
-    )
+        name, rows[: 2 * n], rows[2 * n : 3 * n], rows[3 * n :], lambda: GaussianDecoder(mean, std), distribution,
+        release="draws from the exact distribution, seed 2^31",
+    )  # fmt: skip
 
 
 DATASETS: dict[str, Callable[[], Dataset]] = {

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import Config, TrainingConfig
 from ..data import Dataset
@@ -20,13 +21,21 @@ from ..tensors import seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
 
 LOG_EVERY = 50
-_NOISE = 0  # purpose of the seeded stream of times and noise, apart from those of the data
+_NOISE, _ETA = 0, 3  # purposes of the seeded streams of times and noise, and of eta, apart from those of the data
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """Linear from zero to the peak over the warm-up, then linear to zero at the last step."""
     rise = min(1.0, (step + 1) / max(1, config.warmup))
     return config.learning_rate * rise * (1 - step / config.steps)
+
+
+def random_eta(x: Tensor, largest: float, generator: torch.Generator) -> Tensor | None:
+    """One eta per row of ``x``, log-uniform between ``1 / largest`` and ``largest``; None (the process's own) for 1."""
+    if largest == 1:
+        return None
+    u = torch.rand(len(x), generator=generator, dtype=torch.get_default_dtype())
+    return (math.log(largest) * (2 * u - 1)).exp().to(x.device)
 
 
 def train(
@@ -62,7 +71,8 @@ def train(
     try:
         for step in range(settings.steps):
             x = dataset.batch(settings.batch_size, seed, step).to(device)
-            terms = bound(model, x, settings.bound_steps, times, seeded(seed, _NOISE, step))
+            eta = random_eta(x, settings.eta_range, seeded(seed, _ETA, step))
+            terms = bound(model, x, settings.bound_steps, times, seeded(seed, _NOISE, step), eta)
             loss = bits_per_dim(terms.total, x).mean()
             if not torch.isfinite(loss):
                 raise InputError(

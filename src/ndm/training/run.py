@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from ..config import Config, make_config, make_model, read_settings
 from ..data import Dataset
 from ..errors import InputError
+from ..journal import append_line, read_lines
 from ..model import NDM
 from ..progress import console, progress_bar, training_news
 from .loop import train
@@ -44,8 +45,9 @@ class Run:
             run.folder.mkdir(parents=True, exist_ok=True)
             # Nothing of an earlier run may stand under this one's configuration.
             shutil.rmtree(run.model_folder, ignore_errors=True)
-            for name in ("evaluations.jsonl", "samples.png"):
-                (run.folder / name).unlink(missing_ok=True)
+            for pattern in ("evaluations.jsonl", "evaluation-*.partial.jsonl", "samples.png", "doctor.png"):
+                for path in run.folder.glob(pattern):
+                    path.unlink()
             config.save(run.config_file)
             run.metrics_file.write_text("")
         except OSError as error:
@@ -92,12 +94,16 @@ class Run:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_line(self.metrics_file, record)
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``."""
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        return read_lines(self.metrics_file)
+
+    @property
+    def weights_checksum(self) -> str:
+        """SHA-256 of the model's weights file."""
+        return hashlib.sha256((self.model_folder / "model.safetensors").read_bytes()).hexdigest()
 
     def load_model(self) -> NDM:
         """The trained model, in evaluation mode."""

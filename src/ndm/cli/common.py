@@ -1,0 +1,46 @@
+"""What several commands share."""
+
+from __future__ import annotations
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..errors import InputError
+
+
+def select_device(name: str) -> str:
+    """``auto`` is CUDA, then Apple's GPU, then the CPU.
+
+    Raises:
+        InputError: if the device is not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device {name!r} is not available ({str(error).splitlines()[0]}); use --device auto"
+        ) from None
+    return name
+
+
+def add_common(parser: ArgumentParser, seed: bool = True) -> None:
+    """Arguments that several commands share."""
+    if seed:
+        parser.add_argument("--seed", type=int, default=0, help="seeds everything that is drawn")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+
+
+def require_positive(args: Namespace, *names: str) -> None:
+    """Refuse counts below one; None is no count.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for name in names:
+        if args[name] is not None and args[name] < 1:
+            raise InputError(f"--{name} must be at least 1, got {args[name]}")

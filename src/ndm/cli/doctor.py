@@ -1,0 +1,41 @@
+"""``ndm doctor``: where a trained model's bits go, and what to change."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..data import load_dataset
+from .common import add_common, require_positive, select_device
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="ndm doctor",
+        exit_on_error=False,
+        description="Examine a run's model on validation rows: the share of each term of the bound and of each tenth "
+        "of time, the prior gap, whether gamma_0 fits the data's levels, cost and stiffness of the ODE, the ODE "
+        "against the bound, and what to change. Less than a minute for small models.",
+    )
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--limit", type=int, default=256, help="only the first so many rows")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    add_common(parser)
+    return parser
+
+
+def run(args: Namespace) -> None:
+    from ..doctor import diagnose, report
+    from ..progress import console
+    from ..training import Run
+
+    require_positive(args, "limit")
+    folder = Run.open(args.run)
+    model = folder.load_model().to(select_device(args.device))
+    rows = load_dataset(folder.config.data.name).validation[: args.limit].to(model.reference.device)
+    with console.status("examining: bound, time profile, ODE"):
+        diagnosis = diagnose(model, rows, args.seed)
+    print(json.dumps(asdict(diagnosis), indent=2) if args.json else report(diagnosis))

@@ -1,0 +1,65 @@
+"""``ndm sample``: pictures or arrays from a trained model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..data import load_dataset
+from ..errors import InputError
+from .common import add_common, require_positive, select_device
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="ndm sample",
+        exit_on_error=False,
+        description="Draw samples from a run's model, as a picture or as an array.",
+    )
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--num", type=int, default=64, help="how many")
+    parser.add_argument("--steps", type=int, default=None, help="steps of the sampler (50; dopri5 chooses its own)")
+    parser.add_argument(
+        "--solver", type=str, default="ancestral", help="ancestral or DDIM steps, an ODE or an SDE solver"
+    )
+    parser.add_argument("--mode", action="store_true", help="take the decoder's mode instead of a draw")
+    parser.add_argument(
+        "--out", type=Path, default=Path("samples.png"), help="a .png picture, or an .npz with the array x"
+    )
+    add_common(parser)
+    return parser
+
+
+def run(args: Namespace) -> None:
+    import numpy as np
+    import torch
+
+    from ..pictures import write_samples
+    from ..progress import console
+    from ..sampling import sample
+    from ..training import Run
+
+    if args.out.suffix not in (".png", ".npz"):
+        raise InputError(f"--out must end in .png or .npz, got {args.out}")
+    require_positive(args, "num", "steps")
+    if args.out.is_dir():
+        raise InputError(f"--out {args.out} is a folder; give a file name")
+    run = Run.open(args.run)
+    model = run.load_model().to(select_device(args.device))
+    dataset = load_dataset(run.config.data.name)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    steps = args.steps or model.process.schedule.steps or 50
+    generator = torch.Generator().manual_seed(args.seed)
+    x = sample(model, (args.num, *dataset.shape), steps, args.solver, args.mode, generator=generator).cpu()
+    partial = args.out.with_name(f".{args.out.stem}.partial{args.out.suffix}")
+    try:
+        if args.out.suffix == ".npz":
+            np.savez_compressed(partial, x=x.numpy())
+        else:
+            write_samples(model, x, dataset.test, partial)
+        os.replace(partial, args.out)
+    finally:
+        partial.unlink(missing_ok=True)
+    console.print(f"{args.num} samples in {args.out}")

@@ -1,0 +1,207 @@
+r"""Where a trained model's bits go, and what to change.
+
+* the share of each term of the bound, and of each tenth of time in the diffusion term
+* the prior gap :math:`\mathrm{KL}(q(z_1 \mid x) \,\|\, \mathcal{N}(0, I))`, which falls like :math:`e^{-\gamma_1}`
+* whether :math:`\gamma_0` fits the data's levels: their distance in standard deviations of the noise at t = 0
+* the ODE: evaluations, and the norm L of its Jacobian along the way; an explicit method of order 5 is stable for steps
+  up to about 3.3 / L
+* the ODE's likelihood against the bound, which for a non-linear F belong to two models
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .decoder import CategoricalDecoder
+from .likelihood import bits_per_dim, ode_likelihood
+from .model import NDM
+from .objective import bound, continuous_diffusion, discrete_diffusion
+from .sampling import velocity_field
+from .solvers import SolverError, VectorField
+from .tensors import full_times, seeded, sum_rows
+
+BINS = 10
+
+
+@dataclass
+class Diagnosis:
+    """Everything in bits/dim unless it says otherwise."""
+
+    prior: float
+    diffusion: float
+    reconstruction: float
+    profile: list[float]
+    """The diffusion term's part from each tenth of time."""
+    level_distance: float | None
+    """Between neighbouring levels at t = 0, in standard deviations of the noise; None for continuous data."""
+    noise_std: float
+    """Of the noise at t = 0, in units of the data as the model sees them."""
+    nfe: float | None = None
+    """Field evaluations of one ODE solve, mean over rows; None where the schedule has no continuous time."""
+    nfe_max: float | None = None
+    lipschitz: list[float] = field(default_factory=list)
+    """Largest norm of the field's Jacobian at t = 0, 0.1, ..., 1."""
+    ode: float | None = None
+    """The ODE's NLL on the rows of the solve, and the bound on the same rows."""
+    ode_bound: float | None = None
+    advice: list[str] = field(default_factory=list)
+
+
+def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 20, solves: int = 32) -> Diagnosis:
+    """Examine a model on rows ``x`` in data units.
+
+    Args:
+        passes: Monte-Carlo passes over the rows.
+        solves: rows whose ODE is solved.
+    """
+    steps, generator = model.process.schedule.steps, seeded(seed)
+    bpd = lambda nats: bits_per_dim(nats, x)  # noqa: E731
+    with torch.no_grad():
+        terms = torch.stack([torch.stack(bound(model, x, steps, generator=generator)) for _ in range(passes)]).mean(0)
+        prior, diffusion, reconstruction = bpd(terms.mean(1)).tolist()
+        profile = _profile(model, x, steps, passes, generator)
+    level = model.process.schedule(full_times(0.0, model.encode(x[:1])))
+    noise_std = (level.gamma / 2).exp().item()
+    categorical = isinstance(model.decoder, CategoricalDecoder)
+    distance = model.decoder.cell / noise_std if isinstance(model.decoder, CategoricalDecoder) else None
+    found = Diagnosis(prior, diffusion, reconstruction, profile, distance, noise_std)
+    if steps is None:
+        rows = x[:solves]
+        exact = rows[0].numel() <= 256
+        draws = [bound(model, rows, generator=generator).total.detach() for _ in range(passes)]
+        found.ode_bound = bpd(torch.stack(draws).mean()).item()
+        try:
+            result = ode_likelihood(
+                model, rows, divergence="exact" if exact else "hutchinson", samples=1 if categorical or exact else 4,
+                rtol=1e-4, atol=1e-4, max_rows=16, generator=generator,
+            )  # fmt: skip
+            found.nfe, found.nfe_max = result.nfe.mean().item(), result.nfe.max().item()
+            found.ode = bpd(-result.log_prob.mean()).item()
+        except SolverError as error:
+            found.advice.append(f"the ODE cannot be solved: {error}")
+        q = model.process(model.encode(x[:8]))
+        for i in range(11):
+            t = full_times(i / 10, q.curve.x)
+            z = q.marginal(t).sample(generator).detach()
+            found.lipschitz.append(jacobian_norm(velocity_field(model), t, z, generator=generator).max().item())
+    found.advice += advise(found, model)
+    return found
+
+
+def _profile(model: NDM, x: Tensor, steps: int | None, passes: int, generator: torch.Generator) -> list[float]:
+    """The diffusion term's part from each tenth of time, bits/dim."""
+    q = model.process(model.encode(x))
+    profile = []
+    for k in range(BINS):
+        total = 0.0
+        for _ in range(max(1, passes // 4)):
+            offset = torch.arange(len(x), dtype=q.curve.x.dtype, device=q.curve.x.device) / len(x)
+            t = (k + offset) / BINS
+            if steps is None:
+                loss = continuous_diffusion(model, q, t, generator)
+            else:
+                loss = discrete_diffusion(model, q, t, steps, generator)
+            total += bits_per_dim(loss, x).mean().item() / BINS / max(1, passes // 4)
+        profile.append(total)
+    return profile
+
+
+def jacobian_norm(
+    f: VectorField, t: Tensor, z: Tensor, iterations: int = 15, generator: torch.Generator | None = None
+) -> Tensor:
+    """Largest singular value of df/dz per row by power iteration, ``(B,)``: a lower bound that tightens."""
+    v = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
+    norm = torch.zeros_like(t)
+    with torch.enable_grad():
+        z = z.detach().requires_grad_(True)
+        value = f(t, z)
+        u = torch.zeros_like(value, requires_grad=True)
+        # J^T u is linear in u, so its derivative along v with respect to u is J v.
+        (transposed,) = torch.autograd.grad(value, z, u, create_graph=True)
+        for _ in range(iterations):
+            v = v / sum_rows(v**2).sqrt().clamp(min=1e-30).view(-1, *[1] * (z.ndim - 1))
+            (forward,) = torch.autograd.grad(transposed, u, v, retain_graph=True)
+            norm = sum_rows(forward**2).sqrt()
+            (v,) = torch.autograd.grad(value, z, forward, retain_graph=True)
+    return norm.detach()
+
+
+def advise(d: Diagnosis, model: NDM) -> list[str]:
+    """What to change, most bits first."""
+    schedule, advice = model.process.schedule, []
+    total = d.prior + d.diffusion + d.reconstruction
+    if d.prior > 0.005:
+        target = schedule.gamma_max + math.log(d.prior / 0.001)
+        advice.append(
+            f"the prior gap costs {d.prior:.4f}: raise model.gamma_max from {schedule.gamma_max:g} to {target:.1f}"
+        )
+    if d.level_distance is not None and d.level_distance < 3:
+        target = schedule.gamma_min - 2 * math.log(4 / d.level_distance)
+        advice.append(
+            f"at t = 0 the levels are only {d.level_distance:.1f} standard deviations apart and {d.reconstruction:.3f} "
+            f"goes to telling them apart: lower model.gamma_min from {schedule.gamma_min:g} to about {target:.1f}"
+        )
+    if d.level_distance is not None and d.level_distance > 12:
+        target = schedule.gamma_min + 2 * math.log(d.level_distance / 6)
+        advice.append(
+            f"at t = 0 the levels are {d.level_distance:.0f} standard deviations apart, so early times say nothing "
+            f"new: raise model.gamma_min from {schedule.gamma_min:g} to about {target:.1f}"
+        )
+    worst = max(range(BINS), key=lambda k: d.profile[k])
+    if d.profile[worst] > 0.4 * sum(d.profile):
+        advice.append(
+            f"{d.profile[worst] / sum(d.profile):.0%} of the diffusion term comes from t in [{worst / BINS:.1f}, "
+            f"{(worst + 1) / BINS:.1f}]: keep training.importance_times true, or model.schedule learned (it changes "
+            "the variance of training in continuous time, and the bound itself in few steps)"
+        )
+    if d.nfe_max is not None and d.lipschitz:
+        stable = sum((a + b) / 2 for a, b in zip(d.lipschitz, d.lipschitz[1:], strict=False)) / 10 / 3.3
+        if 6 * stable > 0.5 * d.nfe_max and d.nfe_max > 200:
+            advice.append(
+                f"the ODE is stiff: stability alone asks for {6 * stable:.0f} evaluations, near t = "
+                f"{max(range(11), key=lambda i: d.lipschitz[i]) / 10:g}; expect slow likelihoods"
+            )
+    if d.ode is not None and d.ode_bound is not None and d.ode > d.ode_bound + max(0.03, 0.01 * abs(total)):
+        advice.append(
+            f"the ODE's NLL is {d.ode - d.ode_bound:.3f} above the bound"
+            + (
+                "; with this F they are two models: train with training.eta_range 4 to bring them together"
+                if type(model.process.transform).__name__ in ("TimeBasis", "Network")
+                else "; for this F they should agree: train longer, or raise the ODE's accuracy and samples"
+            )
+        )
+    return advice or ["nothing stands out"]
+
+
+def report(d: Diagnosis) -> str:
+    """The diagnosis as text."""
+    total = d.prior + d.diffusion + d.reconstruction
+    lines = [f"bound {total:.4f} bits/dim"]
+    lines += [
+        f"  {name:15s}{value:8.4f}  {value / total:6.1%}"
+        for name, value in (("prior", d.prior), ("diffusion", d.diffusion), ("reconstruction", d.reconstruction))
+    ]
+    lines += ["", "diffusion by time"]
+    top = max(max(d.profile), 1e-12)
+    lines += [
+        f"  {k / BINS:.1f}-{(k + 1) / BINS:.1f}{v:9.4f}  {'#' * max(0, round(40 * v / top))}"
+        for k, v in enumerate(d.profile)
+    ]
+    noise = f"noise at t = 0: standard deviation {d.noise_std:.4g} of the encoded data's unit"
+    if d.level_distance is not None:
+        wrong = math.erfc(d.level_distance / 2 / 2**0.5)
+        noise += f"; levels {d.level_distance:.2f} of it apart ({wrong:.2%} would be taken for a neighbour)"
+    lines += ["", noise]
+    if d.nfe is not None and d.ode is not None:
+        lines += [
+            f"ODE at rtol 1e-4: {d.nfe:.0f} evaluations a row, at most {d.nfe_max:.0f}; NLL {d.ode:.3f} where the "
+            f"bound is {d.ode_bound:.3f}"
+        ]
+    if d.lipschitz:
+        norms = " ".join(f"{v:.0f}" for v in d.lipschitz)
+        lines += [f"norm of the field's Jacobian at t = 0, 0.1, ..., 1: {norms}"]
+    return "\n".join([*lines, "", "what to change", *(f"  - {a}" for a in d.advice)])

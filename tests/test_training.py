@@ -9,7 +9,7 @@ import ndm
 from ndm.config import Config, DataConfig, ModelConfig, TrainingConfig, make_model
 from ndm.data import load_dataset
 from ndm.training import Run, learning_rate, train
-from ndm.training.loop import validation_bpd
+from ndm.training.loop import random_eta, validation_bpd
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +121,20 @@ def test_a_loss_that_is_not_finite_stops_with_advice():
     config = replace(SMALL, training=replace(SMALL.training, learning_rate=1e30, clip=1e30))
     with pytest.raises(ndm.InputError, match=r"step \d+; lower training.learning_rate"):
         trained(config)
+
+
+def test_eta_is_drawn_log_uniformly_one_per_row_and_changes_the_training():
+    """n = 4000 draws in [1/4, 4]: the mean of log eta within 4 standard errors of 0, its range nearly filled."""
+    x = torch.zeros(4000, 1)
+    assert random_eta(x, 1.0, torch.Generator()) is None
+    log_eta = random_eta(x, 4.0, torch.Generator().manual_seed(0)).log()
+    width = torch.tensor(4.0).log()
+    assert log_eta.abs().max() <= width and log_eta.max() > 0.99 * width and log_eta.min() < -0.99 * width
+    assert log_eta.mean().abs() < 4 * width / 3**0.5 / 4000**0.5
+    weights = [
+        trained(replace(SMALL, training=replace(SMALL.training, steps=3, eta_range=r))).state_dict() for r in (1.0, 4.0)
+    ]
+    assert not all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
 def test_ctrl_c_returns_the_average_so_far():

@@ -1,0 +1,146 @@
+"""``ndm evaluate`` as a whole: a uniform model scores log2(levels), a killed evaluation ends with the same figures."""
+
+import json
+import math
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import ndm
+from ndm.cli import main
+from ndm.config import Config, DataConfig, ModelConfig
+from ndm.data import Dataset
+from ndm.serialization import REGISTERED
+from ndm.training import Run
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    torch.set_default_dtype(torch.float32)
+
+
+def run_with(folder, model, config):
+    """A run folder as training leaves it."""
+    run = Run.create(folder, config)
+    model.save_pretrained(run.model_folder)
+    return str(folder)
+
+
+def evaluated(capsys, *arguments):
+    assert main(["evaluate", *arguments, "--json"]) == 0
+    return {e["estimator"]: e for e in json.loads(capsys.readouterr().out)["estimates"]}
+
+
+@pytest.fixture
+def uniform_data(monkeypatch):
+    """Two pixels of any number of levels, every value equally likely; ``uniform-256`` and ``uniform-17``."""
+    for levels in (256, 17):
+        x = torch.randint(levels, (12, 2), generator=torch.Generator().manual_seed(levels))
+        data = Dataset(f"uniform-{levels}", x, x, x, lambda k=levels: ndm.CategoricalDecoder(k), release="made up")
+        monkeypatch.setitem(ndm.data.dataset.DATASETS, data.name, lambda d=data: d)
+
+
+@pytest.mark.parametrize("levels", [17, 256])
+def test_a_flat_decoder_scores_log2_of_the_levels(levels, uniform_data, tmp_path, capsys):
+    """All noise at t = 0: p(x | z_0) is 1/K whatever z_0 is. Every term but the reconstruction vanishes."""
+    net = ndm.nn.MLP((2,), width=8, depth=1)
+    nn.init.normal_(net.head.weight)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(60.0, 70.0))
+    model = ndm.NDM(process, ndm.Predictor(net, "x"), ndm.CategoricalDecoder(levels))
+    config = Config(data=DataConfig(f"uniform-{levels}"), model=ModelConfig(gamma_min=60.0, gamma_max=70.0))
+    folder = run_with(tmp_path / "run", model, config)
+    options = ["--steps", "1,10,continuous", "--passes", "2", "--dtype", "float64", "--rtol", "1e-9", "--atol", "1e-9"]
+    for divergence in ("exact", "hutchinson"):
+        estimates = evaluated(capsys, folder, *options, "--divergence", divergence, "--samples", "2")
+        assert len(estimates) == 4
+        for e in estimates.values():
+            assert e["bpd"] == pytest.approx(math.log2(levels), abs=1e-6)
+
+
+class UniformMean(nn.Module):
+    """E[x | z_t] for x uniform on [-1, 1] in each element: the mean of a truncated normal."""
+
+    def __init__(self, gamma_min: float, gamma_max: float) -> None:
+        super().__init__()
+        self.gamma_min, self.gamma_max = gamma_min, gamma_max
+
+    def forward(self, z, t):
+        gamma = (self.gamma_min + (self.gamma_max - self.gamma_min) * t)[:, None]
+        scale, centre = torch.exp(gamma / 2), z / torch.sigmoid(-gamma).sqrt()
+        return torch.where(
+            scale < 0.3, self.narrow(centre, scale.clamp(max=0.3)), self.wide(centre, scale.clamp(min=0.3))
+        )
+
+    def narrow(self, centre, scale):
+        """The closed form, which loses its digits where the noise is wide."""
+        low, high = (-1 - centre) / scale, (1 - centre) / scale
+        density = lambda a: torch.exp(-(a**2) / 2) / math.sqrt(2 * math.pi)  # noqa: E731
+        mass = (torch.special.ndtr(high) - torch.special.ndtr(low)).clamp(min=1e-30)
+        return centre + scale * (density(low) - density(high)) / mass
+
+    def wide(self, centre, scale):
+        """64 Gauss-Legendre nodes, which miss what is narrow."""
+        nodes, weights = (torch.from_numpy(a).to(centre) for a in np.polynomial.legendre.leggauss(64))
+        log_weight = (nodes * centre[..., None] - nodes**2 / 2) / scale[..., None] ** 2 + weights.log()
+        return (log_weight.softmax(-1) * nodes).sum(-1)
+
+
+def test_uniform_dequantisation_of_a_uniform_density_scores_log2_of_the_levels(
+    uniform_data, tmp_path, capsys, monkeypatch
+):
+    """This protocol has no decoder: it asks for the density of x + u, so the model that must score log2(K) is the one
+    whose ODE carries the uniform density on [-1, 1]^D. The exact predictor does, up to the smoothing e^{gamma_0 / 2} of
+    the cube's edges, which the seeded draws here are further from than eight standard deviations."""
+    monkeypatch.setitem(REGISTERED, "UniformMean", UniformMean)
+    ends = (-22.0, 18.0)
+    for levels in (17, 256):
+        process = ndm.ForwardProcess(ndm.LinearSchedule(*ends))
+        predictor = ndm.Predictor(UniformMean(*ends), "x")
+        model = ndm.NDM(process, predictor, ndm.CategoricalDecoder(levels))
+        config = Config(data=DataConfig(f"uniform-{levels}"), model=ModelConfig(gamma_min=ends[0], gamma_max=ends[1]))
+        folder = run_with(tmp_path / f"run-{levels}", model, config)
+        options = ["--estimator", "ode-uniform", "--dtype", "float64", "--rtol", "1e-8", "--atol", "1e-8"]
+        (e,) = evaluated(capsys, folder, *options).values()
+        assert e["bpd"] == pytest.approx(math.log2(levels), abs=1e-6)
+        assert "uniform dequantisation" in e["estimator"]
+
+
+def test_a_killed_evaluation_ends_with_the_same_figures(tmp_path):
+    """SIGKILL at random times until the command finishes by itself; at least one kill leaves pieces behind."""
+    folder = tmp_path / "run"
+    tiny = ["--training.steps", "3", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
+    assert main(["train", "digits", "--out", str(folder), *tiny]) == 0
+    code = "import sys, torch; torch.set_num_threads(1); from ndm.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "evaluate", str(folder), "--steps", "10,continuous", "--passes", "200"]
+    command += ["--rtol", "1e-2", "--atol", "1e-2", "--limit", "200", "--json", "--device", "cpu"]
+
+    def figures(output):
+        return [{k: v for k, v in e.items() if k != "seconds"} for e in json.loads(output)["estimates"]]
+
+    start = time.perf_counter()
+    whole = subprocess.run(command, capture_output=True, check=True).stdout
+    duration = time.perf_counter() - start
+    chance, resumed, output = random.Random(0), 0, None
+    for attempt in range(12):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        wait = None if attempt == 11 else chance.uniform(0.3, 0.9) * duration
+        try:
+            output, log = process.communicate(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            continue
+        resumed += b"going on from an earlier attempt" in log
+        break
+    assert resumed == 1
+    assert figures(output) == figures(whole)
+    lines = (folder / "evaluations.jsonl").read_text().splitlines()
+    assert [figures(line) for line in lines] == [figures(whole)] * 2
+    assert not list(folder.glob("*.partial.jsonl"))

@@ -45,13 +45,13 @@ def test_the_score_of_a_nonlinear_model_matches_finite_differences():
 
         def value(x):
             generator = torch.Generator().manual_seed(0)
-            return ndm.log_prob(model, x, divergence=divergence, rtol=1e-8, atol=1e-8, generator=generator)  # noqa: B023
+            return ndm.log_prob(model, x, divergence=divergence, rtol=1e-6, atol=1e-6, generator=generator)  # noqa: B023
 
         y = x.clone().requires_grad_()
         (score,) = torch.autograd.grad(value(y).sum(), y)
-        step = 1e-4 * torch.eye(2)
-        finite = torch.stack([(value(x + s) - value(x - s)) / 2e-4 for s in step], dim=1)
-        torch.testing.assert_close(score, finite, rtol=1e-4, atol=1e-5)
+        step = 1e-3 * torch.eye(2)
+        finite = torch.stack([(value(x + s) - value(x - s)) / 2e-3 for s in step], dim=1)
+        torch.testing.assert_close(score, finite, rtol=1e-3, atol=1e-4)
 
 
 def test_max_rows_and_the_batch_change_nothing(generator):
@@ -72,9 +72,9 @@ def test_a_row_alone_in_a_batch_and_in_another_order_has_one_likelihood(dtype, t
     order = torch.randperm(256, generator=generator)
     together = ndm.log_prob(model, x)
     shuffled = ndm.log_prob(model, x[order])
-    alone = torch.cat([ndm.log_prob(model, x[i : i + 1]) for i in range(0, 256, 16)])
+    alone = torch.cat([ndm.log_prob(model, x[i : i + 1]) for i in range(0, 256, 64)])
     torch.testing.assert_close(shuffled, together[order], rtol=tolerance, atol=0)
-    torch.testing.assert_close(alone, together[::16], rtol=tolerance, atol=0)
+    torch.testing.assert_close(alone, together[::64], rtol=tolerance, atol=0)
     if dtype == torch.float32:
         return  # rounding would drown the comparison below
     pytest.importorskip("torchdiffeq")

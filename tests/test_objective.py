@@ -90,6 +90,28 @@ def test_continuous_bound_has_the_closed_form_of_any_transform(kind, eta, tied_t
     expected = torch.exp(-level.gamma) * level.d_gamma * norm2 / (2 * eta)
     actual = continuous_diffusion(model, q, t, torch.Generator().manual_seed(3))
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+    # The same by an eta per row, whatever the process's own; each row's bound is that of a process of its eta.
+    etas = torch.tensor([0.5, 3.0])
+    norm2 = ((1 + etas)[:, None] / 2 * gap(t) - slope / d_gamma).pow(2).sum(1)
+    expected = torch.exp(-level.gamma) * level.d_gamma * norm2 / (2 * etas)
+    actual = continuous_diffusion(model, q, t, torch.Generator().manual_seed(3), etas)
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_bound_per_eta_is_that_of_a_process_of_its_own_eta():
+    transform = ndm.TimeBasis(SmoothNet(3, 6, timed=False), 2)
+    for steps in (5, None):
+        rows = []
+        for row, eta in enumerate((0.5, 3.0)):
+            torch.manual_seed(1)
+            model = model_with(transform, eta=eta)
+            rows.append(ndm.bound(model, X, steps, generator=torch.Generator().manual_seed(3)).total[row])
+        etas = torch.tensor([0.5, 3.0])
+        together = ndm.bound(model, X, steps, generator=torch.Generator().manual_seed(3), eta=etas).total
+        torch.testing.assert_close(together, torch.stack(rows))
+        assert not torch.isclose(
+            together[0], ndm.bound(model, X, steps, generator=torch.Generator().manual_seed(3)).total[0]
+        )
 
 
 def quadrature(model, x, t, nodes=16):

@@ -71,6 +71,16 @@ def test_pieces_cover_every_row_once_and_an_interrupted_evaluation_ends_with_the
             assert len(Journal(path).pieces) == 3
 
 
+def test_pieces_have_noise_of_their_own(monkeypatch):
+    """The same four rows twice: the same figures from each piece would mean the same draws."""
+    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4, "ode": 4})
+    x, journal = torch.randint(5, (4, 3)).repeat(2, 1), Journal()
+    for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", rtol=1e-2, atol=1e-2)):
+        evaluate(model(), x, protocol, journal)
+        first, second = (journal[f"{protocol}/{k}"]["nats"] for k in (0, 1))
+        assert first != second
+
+
 def test_a_solver_failure_names_the_row_of_the_whole_set(monkeypatch):
     monkeypatch.setattr("ndm.evaluation.ROWS", {"ode": 4})
 

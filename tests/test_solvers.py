@@ -125,6 +125,16 @@ def test_the_integral_along_the_path_follows_its_tolerance(tolerance, direction)
     torch.testing.assert_close(by_name.state, spiral_solution(z, start, end), rtol=1e-7, atol=1e-7)
 
 
+def test_a_step_that_fails_its_test_is_not_taken():
+    """The field is still until t = 0.5, so the step has grown when a pulse of width 0.002 comes: int f = 1."""
+    pulse = lambda t, z: torch.exp(-((t[:, None] - 0.5) ** 2) / 2 / 0.002**2) / 0.002 / (2 * math.pi) ** 0.5 + 0 * z  # noqa: E731
+    ramp = lambda t, z: pulse(t, z) + torch.exp(-8 * (t[:, None] - 0.5) ** 2)  # noqa: E731
+    z = torch.zeros(1, 1)
+    solution = dopri5(ramp, z, 0.0, 1.0, 1e-7, 1e-7)
+    expected = 1 + math.erf(0.5 * 8**0.5) * math.sqrt(math.pi / 8)
+    assert solution.state.item() == pytest.approx(expected, abs=2e-6)
+
+
 def test_dopri5_is_differentiable():
     """Gradient of the end and of the integral with respect to the start, against finite differences."""
 

@@ -66,7 +66,6 @@ def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 20, solves: int
         profile = _profile(model, x, steps, passes, generator)
     level = model.process.schedule(full_times(0.0, model.encode(x[:1])))
     noise_std = (level.gamma / 2).exp().item()
-    categorical = isinstance(model.decoder, CategoricalDecoder)
     distance = model.decoder.cell / noise_std if isinstance(model.decoder, CategoricalDecoder) else None
     found = Diagnosis(prior, diffusion, reconstruction, profile, distance, noise_std)
     if steps is None:
@@ -76,7 +75,7 @@ def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 20, solves: int
         found.ode_bound = bpd(torch.stack(draws).mean()).item()
         try:
             result = ode_likelihood(
-                model, rows, divergence="exact" if exact else "hutchinson", samples=1 if categorical or exact else 4,
+                model, rows, divergence="exact" if exact else "hutchinson", samples=1 if exact else 4,
                 rtol=1e-4, atol=1e-4, max_rows=16, generator=generator,
             )  # fmt: skip
             found.nfe, found.nfe_max = result.nfe.mean().item(), result.nfe.max().item()

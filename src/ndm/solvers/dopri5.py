@@ -5,10 +5,12 @@ Each row has its own time, step size and error control: a step is accepted when 
 arrives, or fails, leaves the batch, so that a stiff row costs its own evaluations only, and a row's answer does not
 depend on its batch mates.
 
-An integral :math:`\int g(t, z_t)\,dt` does not feed back into the state, so it needs no integrand at the six stages:
-once the state's error is accepted, five Lobatto points on the dense output integrate polynomials of degree 7, three of
-them make Simpson's rule, and the difference of the two joins the error control, scaled to the error constant that the
-embedded pair itself has for an integral. That is four new evaluations of g a step: the end point is the next start.
+An integral :math:`\int g(t, z_t)\,dt` does not feed back into the state, so it needs no integrand at the stages. Once
+the state's error is accepted, five Lobatto points on the dense output integrate polynomials of degree 7, three of them
+make Simpson's rule, and the difference of the two joins the error control, scaled to the error constant that the
+embedded pair itself has for an integral. That is four new evaluations of g: the end point is the next start. Where g is
+dear (a divergence in many dimensions) they serve a panel of two steps, and the path is held to a third of the
+tolerance, for its evaluations are the cheap ones. Where calls are dear (few dimensions) the four are one call.
 
 References:
     Hairer, Norsett, Wanner. Solving Ordinary Differential Equations I, sections II.4 to II.6.
@@ -16,6 +18,8 @@ References:
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,12 +41,31 @@ _DENSE = (
     -12715105075 / 11282082432, 0.0, 87487479700 / 32700410799, -10690763975 / 1880347072,
     701980252875 / 199316789632, -1453857185 / 822651844, 69997945 / 29380423,
 )  # fmt: skip
-# Lobatto's interior points, and the weights of the end points, the outer two and the middle one. The last is the ratio
+# Lobatto's points but the start; the weights of the end points, the outer two and the middle one. The last is the ratio
 # of the constants of h^5 g''''/4!: sum_i e_i c_i^4 = 71/270000 for the pair, 1/120 for Simpson's rule.
-_LOBATTO = (0.5 - (3 / 28) ** 0.5, 0.5, 0.5 + (3 / 28) ** 0.5)
+_LOBATTO = (0.5 - (3 / 28) ** 0.5, 0.5, 0.5 + (3 / 28) ** 0.5, 1.0)
 _END, _OUTER, _MIDDLE = 1 / 20, 49 / 180, 16 / 45
 _SIMPSON_TO_PAIR = 71 / 2250
+_FEW_DIMENSIONS = 16  # up to here a call's overhead outweighs its arithmetic
 _REASONS = ("the field is not finite", "the step underflows", "the budget of evaluations is spent")
+
+
+class _Step(NamedTuple):
+    """One step of Dormand and Prince: from ``y`` to ``candidate``, with the slopes of its seven stages."""
+
+    y: Tensor
+    candidate: Tensor
+    length: Tensor
+    slopes: Tensor
+
+    def path(self, p: float, rows: Tensor) -> Tensor:
+        """The dense output at the fraction ``p``, to order 4."""
+        y, k, h = self.y[rows], self.slopes[:, rows], self.length[rows]
+        chord = self.candidate[rows] - y
+        bend = h * k[0] - chord
+        twist = chord - h * k[-1] - bend
+        rest = h * torch.tensordot(y.new_tensor(_DENSE), k, dims=1)
+        return y + p * (chord + (1 - p) * (bend + p * (twist + (1 - p) * rest)))
 
 
 def dopri5(
@@ -90,6 +113,8 @@ def dopri5(
             return y.new_zeros(len(chosen))
         return quadrature(time(elapsed), y.view(-1, *shape[1:]), *(a[chosen] for a in args))[1]
 
+    few = y.shape[1] <= _FEW_DIMENSIONS
+    panel, path_share = (1, 1.0) if quadrature is None else (1 if few else 2, 1 / 3)  # steps; share of the tolerance
     remaining = torch.full_like(zeros, span)
     k1, nfe = field(zeros, y), 1
     integral, g = zeros, integrand(zeros, y, rows)
@@ -111,26 +136,38 @@ def dopri5(
             if len(rows) == 0:
                 break
         h = h.minimum(remaining)
-        step, elapsed, k = (direction * h)[:, None], span - remaining, [k1]
-        for node, weights in zip(_NODES, stages, strict=True):
-            candidate = y + step * torch.tensordot(weights, torch.stack(k), dims=1)
-            k.append(field(elapsed + node * h, candidate))
-        nfe += 6
-        with torch.no_grad():
-            error = step * torch.tensordot(error_weights, torch.stack(k), dims=1)
-            ratio = _rms(error / (atol + rtol * torch.maximum(y.abs(), candidate.abs())))
+        elapsed, length = span - remaining, direction * h[:, None] / panel
+        steps, candidate, slope, ratio = [], y, k1, torch.zeros_like(h)
+        for i in range(panel):
+            from_, slopes = candidate, slope[None]
+            for node, weights in zip(_NODES, stages, strict=True):
+                candidate = from_ + length * torch.tensordot(weights, slopes, dims=1)
+                slope = field(elapsed + (i + node) / panel * h, candidate)
+                slopes = torch.cat([slopes, slope[None]])
+            steps.append(_Step(from_, candidate, length, slopes))
+            with torch.no_grad():
+                error = length * torch.tensordot(error_weights, slopes, dims=1)
+                scale = path_share * (atol + rtol * torch.maximum(from_.abs(), candidate.abs()))
+                ratio = ratio.maximum(_rms(error / scale))
+        nfe += 6 * panel
         if quadrature is not None:
             chosen = (ratio <= 1).nonzero().flatten()
-            from_, length = elapsed[chosen], h[chosen]
-            path = (_dense(y[chosen], candidate[chosen], step[chosen], [s[chosen] for s in k], p) for p in _LOBATTO)
-            inner = [integrand(from_ + p * length, z_p, chosen) for p, z_p in zip(_LOBATTO, path, strict=True)]
-            last = integrand(from_ + length, candidate[chosen], chosen)
-            ends, length = g[chosen] + last, direction * length
-            gain = length * (_END * ends + _OUTER * (inner[0] + inner[2]) + _MIDDLE * inner[1])
-            new_integral, new_g = integral.index_add(0, chosen, gain), g.index_copy(0, chosen, last)
+            times, path = [], []
+            for p in _LOBATTO:
+                i = min(int(panel * p), panel - 1)
+                times.append((elapsed + p * h)[chosen])
+                path.append(steps[i].path(panel * p - i, chosen))
+            if few:
+                new = integrand(torch.cat(times), torch.cat(path), chosen.repeat(4)).view(4, -1)
+            else:
+                new = torch.stack([integrand(t, z_p, chosen) for t, z_p in zip(times, path, strict=True)])
+            ends, whole = g[chosen] + new[3], direction * h[chosen]
+            gain = whole * (_END * ends + _OUTER * (new[0] + new[2]) + _MIDDLE * new[1])
+            new_integral, new_g = integral.index_add(0, chosen, gain), g.index_copy(0, chosen, new[3])
             quadrature_nfe = quadrature_nfe.index_add(0, chosen, torch.full_like(chosen, 4))
             with torch.no_grad():
-                error = _SIMPSON_TO_PAIR * (gain - length * (ends + 4 * inner[1]) / 6)
+                # A panel of n steps: the pair's own error, n (h / n)^5.
+                error = _SIMPSON_TO_PAIR / panel**4 * (gain - whole * (ends + 4 * new[1]) / 6)
                 scale = atol + rtol * torch.maximum(integral.abs(), new_integral.abs())[chosen]
                 ratio = ratio.index_copy(0, chosen, ratio[chosen].maximum(error.abs() / scale))
         with torch.no_grad():
@@ -143,10 +180,10 @@ def dopri5(
             h = h * torch.where(finite, growth, 0.2)
             previous = torch.where(accepted, ratio.clamp(min=1e-4), previous)
             underflow = (h < smallest) & (remaining > smallest)
-            failed = underflow | (nfe + 6 > max_nfe)
+            failed = underflow | (nfe + 6 * panel > max_nfe)
             reason = torch.where(underflow, finite.long(), 2)
         y = torch.where(accepted[:, None], candidate, y)
-        k1 = torch.where(accepted[:, None], k[-1], k1)
+        k1 = torch.where(accepted[:, None], slope, k1)
         if quadrature is not None:
             integral, g = torch.where(accepted, new_integral, integral), torch.where(accepted, new_g, g)
     return _assemble(left, shape, end, direction)
@@ -161,15 +198,6 @@ def _first_step(y: Tensor, slope: Tensor, rtol: float, atol: float) -> Tensor:
     """Hairer's first guess: a step that changes the state by about a hundredth of its size."""
     scale = atol + rtol * y.abs()
     return 0.01 * _rms(y / scale).clamp(min=1e-5) / _rms(slope / scale).clamp(min=1e-5)
-
-
-def _dense(y: Tensor, candidate: Tensor, step: Tensor, k: list[Tensor], p: float) -> Tensor:
-    """The path at the fraction ``p`` of a step, to order 4."""
-    chord = candidate - y
-    bend = step * k[0] - chord
-    twist = chord - step * k[-1] - bend
-    rest = step * torch.tensordot(y.new_tensor(_DENSE), torch.stack(k), dims=1)
-    return y + p * (chord + (1 - p) * (bend + p * (twist + (1 - p) * rest)))
 
 
 def _assemble(left: list[tuple[Tensor, ...]], shape: torch.Size, end: float, direction: float) -> Solution:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
@@ -52,6 +53,57 @@ def test_the_score_of_a_nonlinear_model_matches_finite_differences():
         step = 1e-3 * torch.eye(2)
         finite = torch.stack([(value(x + s) - value(x - s)) / 2e-3 for s in step], dim=1)
         torch.testing.assert_close(score, finite, rtol=1e-3, atol=1e-4)
+
+
+def test_the_score_through_other_solvers():
+    """torchdiffeq's times depend on the state; scipy has no gradient, and says so."""
+    pytest.importorskip("torchdiffeq")
+    model = nonlinear_model()
+    x = torch.tensor([[0.3, -0.8], [1.5, 0.4]], requires_grad=True)
+    tight = {"rtol": 1e-8, "atol": 1e-8}
+    scores = [
+        torch.autograd.grad(ndm.log_prob(model, x, solver=solver, **tight).sum(), x)[0]
+        for solver in ("dopri5", "torchdiffeq:dopri5")
+    ]
+    torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ndm.InputError, match="scipy:RK45 has no gradient; use dopri5"):
+        ndm.log_prob(model, x, solver="scipy:RK45")
+
+
+class Shrunk(torch.nn.Module):
+    """a E[x | z_t] for x ~ N(0, 1): the optimal predictor at a = 1."""
+
+    def __init__(self, schedule, a):
+        super().__init__()
+        self.schedule, self.a = schedule, a
+
+    def forward(self, z, t):
+        return self.a * self.schedule(t).alpha[:, None] * z
+
+
+@pytest.mark.parametrize(("a", "ode", "sde", "total"), [(1.0, 2.047, 2.047, 2.048), (0.95, 2.097, 2.204, 4.059)])
+def test_an_inexact_predictor_makes_two_models_even_of_the_identity(a, ode, sde, total, generator):
+    """docs/likelihood.md: bits of x ~ N(0, 1) under the ODE, under the SDE (moment equations), and their bound.
+
+    Both laws of z_0 are Gaussian. The bound is over n = 4000 rows, 40 passes; 4 standard errors.
+    """
+    schedule = ndm.LinearSchedule(-7.0, 5.0)
+    model = ndm.NDM(ndm.ForwardProcess(schedule), ndm.Predictor(Shrunk(schedule, a), "x"), ndm.GaussianDecoder())
+    n, variance = 4000, 1.0
+    middle = (torch.arange(n).flip(0) + 0.5) / n
+    drift = model(torch.ones(n, 1), middle).reverse_drift(torch.ones(n, 1), middle)[:, 0]
+    for b, g in zip(drift.tolist(), model.process.noise_rate(middle).tolist(), strict=True):
+        decay = math.exp(-2 * b / n)
+        variance = variance * decay + g**2 / (2 * b) * (1 - decay)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(20)
+    x, weights = torch.from_numpy(nodes)[:, None], torch.from_numpy(weights / weights.sum())
+    bits = lambda log_p: -(weights * log_p).sum().item() / math.log(2)  # noqa: E731
+    std = variance**0.5 / schedule(torch.zeros(())).alpha
+    assert bits(ndm.log_prob(model, x, rtol=1e-8, atol=1e-8)) == pytest.approx(ode, abs=2e-3)
+    assert bits(torch.distributions.Normal(0.0, std).log_prob(x)[:, 0]) == pytest.approx(sde, abs=2e-3)
+    rows = torch.randn(4000, 1, generator=generator)
+    bounds = torch.stack([ndm.bound(model, rows, generator=generator).total for _ in range(40)]).mean(0) / math.log(2)
+    assert bounds.mean().item() == pytest.approx(total, abs=4 * bounds.std().item() / 4000**0.5)
 
 
 def test_max_rows_and_the_batch_change_nothing(generator):
@@ -183,7 +235,7 @@ def test_exact_divergence_is_the_trace_of_the_jacobian():
 
 
 def test_hutchinson_is_unbiased_and_exact_for_a_diagonal_jacobian(generator):
-    """Mean of n = 4000 probes within 4 standard errors of the trace."""
+    """Mean of n = 4000 probes within 3 standard errors of the trace."""
     model = nonlinear_model(3)
     f = ndm.sampling.velocity_field(model)
     z, t = torch.randn(1, 3), torch.rand(1)
@@ -192,13 +244,13 @@ def test_hutchinson_is_unbiased_and_exact_for_a_diagonal_jacobian(generator):
     _, estimates = value_and_divergence(f, t.expand(n), z.expand(n, 3), probe)
     _, exact = value_and_divergence(f, t, z)
     assert estimates.std() > 0
-    assert abs(estimates.mean() - exact) < 4 * estimates.std() / n**0.5
+    assert abs(estimates.mean() - exact) < 3 * estimates.std() / n**0.5
     _, diagonal = value_and_divergence(lambda t, z: z**2, t, z, probe[:1])
     torch.testing.assert_close(diagonal, 2 * z.sum(1))
 
 
 def test_hutchinson_log_prob_averages_to_the_exact_one(generator):
-    """n = 400 solves, 4 standard errors; several probes in one call have the same mean and a smaller spread."""
+    """n = 400 solves, 3 standard errors; several probes in one call have the same mean and a smaller spread."""
     model = nonlinear_model()
     x = torch.tensor([[0.3, -0.8]])
     exact = ndm.log_prob(model, x)
@@ -207,7 +259,7 @@ def test_hutchinson_log_prob_averages_to_the_exact_one(generator):
         draws = ndm.log_prob(model, x.expand(400, 2), divergence=divergence, generator=generator)
         averaged = ndm.ode_likelihood(model, x.expand(400, 2), divergence=divergence, samples=4, generator=generator)
         for estimate in (draws, averaged.log_prob):
-            assert abs(estimate.mean() - exact) < 4 * estimate.std() / 400**0.5
+            assert abs(estimate.mean() - exact) < 3 * estimate.std() / 400**0.5
         assert averaged.log_prob.std() < 0.7 * draws.std()
         # The reported error is that of the average over its own four draws.
         assert averaged.standard_error.square().mean().sqrt() == pytest.approx(averaged.log_prob.std().item(), rel=0.15)
@@ -300,5 +352,7 @@ def test_bad_calls_are_refused():
         ndm.log_prob(model, x, divergence="skilling")
     with pytest.raises(ndm.InputError, match="at least 1"):
         ndm.log_prob(model, x, samples=0)
+    with pytest.raises(ndm.InputError, match="rtol and atol must not be negative"):
+        ndm.log_prob(model, x, rtol=-1e-4)
     with pytest.raises(ndm.InputError, match="not finite"):
         ndm.log_prob(model, x / 0)

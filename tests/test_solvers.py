@@ -59,6 +59,32 @@ def test_dopri5_is_of_order_five():
     assert 6 < counts[1] / counts[0] < 15
 
 
+def test_autocast_does_not_touch_the_steps():
+    """The field casts as it likes; the sums over stages are the solver's own."""
+    z = torch.randn(4, 2, dtype=torch.float32)
+    alone = dopri5(spiral_by_hand, z, 0.0, 2.0, 1e-5, 1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        under = dopri5(spiral_by_hand, z, 0.0, 2.0, 1e-5, 1e-5)
+    assert torch.equal(alone.state, under.state)
+    assert torch.equal(alone.nfe, under.nfe)
+
+
+def spiral_by_hand(t, z):
+    """:func:`spiral` without a matrix product."""
+    x, y = z.unbind(1)
+    return torch.stack([-0.5 * x + 2 * y, -2 * x - 0.5 * y], 1) * (1 + torch.cos(3 * t))[:, None]
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_torchdiffeq_takes_the_steps_it_is_told(direction):
+    pytest.importorskip("torchdiffeq")
+    start, end = (0.0, 1.0) if direction == "up" else (1.0, 0.0)
+    for dtype in (torch.float32, torch.float64):
+        for steps in (49, 61, 98, 109):
+            solution = solve_ode(spiral, torch.ones(1, 2, dtype=dtype), start, end, "torchdiffeq:euler", steps)
+            assert solution.nfe.tolist() == [steps]
+
+
 def test_dopri5_heeds_both_tolerances():
     def evaluations(rtol, atol):
         calls = []

@@ -23,6 +23,7 @@ from .objective import bound, continuous_diffusion, discrete_diffusion
 from .sampling import velocity_field
 from .solvers import SolverError, VectorField
 from .tensors import full_times, seeded, sum_rows
+from .times import LowDiscrepancyTimes
 
 BINS = 10
 
@@ -98,7 +99,7 @@ def _profile(model: NDM, x: Tensor, steps: int | None, passes: int, generator: t
     for k in range(BINS):
         total = 0.0
         for _ in range(max(1, passes // 4)):
-            offset = torch.arange(len(x), dtype=q.curve.x.dtype, device=q.curve.x.device) / len(x)
+            offset, _ = LowDiscrepancyTimes()(q.curve.x, generator)
             t = (k + offset) / BINS
             if steps is None:
                 loss = continuous_diffusion(model, q, t, generator)
@@ -170,7 +171,7 @@ def advise(d: Diagnosis, model: NDM) -> list[str]:
             + (
                 "; with this F they are two models: train with training.eta_range 4 to bring them together"
                 if type(model.process.transform).__name__ in ("TimeBasis", "Network")
-                else "; for this F they should agree: train longer, or raise the ODE's accuracy and samples"
+                else "; with this F they agree once the predictor is exact: train longer, or raise the ODE's accuracy"
             )
         )
     return advice or ["nothing stands out"]
@@ -181,7 +182,7 @@ def report(d: Diagnosis) -> str:
     total = d.prior + d.diffusion + d.reconstruction
     lines = [f"bound {total:.4f} bits/dim"]
     lines += [
-        f"  {name:15s}{value:8.4f}  {value / total:6.1%}"
+        f"  {name:15s}{value:8.4f}" + (f"  {value / total:6.1%}" if d.level_distance is not None else "")
         for name, value in (("prior", d.prior), ("diffusion", d.diffusion), ("reconstruction", d.reconstruction))
     ]
     lines += ["", "diffusion by time"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from .journal import Journal
 from .likelihood import Divergence, bits_per_dim, ode_likelihood
 from .model import NDM
 from .objective import bound
-from .solvers import SolverError
+from .solvers import FIXED_STEP, SolverError
 from .tensors import seeded
 
 Estimator = Literal["bound", "ode", "ode-uniform"]
@@ -45,6 +46,12 @@ class Protocol:
     atol: float = 1e-4
     seed: int = 0
 
+    def draws(self, discrete: bool) -> int:
+        """How many draws a row gets; the exact ODE of continuous data needs but one."""
+        if self.estimator == "bound":
+            return self.passes
+        return self.samples if discrete or self.divergence != "exact" else 1
+
     def name(self, discrete: bool) -> str:
         """What the number is called wherever it appears."""
         if self.estimator == "bound":
@@ -53,10 +60,10 @@ class Protocol:
         draws = "importance samples" if self.divergence == "exact" else "draws averaged"
         if not discrete:
             kind, draws = "ODE", "probes averaged"
-        random = discrete or self.divergence != "exact"
-        fixed = self.solver.partition(":")[2] in ("", "euler", "midpoint", "rk4") and self.solver != "dopri5"
-        accuracy = f"{self.solver_steps} steps" if fixed else f"rtol {self.rtol:g}"
-        several = f", {self.samples} {draws}" if random and self.samples > 1 else ""
+        accuracy = f"{self.solver_steps} steps" if self.solver in FIXED_STEP else f"rtol {self.rtol:g}"
+        if self.solver not in FIXED_STEP and self.atol != self.rtol:
+            accuracy += f", atol {self.atol:g}"
+        several = f", {self.draws(discrete)} {draws}" if self.draws(discrete) > 1 else ""
         return f"{kind} ({self.divergence} divergence, {self.solver} {accuracy}{several})"
 
 
@@ -64,8 +71,10 @@ class Protocol:
 class Estimate:
     """One number, and everything needed to know which. The unit is bits/dim; nats are summed over a row.
 
-    ``nfe`` counts evaluations of the predictor per row: one a pass for the bound, those of one solve for the ODE, where
-    ``divergence_nfe`` counts those of the divergence (the same ones, for solvers that carry it along).
+    ``standard_error`` is that of the mean over all rows there could be: the spread of the rows, and of the draws.
+    ``nfe`` counts evaluations per row: of the predictor in all passes of the bound, of the field in one ODE solve.
+    ``divergence_nfe`` counts those of the divergence: further ones for ``dopri5``, the same for solvers that carry it
+    along.
     """
 
     estimator: str
@@ -104,65 +113,94 @@ def evaluate(
         advance: called after every piece.
 
     Raises:
-        SolverError: if the ODE cannot be solved for some rows, numbered as in ``x``; ``partial`` holds their piece.
+        SolverError: if the ODE cannot be solved for some rows, numbered as in ``x``, once all others are done;
+            ``partial`` holds log p of every row, NaN in those. The pieces without them are kept in the journal.
     """
     journal = Journal() if journal is None else journal
     parts: list[dict[str, Any]] = []
+    failures: dict[int, SolverError] = {}
     for k, rows in enumerate(x.split(ROWS[protocol.estimator])):
         name = f"{protocol}/{k}"
         if name not in journal:
             start = time.perf_counter()
             device, dtype = model.reference.device, model.reference.dtype
             rows = rows.to(device, dtype) if rows.is_floating_point() else rows.to(device)
-            values = _piece(model, rows, protocol, k)
-            journal[name] = {key: v.double().cpu().tolist() for key, v in values.items()} | {
+            try:
+                values = _piece(model, rows, protocol, k)
+            except SolverError as error:
+                failures[k] = error
+                advance()
+                continue
+            journal[name] = {key: v.cpu().double().tolist() for key, v in values.items()} | {
                 "seconds": time.perf_counter() - start
             }
         parts.append(journal[name])
         advance()
-    values = {
-        k: torch.tensor([row for part in parts for row in part[k]], dtype=torch.float64)
-        for k in parts[0]
-        if k != "seconds"
-    }
-    nats = values["nats"].T if protocol.estimator == "bound" else values["nats"][None]
+    if failures:
+        raise _all_failures(failures, parts, ROWS[protocol.estimator])
+    column = lambda key: torch.tensor([v for part in parts for v in part[key]], dtype=torch.float64)  # noqa: E731
+    nats = column("nats").T if protocol.estimator == "bound" else column("nats")[None]
     bpd = bits_per_dim(nats.sum(0), x)
+    variance = bpd.var() / len(bpd)
+    if protocol.estimator == "bound" and protocol.passes > 1:
+        # The times of a pass are spread evenly over its rows, so the noise of the rows all but cancels in their mean:
+        # the spread of the rows without it, and the spread of the passes.
+        noise = column("noise_variance").mean() / (x[0].numel() * math.log(2)) ** 2
+        totals = torch.tensor([part["pass_totals"] for part in parts], dtype=torch.float64).sum(0)
+        passes = bits_per_dim(totals / len(x), x)
+        variance = (variance - noise / protocol.passes / len(x)).clamp(min=0) + passes.var() / protocol.passes
     by_term = bits_per_dim(nats, x).mean(1).tolist()
     prior, diffusion, reconstruction = by_term if protocol.estimator == "bound" else (None, None, None)
     return Estimate(
         protocol.name(model.decoder.discrete),
         bpd.mean().item(),
-        (bpd.std() / len(bpd) ** 0.5).item() if len(bpd) > 1 else None,
+        variance.sqrt().item() if len(bpd) > 1 else None,
         nats.sum(0).mean().item(),
         prior,
         diffusion,
         reconstruction,
-        values["nfe"].mean().item(),
-        values["divergence_nfe"].mean().item() if "divergence_nfe" in values else None,
+        column("nfe").mean().item(),
+        None if protocol.estimator == "bound" else column("divergence_nfe").mean().item(),
         len(bpd),
-        protocol.passes if protocol.estimator == "bound" else protocol.samples,
+        protocol.draws(model.decoder.discrete),
         protocol.seed,
         sum(part["seconds"] for part in parts),
     )
 
 
 def _piece(model: NDM, rows: Tensor, p: Protocol, number: int) -> dict[str, Tensor]:
-    """Negative log-likelihoods in nats and evaluations of each row."""
+    """Of each row: the negative log-likelihood in nats, evaluations, for the bound also the variance over passes."""
     generator = seeded(p.seed, number)
     if p.estimator == "bound":
-        passes = [
-            torch.stack(bound(model, rows, p.steps, generator=generator), dim=1).double() for _ in range(p.passes)
-        ]
-        return {"nats": torch.stack(passes).mean(0), "nfe": torch.full((len(rows),), p.passes)}
-    try:
-        result = ode_likelihood(
-            model, rows, "uniform" if p.estimator == "ode-uniform" else "decoder", p.divergence, p.samples,
-            p.solver, p.solver_steps, p.rtol, p.atol, generator=generator,
-        )  # fmt: skip
-    except SolverError as error:
-        offset = number * ROWS[p.estimator]
-        raise SolverError(error.solver, error.partial, error.rows + offset, error.times, error.reasons) from None
+        passes = torch.stack([
+            torch.stack(bound(model, rows, p.steps, generator=generator), dim=1).cpu().double()
+            for _ in range(p.passes)
+        ])  # fmt: skip
+        totals = passes.sum(2)  # (passes, rows)
+        return {
+            "nats": passes.mean(0),
+            "nfe": torch.full((len(rows),), p.passes),
+            "noise_variance": totals.var(0) if p.passes > 1 else torch.zeros(len(rows)),
+            "pass_totals": totals.sum(1),
+        }
+    result = ode_likelihood(
+        model, rows, "uniform" if p.estimator == "ode-uniform" else "decoder", p.divergence, p.samples,
+        p.solver, p.solver_steps, p.rtol, p.atol, generator=generator,
+    )  # fmt: skip
     return {"nats": -result.log_prob, "nfe": result.nfe, "divergence_nfe": result.divergence_nfe}
+
+
+def _all_failures(failures: dict[int, SolverError], parts: list[dict[str, Any]], rows: int) -> SolverError:
+    """One error for the failed pieces, its rows numbered as in the whole set, with log p of all the others."""
+    done = (-torch.tensor(part["nats"], dtype=torch.float64) for part in parts)
+    log_p = [
+        failures[k].partial.cpu().double() if k in failures else next(done) for k in range(len(failures) + len(parts))
+    ]
+    errors = failures.values()
+    failed = torch.cat([error.rows.cpu() + k * rows for k, error in failures.items()])
+    times = torch.cat([error.times.cpu() for error in errors])
+    reasons = [why for error in errors for why in error.reasons]
+    return SolverError(next(iter(errors)).solver, torch.cat(log_p), failed, times, reasons)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

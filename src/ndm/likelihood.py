@@ -60,11 +60,12 @@ class Likelihood(NamedTuple):
     log_prob: Tensor
     """``(B,)``, nats."""
     standard_error: Tensor
-    """Monte-Carlo error of ``log_prob`` over its own draws, ``(B,)``, nats; 0 if nothing is drawn, NaN for one draw."""
+    """Monte-Carlo error of ``log_prob`` over its own draws, ``(B,)``, nats; 0 if nothing is drawn, NaN for one draw.
+    For importance samples by the delta method: close to 1 it means that one weight dominates, and understates."""
     nfe: Tensor
     """Evaluations of the field per solve, ``(B,)``."""
     divergence_nfe: Tensor
-    """Evaluations of the divergence per solve, ``(B,)``."""
+    """Evaluations of the divergence per solve, ``(B,)``; ``dopri5`` makes them besides those of the field."""
 
 
 def log_prob(model: NDM, x: Tensor, **options: Any) -> Tensor:

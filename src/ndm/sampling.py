@@ -43,14 +43,15 @@ def sample(
     atol: float = 1e-5,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw from the model.
+    r"""Draw from the model.
 
     Args:
         model: the model.
         shape: of the samples, batch included, ``(B, *)``.
         steps: number of steps of every solver that does not choose its own.
         solver: one of the table above.
-        mode: take the decoder's mode instead of a draw.
+        mode: take the decoder's mode instead of a draw. With an ODE solver and continuous data the mode is what
+            :func:`ndm.log_prob` is the density of; a draw adds the decoder's noise, :math:`e^{\gamma_0 / 2}` wide.
         rtol, atol: tolerances of a solver that chooses its own.
         generator: seeds everything.
 

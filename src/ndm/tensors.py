@@ -49,5 +49,6 @@ def rand(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
 
 def seeded(*key: int) -> torch.Generator:
     """A CPU generator for a key such as (seed, purpose, step): different keys give unrelated streams."""
-    state = np.random.SeedSequence(key).generate_state(2)
+    # With its length: SeedSequence alone takes (5,) and (5, 0) for the same.
+    state = np.random.SeedSequence((len(key), *key)).generate_state(2)
     return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)

@@ -90,14 +90,17 @@ def run(args: Namespace) -> None:
     from ..journal import Journal, append_line
     from ..likelihood import Divergence, bits_per_dim
     from ..progress import console, progress_bar
-    from ..solvers import ODE_SOLVERS, check_solver
+    from ..solvers import ODE_SOLVERS, SolverError, check_solver
     from ..training import Run
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     check_solver(args.solver, ODE_SOLVERS)
     wanted = parse_steps(args.steps) if args.steps else None
     folder = Run.open(args.run)
-    model = folder.load_model().to(select_device(args.device), getattr(torch, args.dtype))
+    device = select_device(args.device)
+    if device.startswith("mps") and args.dtype == "float64":
+        device = "cpu"  # Apple's GPU has no float64
+    model = folder.load_model().to(device, getattr(torch, args.dtype))
     dataset = load_dataset(folder.config.data.name)
     x = dataset.split(args.split)[: args.limit]
     only = model.process.schedule.steps  # a stepwise schedule has one number of steps, and no ODE
@@ -132,6 +135,9 @@ def run(args: Namespace) -> None:
                 estimates.append(evaluate(model, x, protocol, journal, lambda: bar.advance(bar.task_ids[0])))
     except KeyboardInterrupt:
         console.print(f"interrupted: {len(journal.pieces)} of {total} pieces are kept; the same command goes on")
+        raise
+    except SolverError:
+        console.print(f"{len(journal.pieces)} of {total} pieces are done and kept")
         raise
     entropy = dataset.distribution.entropy() if dataset.distribution else None
     result = {**facts, "entropy_nats": entropy, "estimates": [asdict(e) for e in estimates]}

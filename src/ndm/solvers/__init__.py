@@ -9,13 +9,14 @@ r"""Solvers for ODEs and SDEs. They know nothing of diffusion.
 one that decreases, ``f`` and ``g`` are those of the equation in the original time, dw the noise of the reversed one.
 """
 
-from .by_name import ODE_SOLVERS, SDE_SOLVERS, check_solver, solve_ode, solve_sde, uniform_grid
+from .by_name import FIXED_STEP, ODE_SOLVERS, SDE_SOLVERS, check_solver, solve_ode, solve_sde, uniform_grid
 from .dopri5 import dopri5
 from .fixed import euler, heun, rk4
 from .sde import euler_maruyama, stochastic_heun
 from .solution import Solution, SolverError, VectorField
 
 __all__ = [
+    "FIXED_STEP",
     "ODE_SOLVERS",
     "SDE_SOLVERS",
     "Solution",

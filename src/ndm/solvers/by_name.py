@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .dopri5 import dopri5
-from .external import SCIPY, TORCHDIFFEQ, TORCHSDE, require, scipy_ode, torchdiffeq_ode, torchsde_sde
+from .external import SCIPY, TORCHDIFFEQ, TORCHDIFFEQ_FIXED, TORCHSDE, require, scipy_ode, torchdiffeq_ode, torchsde_sde
 from .fixed import euler, heun, rk4
 from .sde import NoiseRate, euler_maruyama, stochastic_heun
 from .solution import Quadrature, Solution, SolverError, VectorField
@@ -21,6 +21,7 @@ ODE_SOLVERS = (
     *(f"scipy:{method}" for method in SCIPY),
     *(f"torchdiffeq:{method}" for method in TORCHDIFFEQ),
 )
+FIXED_STEP = (*_FIXED, *(f"torchdiffeq:{method}" for method in TORCHDIFFEQ_FIXED))
 SDE_SOLVERS = (*_STOCHASTIC, *(f"torchsde:{method}" for method in TORCHSDE))
 
 
@@ -62,10 +63,13 @@ def solve_ode(
             of the state.
 
     Raises:
-        InputError: if the solver is unknown or its library is missing.
+        InputError: if the solver is unknown, its library is missing, it has no gradient but one is asked for, or the
+            tolerances are negative.
         SolverError: if it cannot finish.
     """
     check_solver(solver, ODE_SOLVERS)
+    if not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
+        raise InputError(f"rtol and atol must not be negative, nor both 0; got {rtol} and {atol}")
     library, _, method = solver.partition(":")
     if solver == "dopri5":
         return dopri5(f, z, start, end, rtol, atol, args=args, quadrature=quadrature)

@@ -64,7 +64,7 @@ class _Step(NamedTuple):
         chord = self.candidate[rows] - y
         bend = h * k[0] - chord
         twist = chord - h * k[-1] - bend
-        rest = h * torch.tensordot(y.new_tensor(_DENSE), k, dims=1)
+        rest = h * _combine(y.new_tensor(_DENSE), k)
         return y + p * (chord + (1 - p) * (bend + p * (twist + (1 - p) * rest)))
 
 
@@ -141,12 +141,12 @@ def dopri5(
         for i in range(panel):
             from_, slopes = candidate, slope[None]
             for node, weights in zip(_NODES, stages, strict=True):
-                candidate = from_ + length * torch.tensordot(weights, slopes, dims=1)
+                candidate = from_ + length * _combine(weights, slopes)
                 slope = field(elapsed + (i + node) / panel * h, candidate)
                 slopes = torch.cat([slopes, slope[None]])
             steps.append(_Step(from_, candidate, length, slopes))
             with torch.no_grad():
-                error = length * torch.tensordot(error_weights, slopes, dims=1)
+                error = length * _combine(error_weights, slopes)
                 scale = path_share * (atol + rtol * torch.maximum(from_.abs(), candidate.abs()))
                 ratio = ratio.maximum(_rms(error / scale))
         nfe += 6 * panel
@@ -187,6 +187,11 @@ def dopri5(
         if quadrature is not None:
             integral, g = torch.where(accepted, new_integral, integral), torch.where(accepted, new_g, g)
     return _assemble(left, shape, end, direction)
+
+
+def _combine(weights: Tensor, slopes: Tensor) -> Tensor:
+    """The weighted sum of the stages, elementwise: a matrix product would lose digits under autocast."""
+    return (weights.view(-1, 1, 1) * slopes).sum(0)
 
 
 def _rms(x: Tensor) -> Tensor:

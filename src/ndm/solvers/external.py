@@ -49,9 +49,11 @@ class _Recorder:
         self.f, self.args, self.calls, self.t, self.z = f, args, 0, start, z
 
     def __call__(self, t: float | Tensor, z: Tensor) -> Tensor:
-        self.calls, self.t, self.z = self.calls + 1, float(t), z
+        # A tensor stays one: torchdiffeq's times depend on the state, and so does its gradient through them.
+        t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
+        self.calls, self.t, self.z = self.calls + 1, float(t.detach()), z
         # Explicitly repeated: some fields (forward-mode AD) refuse expanded times.
-        return self.f(torch.full(z.shape[:1], self.t, dtype=z.dtype, device=z.device), z, *self.args)
+        return self.f(t.expand(len(z)).clone(), z, *self.args)
 
     def solution(self, state: Tensor) -> Solution:
         calls = torch.full(state.shape[:1], self.calls, dtype=torch.long, device=state.device)
@@ -65,24 +67,30 @@ class _Recorder:
         )
 
 
-@torch.no_grad()
 def scipy_ode(
     method: str, f: VectorField, z: Tensor, start: float, end: float, rtol: float, atol: float,
     args: tuple[Tensor, ...] = (),
 ) -> Solution:  # fmt: skip
-    """``scipy.integrate.solve_ivp``: float64 on the CPU around a field of z's own dtype and device."""
+    """``scipy.integrate.solve_ivp``: float64 on the CPU around a field of z's own dtype and device.
+
+    Raises:
+        InputError: if a gradient is asked for.
+    """
+    if z.requires_grad and torch.is_grad_enabled():
+        raise InputError(f"scipy:{method} has no gradient; use dopri5, or torchdiffeq:dopri5")
     field = _Recorder(f, z, start, args)
     back: Callable[[Any], Tensor] = lambda y: torch.from_numpy(y).to(z).view_as(z)  # noqa: E731
 
     def flat(t: float, y: Any) -> Any:
-        value = field(t, back(y)).double()
+        with torch.no_grad():
+            value = field(t, back(y)).cpu().double()
         if not bool(torch.isfinite(value).all()):
             raise FloatingPointError  # scipy would shrink its step for ever
-        return value.flatten().cpu().numpy()
+        return value.flatten().numpy()
 
     integrate = require("scipy.integrate")
     try:
-        y = z.double().flatten().cpu().numpy()
+        y = z.detach().cpu().double().flatten().numpy()
         result = integrate.solve_ivp(flat, (start, end), y, method=method, rtol=rtol, atol=atol)
     except FloatingPointError:
         raise field.error(f"scipy:{method}", "the field is not finite") from None
@@ -100,7 +108,9 @@ def torchdiffeq_ode(
     ends = torch.tensor([start, end], dtype=z.dtype, device=z.device)
     # step_t: land on the end. By default it steps beyond (where the field may not exist) and interpolates back.
     adaptive: dict[str, Any] = {"max_num_steps": 100_000, "step_t": ends[1:]}
-    options = {"step_size": abs(end - start) / steps} if method in TORCHDIFFEQ_FIXED else adaptive
+    # Not step_size, of which torchdiffeq takes one more where the division rounds.
+    grid = {"grid_constructor": lambda *_: torch.linspace(start, end, steps + 1, dtype=z.dtype, device=z.device)}
+    options = grid if method in TORCHDIFFEQ_FIXED else adaptive
     try:
         state = require("torchdiffeq").odeint(field, z, ends, rtol=rtol, atol=atol, method=method, options=options)
     except AssertionError as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.run:
         run = Run.open(args.run)
-        model, x = run.load_model().double(), load_dataset(run.config.data.name).test[: args.rows or 200]
+        model, x = run.load_model().double(), load_dataset(**asdict(run.config.data)).test[: args.rows or 200]
         x = x.double() if x.is_floating_point() else x
     else:
         model, x = toy(args.rows or 2000)

@@ -181,7 +181,7 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path, capsys):
     assert main(["train", "digits", "--out", str(folder), *TINY, *failing]) == 2
     assert main(["evaluate", str(folder)]) == 2
     assert "no model yet" in capsys.readouterr().err
-    assert sorted(p.name for p in folder.iterdir()) == ["config.yaml", "metrics.jsonl"]
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl"]
 
 
 def test_a_group_of_settings_can_come_from_a_file(tmp_path):

@@ -91,3 +91,59 @@ def test_checkerboard_squares():
 def test_unknown_names_are_refused():
     with pytest.raises(ndm.InputError, match="choose one of digits"):
         load_dataset("mnist-3d")
+
+
+def mirrored_rows(flip, n=50):
+    """n images of one row of four different pixels, so that none is its own mirror image."""
+    x = torch.arange(4 * n, dtype=torch.int32).view(n, 1, 1, 4)
+    return ndm.data.Dataset("rows", x, x[:1], x[:1], lambda: ndm.CategoricalDecoder(4 * n), flip=flip)
+
+
+def test_flips_mirror_about_half_of_the_rows_and_depend_on_seed_and_step_only():
+    plain, data = mirrored_rows(False), mirrored_rows(True)
+    batches = [data.batch(32, 1, step) for step in range(60)]
+    straight = torch.cat([plain.batch(32, 1, step) for step in range(60)])
+    x = torch.cat(batches)
+    same, mirrored = ((x == y).flatten(1).all(1) for y in (straight, straight.flip(-1)))
+    assert (same ^ mirrored).all()
+    # n = 1920 fair coins: within four standard errors of a half; and neither all nor none of a batch (of 32).
+    assert abs(mirrored.double().mean() - 0.5) < 4 * 0.5 / 1920**0.5
+    assert all(0 < part.sum() < 32 for part in mirrored.split(32))
+    assert torch.equal(data.batch(32, 1, 7), batches[7])
+    assert not torch.equal(mirrored[:32], mirrored[32:64])
+    another = data.batch(32, 2, 0) != plain.batch(32, 2, 0)
+    assert not torch.equal(another.flatten(1).any(1), mirrored[:32])
+    # A batch is a copy: the rows themselves stay as they are.
+    assert torch.equal(data.train, plain.train)
+
+
+def test_batches_are_slices_of_the_epochs_orders_whatever_their_size():
+    data = mirrored_rows(False, n=10)
+    rows = torch.cat([data.batch(1, 3, step) for step in range(60)])
+    for size in (4, 7, 10, 25):  # 25 rows span three epochs
+        batches = torch.cat([data.batch(size, 3, step) for step in range(60 // size)])
+        assert torch.equal(batches, rows[: len(batches)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "digits", "path": "here"}, "digits has no path"),
+        ({"name": "ring", "size": 32}, "ring has no size"),
+        ({"name": "digits", "on_bad_file": "skip"}, "digits has no on_bad_file"),
+        ({"name": "mnist", "size": 32}, "mnist has no size"),
+        ({"name": "moons", "flip": True}, "moons holds no images to flip"),
+        ({"name": "images", "size": 32}, "images needs path"),
+        ({"name": "images", "path": "here"}, "images needs size"),
+        ({"name": "imagenet32"}, "imagenet32 needs path"),
+    ],
+)
+def test_options_that_a_set_has_no_use_for_or_lacks_are_refused(options, message):
+    with pytest.raises(ndm.InputError, match=message):
+        load_dataset(**options)
+
+
+def test_every_option_at_its_default_is_no_option():
+    data = load_dataset("digits", path=None, size=None, flip=False, on_bad_file="refuse")
+    assert torch.equal(data.train, load_dataset("digits").train) and not data.flip
+    assert load_dataset("digits", flip=True).flip

@@ -24,12 +24,14 @@ def test_importance_times_are_unbiased_and_reduce_the_variance(generator):
     for _ in range(500):
         t, _ = times(x, generator)
         times.observe(t, peaked(t))
+        times.update()
     times.eval()
     before = times.second_moment.clone()
     n, estimates, plain = 400, [], []
     for _ in range(n):
         t, weight = times(torch.zeros(4, 1), generator)
         times.observe(t, peaked(t))
+        times.update()
         estimates.append((weight * peaked(t)).mean())
         plain.append(peaked(ndm.LowDiscrepancyTimes()(torch.zeros(4, 1), generator)[0]).mean())
     assert torch.equal(times.second_moment, before)  # it learns in training mode only
@@ -41,7 +43,11 @@ def test_importance_times_are_unbiased_and_reduce_the_variance(generator):
 
 def test_importance_density_is_the_root_of_the_averaged_square():
     times = ndm.ImportanceTimes(bins=2, decay=0.5, uniform=0.1)
-    times.observe(torch.tensor([0.1, 0.2, 0.8]), torch.tensor([1.0, 3.0, 0.0]))
+    times.observe(torch.tensor([0.1]), torch.tensor([1.0]))  # two observations, one update
+    times.observe(torch.tensor([0.2, 0.8]), torch.tensor([3.0, 0.0]))
+    assert torch.equal(times.second_moment, torch.ones(2))
+    times.update()
+    times.update()  # of nothing
     torch.testing.assert_close(times.second_moment, torch.tensor([0.5 + 0.5 * 5.0, 0.5]))
     root = torch.tensor([3.0, 0.5]).sqrt()
     torch.testing.assert_close(times.density(), 0.9 * root / root.mean() + 0.1)

@@ -1,15 +1,21 @@
 """Training: the learning rate, the average, exact repetition, and models that learn what they must."""
 
+import os
+import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import ndm
 from ndm.config import Config, DataConfig, ModelConfig, TrainingConfig, make_model
 from ndm.data import load_dataset
-from ndm.training import Run, learning_rate, train
-from ndm.training.loop import random_eta, validation_bpd
+from ndm.likelihood import bits_per_dim
+from ndm.training import Checkpoints, Run, Trainer, learning_rate, train
+from ndm.training.loss import random_eta
+from ndm.training.validation import validation_nats
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +35,19 @@ def trained(config, log=lambda _: None):
     return train(make_model(config, dataset), dataset, config, log=log)
 
 
-def test_learning_rate_rises_and_falls_linearly():
-    config = TrainingConfig(steps=100, warmup=10, learning_rate=0.5)
-    assert learning_rate(0, config) == pytest.approx(0.5 * 0.1)
-    assert learning_rate(4, config) == pytest.approx(0.5 * 0.5 * 0.96)
-    assert learning_rate(50, config) == pytest.approx(0.25)
-    assert learning_rate(99, config) == pytest.approx(0.005)
+def test_learning_rate_is_the_papers():
+    """1e-8 at step 0, the peak at the end of the warm-up, half of both midway, 1e-8 at the last step: exactly."""
+    config = TrainingConfig(steps=111, warmup=10, learning_rate=0.5)
+    assert learning_rate(0, config) == 1e-8
+    assert learning_rate(5, config) == 1e-8 + (0.5 - 1e-8) / 2
+    assert learning_rate(10, config) == 0.5
+    assert learning_rate(60, config) == 1e-8 + (0.5 - 1e-8) / 2
+    assert learning_rate(110, config) == 1e-8
+    rates = [learning_rate(step, config) for step in range(111)]
+    assert np.diff(rates[:11]) == pytest.approx(0.05, rel=1e-6)
+    assert np.diff(rates[10:]) == pytest.approx(-0.005, rel=1e-6)
+    assert learning_rate(0, replace(config, warmup=0)) == 0.5
+    assert learning_rate(0, replace(config, warmup=0, steps=1)) == 0.5
 
 
 def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_reference():
@@ -65,14 +78,16 @@ def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_refere
     assert groups == [(learning_rate(step, settings), 0.3) for step in range(20)]
     assert max(norms) == pytest.approx(0.01, rel=1e-3)
     assert not average.training
-    assert records[-1]["validation_bpd"] == validation_bpd(average, dataset, None)
-    assert validation_bpd(average, dataset, None) != validation_bpd(model.eval(), dataset, None)
+    value = lambda m: bits_per_dim(validation_nats(m, dataset.validation, None).item() / 150, dataset.validation)  # noqa: E731
+    validations = [record["validation_bpd"] for record in records if "validation_bpd" in record]
+    assert validations == [value(average)]
+    assert value(average) != value(model.eval())
 
 
 @pytest.mark.parametrize("importance", [True, False])
 def test_importance_times_are_used_when_asked(importance, monkeypatch):
     made = []
-    monkeypatch.setattr("ndm.training.loop.ImportanceTimes", lambda: made.append(1) or ndm.ImportanceTimes())
+    monkeypatch.setattr("ndm.training.loss.ImportanceTimes", lambda: made.append(1) or ndm.ImportanceTimes())
     trained(replace(SMALL, training=replace(SMALL.training, steps=2, importance_times=importance)))
     assert bool(made) is importance
 
@@ -117,17 +132,66 @@ def test_every_option_trains_and_lowers_its_bound(model):
     assert values[-1] < values[0]
 
 
-def test_a_loss_that_is_not_finite_stops_with_advice():
-    config = replace(SMALL, training=replace(SMALL.training, learning_rate=1e30, clip=1e30))
-    with pytest.raises(ndm.InputError, match=r"step \d+; lower training.learning_rate"):
-        trained(config)
+class Poisoned(nn.Module):
+    """A network whose output is infinite on some of its calls."""
+
+    def __init__(self, net, calls):
+        super().__init__()
+        self.net, self.bad, self.calls = net, calls, 0
+
+    def forward(self, *args):
+        self.calls += 1
+        return self.net(*args) / (0.0 if self.calls - 1 in self.bad else 1.0)
+
+
+def poisoned(calls):
+    dataset = load_dataset("digits")
+    torch.manual_seed(0)
+    model = make_model(SMALL, dataset)
+    nn.init.ones_(model.predictor.net.head.bias)
+    model.predictor.net = Poisoned(model.predictor.net, calls)
+    return model, dataset
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_counted_and_its_rows_are_logged():
+    """Steps 3 and 7 of 20 leave weights and average as they are; their rows are those of the batch."""
+    records, settings = [], replace(SMALL.training, evaluate_every=0)
+    model, dataset = poisoned({3, 7})
+    trainer = Trainer(model, dataset, replace(SMALL, training=settings), log=records.append)
+    before, moved = [p.clone() for p in model.parameters()], []
+    gradient = trainer._gradient
+
+    def watch():
+        now = [p.detach().clone() for p in model.parameters()]
+        moved.append(not all(torch.equal(a, b) for a, b in zip(before, now, strict=True)))
+        before[:] = now
+        return gradient()
+
+    trainer._gradient = watch
+    average = trainer.run()
+    assert [step for step in range(1, 20) if not moved[step]] == [4, 8]  # what the step before it did
+    skips = [record for record in records if "skipped" in record]
+    assert [(r["step"], r["skipped"]) for r in skips] == [(4, 1), (8, 2)]
+    assert torch.equal(dataset.train[skips[1]["rows"]], dataset.batch(16, 0, 7))
+    assert all(torch.isfinite(p).all() for p in average.parameters())
+
+
+def test_too_many_skipped_steps_in_a_row_stop_the_run_with_a_good_checkpoint(tmp_path):
+    settings = replace(SMALL.training, max_skipped=3)
+    model, dataset = poisoned({4, *range(6, 20)})
+    trainer = Trainer(model, dataset, replace(SMALL, training=settings), folder=tmp_path)
+    with pytest.raises(ndm.InputError, match=r"3 steps in a row.*the last is step 9.*lower training.learning_rate"):
+        trainer.run()
+    state = Checkpoints(tmp_path / "checkpoints").latest()
+    assert state.step == 8 and state.values["skipped"] == 4
+    assert all(torch.isfinite(value).all() for value in state.tensors.values())
 
 
 def test_eta_is_drawn_log_uniformly_one_per_row_and_changes_the_training():
     """n = 4000 draws in [1/4, 4]: the mean of log eta within 4 standard errors of 0, its range nearly filled."""
-    x = torch.zeros(4000, 1)
-    assert random_eta(x, 1.0, torch.Generator()) is None
-    log_eta = random_eta(x, 4.0, torch.Generator().manual_seed(0)).log()
+    x, model = torch.zeros(4000, 1), make_model(SMALL, load_dataset("digits"))
+    assert random_eta(model, x, 1.0, torch.Generator()) is None
+    log_eta = random_eta(model, x, 4.0, torch.Generator().manual_seed(0)).log()
     width = torch.tensor(4.0).log()
     assert log_eta.abs().max() <= width and log_eta.max() > 0.99 * width and log_eta.min() < -0.99 * width
     assert log_eta.mean().abs() < 4 * width / 3**0.5 / 4000**0.5
@@ -137,29 +201,41 @@ def test_eta_is_drawn_log_uniformly_one_per_row_and_changes_the_training():
     assert not all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
-def test_ctrl_c_returns_the_average_so_far():
-    dataset = load_dataset("digits")
-    calls, records = [], []
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_after_the_step_with_a_checkpoint_from_which_a_run_goes_on_exactly(number, tmp_path):
+    config = replace(SMALL, model=replace(SMALL.model, dropout=0.2))
+    dataset, records = load_dataset("digits"), []
 
-    class Interrupting:
-        validation = dataset.validation
+    def trainer(folder=None, log=lambda _: None):
+        torch.manual_seed(0)
+        return Trainer(make_model(config, dataset), dataset, config, log=log, folder=folder)
 
-        def batch(self, *args):
-            calls.append(1)
-            if len(calls) == 8:
-                raise KeyboardInterrupt
-            return dataset.batch(*args)
+    whole = trainer().run().state_dict()
+    first = trainer(tmp_path, records.append)
+    gradient = first._gradient
 
-    average = train(make_model(SMALL, dataset), Interrupting(), SMALL, log=records.append)
-    assert records[-1]["interrupted"] and records[-1]["step"] == 7
+    def kill():
+        if first.step == 7:
+            os.kill(os.getpid(), number)
+        return gradient()
+
+    first._gradient = kill
+    average = first.run()
     assert torch.isfinite(ndm.bound(average, dataset.test[:2]).total).all()
+    assert records[-1]["interrupted"] == signal.Signals(number).name and records[-1]["step"] == 8
+    second = trainer(tmp_path)
+    second.load(second.checkpoints.latest())
+    assert second.step == 8
+    resumed = second.run().state_dict()
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+    assert not all(torch.equal(whole[k], average.state_dict()[k]) for k in whole)
 
 
 def test_a_run_refuses_to_be_replaced_and_reads_back(tmp_path):
     run = Run.create(tmp_path / "run", SMALL)
     run.log({"step": 1})
     assert run.config == SMALL and run.metrics() == [{"step": 1}]
-    with pytest.raises(ndm.InputError, match="already holds a run.*--overwrite"):
+    with pytest.raises(ndm.InputError, match="already holds a run.*--overwrite, or go on with ndm train --resume"):
         Run.create(tmp_path / "run", SMALL)
     assert run.metrics() == [{"step": 1}]
     with pytest.raises(ndm.InputError, match="no model yet"):

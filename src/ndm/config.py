@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from torch import nn
 
 from .data import Dataset
 from .errors import InputError
 from .model import NDM
-from .nn import MLP
+from .nn import MLP, FlatUNet, UNet
 from .predictor import Parameterization, Predictor
 from .process import ForwardProcess, TiedTo
 from .schedule import CosineSchedule, LearnedSchedule, LinearSchedule, Schedule, StepwiseSchedule
@@ -32,10 +33,19 @@ class DataConfig:
     """What is learned.
 
     Args:
-        name: digits, gmm-digits, ring, moons or checkerboard.
+        name: digits, gmm-digits, ring, moons, checkerboard, mnist, cifar10, imagenet32, imagenet64, celebahq256,
+            images (any folder of pictures) or array (.npy, or .npz with x_train).
+        path: the file or folder of sets that are not made here.
+        size: height and width to which a folder's pictures are brought.
+        flip: mirror training images left to right at random.
+        on_bad_file: refuse a folder with damaged or too small pictures, or skip them.
     """
 
     name: str = "digits"
+    path: str | None = None
+    size: int | None = None
+    flip: bool = False
+    on_bad_file: Literal["refuse", "skip"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -50,14 +60,20 @@ class ModelConfig:
         rotation: directions of the linear transform (none: each element its own gain; learned: orthonormal).
         num_basis: powers of time in the linear and time_basis transforms (others ignore it).
         tied_to: what the transform sees as time, t itself or the variance of the noise.
-        transform_width: width of F's network.
-        transform_depth: residual blocks of F's network.
+        transform_width, transform_depth: width and depth of F's network, which is of the predictor's kind.
         parameterization: what the predictor's output means: x the data, eps the noise, v alpha eps - sigma x.
         predict_curve: predict F's coefficients too, so that F is never evaluated on a prediction (time_basis only).
         variance: learn the reverse variance (discrete time only).
-        width: width of the predictor's network.
-        depth: residual blocks of the predictor's network.
+        network: kind of the networks: mlp (vectors and tiny images), unet (with downsampling and attention) or
+            flat_unet (VDM's, without downsampling).
+        width: of the predictor's network; of a unet the channels of its first level.
+        depth: residual blocks of the predictor's network, of a unet per level.
         dropout: dropout in the predictor's network.
+        multipliers: channels of a unet's levels, in units of width.
+        attention: heights of the feature maps at which a unet attends, besides the smallest one.
+        heads: of a unet's attention.
+        patch: side of the squares that a unet takes for one pixel of more channels; the cost falls with its square.
+        fourier: exponents k of the features sin(2^k pi z), cos(2^k pi z) that a unet's input gets.
     """
 
     gamma_min: float = -7.0
@@ -72,9 +88,15 @@ class ModelConfig:
     parameterization: Parameterization = "v"
     predict_curve: bool = False
     variance: bool = False
+    network: Literal["mlp", "unet", "flat_unet"] = "mlp"
     width: int = 160
     depth: int = 3
     dropout: float = 0.1
+    multipliers: list[int] = field(default_factory=lambda: [1, 2, 2])
+    attention: list[int] = field(default_factory=list)
+    heads: int = 1
+    patch: int = 1
+    fourier: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("num_basis", "width", "depth", "transform_width", "transform_depth"):
@@ -88,33 +110,51 @@ class TrainingConfig:
 
     Args:
         steps: optimiser steps.
-        batch_size: rows per step.
-        learning_rate: its peak, after the warm-up; it then falls linearly to zero.
-        warmup: steps of linear rise.
+        batch_size: rows per step, of all processes together.
+        accumulate: parts in which each batch is computed, to bound memory.
+        learning_rate: its peak, after the warm-up; it rises from 1e-8 and falls to it, linearly.
+        warmup: steps of rise.
+        optimizer: adamw or adam.
+        beta2: forgetting factor of the squared gradients.
         weight_decay: AdamW's.
         clip: largest norm of the gradient.
+        precision: of the networks; the process around them stays in fp32.
+        compile: compile the networks.
         ema_decay: of the averaged weights, which are the model that is saved.
         bound_steps: number of steps T of the bound that is trained; null is continuous time.
         importance_times: draw more times where the loss is larger.
         eta_range: largest eta; each row's eta is drawn log-uniformly between its inverse and it, which brings the
             densities of the ODE and the SDE together where F is not linear. 1 is the bound itself.
         evaluate_every: steps between validation bounds; 0 for none.
+        sample_every: steps between sample grids; 0 for none.
+        checkpoint_every: steps between checkpoints, of which the last two and the best are kept.
+        max_skipped: steps in a row without a finite gradient, which are skipped, before the run stops.
+        trackers: where metrics go besides metrics.jsonl: [tensorboard], [wandb] or both.
     """
 
     steps: int = 4000
     batch_size: int = 256
+    accumulate: int = 1
     learning_rate: float = 2e-3
     warmup: int = 300
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    beta2: float = 0.99
     weight_decay: float = 0.01
     clip: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
     ema_decay: float = 0.999
     bound_steps: int | None = None
     importance_times: bool = True
     eta_range: float = 1.0
     evaluate_every: int = 1000
+    sample_every: int = 0
+    checkpoint_every: int = 1000
+    max_skipped: int = 10
+    trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "max_skipped"):
             _require(getattr(self, name) >= 1, f"training.{name} must be at least 1", getattr(self, name))
         steps = self.bound_steps
         _require(steps is None or steps >= 1, "training.bound_steps must be at least 1, or null", steps)
@@ -140,7 +180,20 @@ class Config:
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
 
 
+_NULLABLE = ("training.bound_steps", "data.path", "data.size")
+
+
 GROUPS: dict[str, Any] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configs differ, by their full names."""
+    flat = lambda config: {  # noqa: E731
+        **{k: v for k, v in asdict(config).items() if k not in GROUPS},
+        **{f"{group}.{k}": v for group in GROUPS for k, v in asdict(config)[group].items()},
+    }
+    old, new = flat(a), flat(b)
+    return {key: (old[key], new[key]) for key in old if old[key] != new[key]}
 
 
 def fields_of(group: str) -> list[str]:
@@ -209,7 +262,7 @@ def make_config(settings: dict[str, Any]) -> Config:
     """
     tree: dict[str, Any] = {}
     for key, value in settings.items():
-        if value is None and key != "training.bound_steps":
+        if value is None and key not in _NULLABLE:
             raise InputError(f"{key} must not be null")
         group, _, name = key.rpartition(".")
         (tree.setdefault(group, {}) if group else tree)[name] = value
@@ -237,15 +290,35 @@ def make_schedule(config: Config) -> Schedule:
 
 def make_transform(config: ModelConfig, shape: Sequence[int]) -> Transform:
     """The transform a config names, for samples of ``shape``."""
-    width, depth = config.transform_width, config.transform_depth
+    size = (config.transform_width, config.transform_depth)
     if config.transform == "linear":
         return Linear(math.prod(shape), config.num_basis, config.rotation)
     if config.transform == "time_basis":
-        net = MLP(shape, config.num_basis, width, depth, embedding=0)
-        return TimeBasis(net, config.num_basis)
+        return TimeBasis(make_network(config, shape, config.num_basis, *size, timed=False), config.num_basis)
     if config.transform == "network":
-        return Network(MLP(shape, 1, width, depth, embedding=32))
+        return Network(make_network(config, shape, 1, *size))
     return Identity()
+
+
+def make_network(
+    config: ModelConfig, shape: Sequence[int], multiplier: int, width: int, depth: int,
+    dropout: float = 0.0, timed: bool = True,
+) -> nn.Module:  # fmt: skip
+    """A network ``(z, t)``, or of z alone, of the kind a config names, with ``multiplier`` outputs per channel.
+
+    Raises:
+        InputError: if the network does not fit images of that shape, or the rows are no images.
+    """
+    embedding = 64 if timed else 0
+    if config.network == "mlp":
+        return MLP(shape, multiplier, width, depth, dropout=dropout, embedding=embedding)
+    embedding = 4 * width if timed else 0
+    if config.network == "flat_unet":
+        return FlatUNet(shape, multiplier, width, depth, dropout=dropout, embedding=embedding, fourier=config.fourier)
+    return UNet(
+        shape, multiplier, width, depth, config.multipliers, config.attention, config.heads, dropout, embedding,
+        config.fourier, config.patch,
+    )  # fmt: skip
 
 
 def make_model(config: Config, dataset: Dataset) -> NDM:
@@ -254,6 +327,6 @@ def make_model(config: Config, dataset: Dataset) -> NDM:
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
     curve = m.num_basis if m.predict_curve else 0
-    net = MLP(dataset.shape, 1 + curve + m.variance, m.width, m.depth, dropout=m.dropout)
+    net = make_network(m, dataset.shape, 1 + curve + m.variance, m.width, m.depth, m.dropout)
     process = ForwardProcess(make_schedule(config), make_transform(m, dataset.shape), tied_to=m.tied_to)
     return NDM(process, Predictor(net, m.parameterization, curve, m.variance), dataset.decoder())

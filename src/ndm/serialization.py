@@ -40,7 +40,7 @@ REGISTERED: dict[str, type] = {
         LinearSchedule, CosineSchedule, LearnedSchedule, StepwiseSchedule,
         Identity, Linear, TimeBasis, Network,
         ForwardProcess, Predictor, CategoricalDecoder, GaussianDecoder,
-        networks.MLP,
+        networks.MLP, networks.UNet, networks.FlatUNet,
     )
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,20 +37,47 @@ def full_times(value: float, x: Tensor) -> Tensor:
     return torch.full(x.shape[:1], value, dtype=x.dtype, device=x.device)
 
 
+class Shard(torch.Generator):
+    """The generator of one of several processes that share a batch: each draws for all rows, and keeps its own.
+
+    So that any number of processes sees the same draws. Made by :func:`seeded` with ``rank`` and ``count``.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+
 def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Standard normal noise shaped like ``x``, drawn on the generator's device so that a seed means one thing."""
-    device = x.device if generator is None else generator.device
-    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+    return _draw(torch.randn, tuple(x.shape), x, generator)
 
 
 def rand(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform numbers in ``[0, 1)`` with the dtype and device of ``like``."""
+    """Uniform numbers in ``[0, 1)`` with the dtype and device of ``like``; of shape ``()`` the same in every shard."""
+    return _draw(torch.rand, shape, like, generator)
+
+
+def _draw(
+    sampler: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
+) -> Tensor:
     device = like.device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+    if not isinstance(generator, Shard) or not shape:
+        return sampler(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
+    rows, *rest = shape
+    whole = sampler((generator.count * rows, *rest), generator=generator, dtype=like.dtype, device=device)
+    return whole[generator.rank * rows :][:rows].to(like.device)
 
 
-def seeded(*key: int) -> torch.Generator:
+def seeded(*key: int, rank: int = 0, count: int = 1) -> Shard:
     """A CPU generator for a key such as (seed, purpose, step): different keys give unrelated streams."""
+    generator = Shard()
+    generator.manual_seed(hashed(*key))
+    generator.rank, generator.count = rank, count
+    return generator
+
+
+def hashed(*key: int) -> int:
+    """A seed of 63 bits for a key."""
     # With its length: SeedSequence alone takes (5,) and (5, 0) for the same.
     state = np.random.SeedSequence((len(key), *key)).generate_state(2)
-    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+    return int(state[0]) << 31 | int(state[1]) >> 1

@@ -15,28 +15,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .tensors import rand
+from .tensors import Shard, rand
 
 
 class LowDiscrepancyTimes(nn.Module):
     """Uniform times that cover [0, 1] evenly; every weight is 1."""
 
+    observed: Tensor | None = None
+    """What ``update`` learns from: sums over rows, which processes that share a batch add up before."""
+
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Times and weights, both ``(B,)``, for the rows of ``x``."""
-        offset = torch.arange(len(x), dtype=x.dtype, device=x.device) / len(x)
-        t = (rand((1,), x, generator) + offset) % 1
+        rank, count = (generator.rank, generator.count) if isinstance(generator, Shard) else (0, 1)
+        slots = torch.arange(rank * len(x), (rank + 1) * len(x), dtype=x.dtype, device=x.device)
+        t = (rand((), x, generator) + slots / (count * len(x))) % 1
         return t, torch.ones_like(t)
 
     def observe(self, t: Tensor, loss: Tensor) -> None:
         """Told the loss at each time; nothing to learn from it here."""
 
+    def update(self) -> None:
+        """Learn from what has been observed since the last update."""
+
 
 class ImportanceTimes(LowDiscrepancyTimes):
     """More times where the loss is larger; unbiased at every moment, and learning only in training mode.
 
+    It learns when ``update`` is called.
+
     Args:
         bins: resolution of the piecewise constant density.
-        decay: forgetting factor of a bin's second moment, per batch that hits it.
+        decay: forgetting factor of a bin's second moment, per update that hits it.
         uniform: the share of uniform times, which bounds every weight by its inverse.
     """
 
@@ -68,8 +77,16 @@ class ImportanceTimes(LowDiscrepancyTimes):
             return
         bins = len(self.second_moment)
         index = (t * bins).long().clamp(max=bins - 1)
-        count = torch.bincount(index, minlength=bins)
-        total = torch.zeros_like(self.second_moment).index_add_(0, index, loss.to(self.second_moment) ** 2)
-        mean = total / count.clamp(min=1)
-        updated = self.decay * self.second_moment + (1 - self.decay) * mean
+        hits = torch.stack([torch.ones_like(loss), loss**2]).to(self.second_moment)
+        seen = hits.new_zeros(2, bins).index_add_(1, index, hits)  # number of losses in each bin, sum of their squares
+        # Not a buffer: it belongs to one process and one step.
+        self.observed = seen if self.observed is None else self.observed + seen
+
+    @torch.no_grad()
+    def update(self) -> None:
+        if self.observed is None:
+            return
+        count, total = self.observed
+        updated = self.decay * self.second_moment + (1 - self.decay) * total / count.clamp(min=1)
         self.second_moment.copy_(torch.where(count > 0, updated, self.second_moment))
+        self.observed = None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from ..config import find_recipe, read_settings, recipes
+from ..config import read_settings, recipes
 from ..errors import InputError
 from . import demo, doctor, evaluate, sample, train
 
@@ -48,8 +48,8 @@ def parse(arguments: list[str]) -> tuple[Callable[[Namespace], None], Namespace]
     make_parser, command, _ = COMMANDS[name]
     try:
         args = make_parser().parse_args(rest)
-        if name == "train":  # again, with the recipe's settings as defaults
-            args = train.make_parser(read_settings(find_recipe(args.recipe))).parse_args(rest)
+        if name == "train":  # again, with the recipe's or the run's settings as defaults
+            args = train.make_parser(train.defaults(args)).parse_args(rest)
     except InputError:
         raise
     except (ArgumentError, TypeError, ValueError) as error:

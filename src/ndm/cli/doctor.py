@@ -35,7 +35,7 @@ def run(args: Namespace) -> None:
     require_positive(args, "limit")
     folder = Run.open(args.run)
     model = folder.load_model().to(select_device(args.device))
-    rows = load_dataset(folder.config.data.name).validation[: args.limit].to(model.reference.device)
+    rows = load_dataset(**asdict(folder.config.data)).validation[: args.limit].to(model.reference.device)
     with console.status("examining: bound, time profile, ODE"):
         diagnosis = diagnose(model, rows, args.seed)
     print(json.dumps(asdict(diagnosis), indent=2) if args.json else report(diagnosis))

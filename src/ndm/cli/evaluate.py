@@ -101,7 +101,7 @@ def run(args: Namespace) -> None:
     if device.startswith("mps") and args.dtype == "float64":
         device = "cpu"  # Apple's GPU has no float64
     model = folder.load_model().to(device, getattr(torch, args.dtype))
-    dataset = load_dataset(folder.config.data.name)
+    dataset = load_dataset(**asdict(folder.config.data))
     x = dataset.split(args.split)[: args.limit]
     only = model.process.schedule.steps  # a stepwise schedule has one number of steps, and no ODE
     ode = {"all": ["ode"] if only is None else [], "bound": []}.get(args.estimator, [args.estimator])

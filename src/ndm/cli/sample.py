@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -48,7 +49,7 @@ def run(args: Namespace) -> None:
         raise InputError(f"--out {args.out} is a folder; give a file name")
     run = Run.open(args.run)
     model = run.load_model().to(select_device(args.device))
-    dataset = load_dataset(run.config.data.name)
+    dataset = load_dataset(**asdict(run.config.data))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     steps = args.steps or model.process.schedule.steps or 50
     generator = torch.Generator().manual_seed(args.seed)

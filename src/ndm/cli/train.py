@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..config import GROUPS, add_settings, fields_of, make_config, make_model
+from ..config import (
+    GROUPS,
+    Config,
+    add_settings,
+    differences,
+    fields_of,
+    find_recipe,
+    make_config,
+    make_model,
+    read_settings,
+)
 from ..data import load_dataset
+from ..errors import InputError
+from ..training import Run
 from .common import add_common, select_device
 
 
@@ -18,9 +31,12 @@ def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
         exit_on_error=False,
         description="Train a model. RECIPE is a name from `ndm recipes` or a YAML file; every setting overrides it, "
         "e.g. `ndm train digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`. "
+        "Ctrl-C or SIGTERM writes a checkpoint first; `ndm train --resume RUN` goes on exactly from the newest one. "
+        "On several devices: `accelerate launch -m ndm.cli train ...` (batch_size is that of all together). "
         "The defaults below are those of settings that the recipe leaves out.",
     )
-    parser.add_argument("recipe", type=str, help="a recipe's name or a YAML file")
+    parser.add_argument("recipe", type=str, nargs="?", default=None, help="a recipe's name or a YAML file")
+    parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="go on with this run, no recipe given")
     parser.add_argument("--out", type=Path, default=None, help="the run's folder (runs/RECIPE-seedN unless given)")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     add_common(parser, seed=False)
@@ -29,24 +45,59 @@ def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
     return parser
 
 
+def defaults(args: Namespace) -> dict[str, Any]:
+    """The settings that options override: those of the recipe, or of the run that goes on.
+
+    Raises:
+        InputError: if there is neither or both, or they cannot be read.
+    """
+    if (args.recipe is None) == (args.resume is None):
+        raise InputError("give a recipe (ndm train digits), or a run to go on with (ndm train --resume RUN)")
+    if args.resume is None:
+        return read_settings(find_recipe(args.recipe))
+    if args.out is not None or args.overwrite:
+        raise InputError("--resume goes on in the run's own folder: leave out --out and --overwrite")
+    return read_settings(Run.started(args.resume).config_file)
+
+
 def run(args: Namespace) -> None:
     import torch
+    from accelerate import PartialState
 
     from ..pictures import write_samples
     from ..progress import console
     from ..sampling import sample
-    from ..training import Run
 
     settings = {"seed": args.seed, "description": args.description}
     settings |= {f"{group}.{k}": args[group][k] for group in GROUPS for k in fields_of(group)}
     config = make_config(settings)
     device = select_device(args.device)
-    dataset = load_dataset(config.data.name)
-    parameters = make_model(config, dataset).num_parameters  # what cannot be built leaves no folder behind
-    run = Run.create(args.out or Path("runs") / f"{Path(args.recipe).stem}-seed{config.seed}", config, args.overwrite)
-    console.print(f"{args.recipe}: {parameters:,} parameters, {dataset.name} {tuple(dataset.shape)}, on {device}")
-    model = run.train(dataset, device)
+    # Of several processes the first one makes the folders and caches that the others then find.
+    with PartialState(cpu=device == "cpu").main_process_first() as _:
+        dataset = load_dataset(**asdict(config.data))
+        parameters = make_model(config, dataset).num_parameters  # what cannot be built leaves no folder behind
+        run = _folder(args, config)
+    console.print(f"{run.folder}: {parameters:,} parameters, {dataset.name} {tuple(dataset.shape)}, on {device}")
+    model = run.train(dataset, device, resume=args.resume is not None)
+    if not PartialState().is_main_process:
+        return
     generator = torch.Generator().manual_seed(config.seed)
     x = sample(model, (64, *dataset.shape), steps=config.training.bound_steps or 50, mode=True, generator=generator)
     write_samples(model, x.cpu(), dataset.test, run.folder / "samples.png")
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
+
+
+def _folder(args: Namespace, config: Config) -> Run:
+    """The run's folder: a new one, or the one that goes on, whose configuration must be this one."""
+    from accelerate import PartialState
+
+    if args.resume is None:
+        folder = args.out or Path("runs") / f"{Path(args.recipe).stem}-seed{config.seed}"
+        return Run.create(folder, config, args.overwrite) if PartialState().is_main_process else Run(folder)
+    run = Run.started(args.resume)
+    for key, (old, new) in differences(run.config, config).items():
+        raise InputError(
+            f"{key} is {old} in {run.folder} and {new} here: a run goes on as it began; leave the option out, or start "
+            "a new run"
+        )
+    return run

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,7 +19,8 @@ from ..tensors import seeded
 from .toys import Checkerboard, GaussianMixture, moons, ring
 
 Split = Literal["train", "validation", "test"]
-_ORDER, _ROWS = 1, 2  # purposes of the seeded streams; training has its own
+OnBadFile = Literal["refuse", "skip"]
+_ORDER, _ROWS, _FLIPS = 1, 2, 11  # purposes of the seeded streams; training has its own
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class Dataset:
     distribution: GaussianMixture | Checkerboard | None = None
     release: str = ""
     """Where the rows come from and how they were split: part of every reported number."""
+    flip: bool = False
+    """Mirror each row of a training batch left to right with probability 1/2."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,15 +51,46 @@ class Dataset:
         """The training batch of a step: a function of (seed, step) alone, epoch after epoch in a new order."""
         if self.distribution is not None:
             return self.distribution.sample(size, seeded(seed, _ROWS, step)).float()
+        order = torch.tensor(self.rows(size, seed, step))
+        # index_select copies whole rows, where train[order] goes byte by byte: 6 times faster on images, mapped or not.
+        x = self.train.index_select(0, order)
+        if not self.flip:
+            return x
+        mirrored = torch.randint(2, (size,), generator=seeded(seed, _FLIPS, step)).bool().numpy()
+        pixels = x.numpy()  # the same memory; numpy reverses bytes four times as fast as torch
+        pixels[mirrored] = pixels[mirrored][..., ::-1]
+        return x
+
+    def rows(self, size: int, seed: int, step: int) -> list[int]:
+        """Which training rows a batch is made of; none of them where the source is endless."""
+        if self.distribution is not None:
+            return []
         n, start = len(self.train), step * size
         first, last = start // n, (start + size - 1) // n
-        order = torch.cat([_order(n, seed, epoch) for epoch in range(first, last + 1)])
-        return self.train[order[start - first * n :][:size]]
+        epochs = {epoch: _order(n, seed, epoch) for epoch in range(first, last + 1)}
+        parts = [order[max(0, start - e * n) : start + size - e * n] for e, order in epochs.items()]
+        return torch.cat(parts).tolist()
 
 
 @lru_cache(maxsize=4)
 def _order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=seeded(seed, _ORDER, epoch))
+
+
+def image_dataset(name: str, train: Tensor, validation: Tensor, test: Tensor, release: str) -> Dataset:
+    """A set of 8-bit images, ``(N, C, H, W)`` each."""
+    return Dataset(name, train, validation, test, partial(CategoricalDecoder, levels=256), release=release)
+
+
+def held_out(n: int, name: str) -> tuple[int, int]:
+    """How many of n rows validate and test where nobody has split them: 5 % and 10 %, at most 5,000 and 10,000.
+
+    Raises:
+        InputError: if there are too few for one row each.
+    """
+    if n < 3:
+        raise InputError(f"{name} has {n} rows; training, validation and test need one each")
+    return min(5_000, max(1, n // 20)), min(10_000, max(1, n // 10))
 
 
 def _digits_pixels() -> Tensor:
@@ -93,7 +129,8 @@ def _from_distribution(name: str, distribution: GaussianMixture | Checkerboard, 
     )  # fmt: skip
 
 
-DATASETS: dict[str, Callable[[], Dataset]] = {
+# The package adds the sets of images, which are built on what is above.
+DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "gmm-digits": gmm_digits,
     "ring": lambda: _from_distribution("ring", ring()),
@@ -102,12 +139,41 @@ DATASETS: dict[str, Callable[[], Dataset]] = {
 }
 
 
-def load_dataset(name: str) -> Dataset:
+def load_dataset(
+    name: str,
+    path: str | Path | None = None,
+    size: int | None = None,
+    flip: bool = False,
+    on_bad_file: OnBadFile = "refuse",
+) -> Dataset:
     """A data set by name.
 
+    Args:
+        path: where it is: a folder, or the file of ``array``. MNIST and CIFAR-10 are downloaded to it, or to the
+            user's cache.
+        size: side in pixels of ``images``.
+        flip: mirror the images of training batches at random.
+        on_bad_file: what to do about damaged or too small files of ``images``.
+
     Raises:
-        InputError: if there is none of that name.
+        InputError: if there is none of that name, if it lacks an option or has no use for one, or if it cannot be read.
+
+    Example:
+        >>> load_dataset("digits").shape
+        (1, 8, 8)
     """
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
-    return DATASETS[name]()
+    given = {"path": path, "size": size, "on_bad_file": None if on_bad_file == "refuse" else on_bad_file}
+    options = {option: value for option, value in given.items() if value is not None}
+    known = inspect.signature(DATASETS[name]).parameters
+    for option in options:
+        if option not in known:
+            raise InputError(f"the data set {name} has no {option}; leave it out")
+    for option in given:
+        if option in known and known[option].default is inspect.Parameter.empty and option not in options:
+            raise InputError(f"the data set {name} needs {option}; set it")
+    dataset = DATASETS[name](**options)
+    if flip and len(dataset.shape) != 3:
+        raise InputError(f"the data set {name} holds no images to flip; leave flip out")
+    return replace(dataset, flip=flip)

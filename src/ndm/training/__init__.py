@@ -1,6 +1,8 @@
-"""Training: the loop, the average of the weights, and the run folder."""
+"""Training: the loop, the average of the weights, checkpoints, and the run folder."""
 
-from .loop import learning_rate, train
+from .checkpoint import Checkpoints, State
+from .loop import Trainer, train
+from .optimization import learning_rate
 from .run import Run
 
-__all__ = ["Run", "learning_rate", "train"]
+__all__ = ["Checkpoints", "Run", "State", "Trainer", "learning_rate", "train"]

@@ -1,41 +1,277 @@
-"""The training loop: the bound of a seeded batch, AdamW, an average of the weights, metrics as it goes."""
+"""The training loop: the bound of a seeded batch, an average of the weights, and nothing lost when it stops.
+
+A step is a function of the state before it and of (seed, step): batches, times, noise and dropout are drawn from
+streams keyed by them, so a run that goes on from a checkpoint makes the very steps it would have made.
+"""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
-from ..config import Config, TrainingConfig
+from ..config import Config
 from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
-from ..objective import bound
-from ..tensors import seeded
-from ..times import ImportanceTimes, LowDiscrepancyTimes
+from .average import Average
+from .checkpoint import Checkpoints, State
+from .loss import Loss
+from .optimization import learning_rate, make_accelerator, make_optimizer
+from .state import get_moments, get_weights, set_moments, set_weights
+from .stop import StopRequest
+from .validation import VALIDATION_ROWS, validation_nats
 
 LOG_EVERY = 50
-_NOISE, _ETA = 0, 3  # purposes of the seeded streams of times and noise, and of eta, apart from those of the data
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear from zero to the peak over the warm-up, then linear to zero at the last step."""
-    rise = min(1.0, (step + 1) / max(1, config.warmup))
-    return config.learning_rate * rise * (1 - step / config.steps)
+class Trainer:
+    """A model in training, on one device or a share of several.
 
+    Args:
+        model: untrained, as of ``make_model``; it is trained in place.
+        dataset: where batches come from.
+        config: the run's settings.
+        device: where to train; under ``accelerate launch`` or ``torchrun`` each process has its own.
+        log: called, by the main process, with a dictionary every fifty steps, at every validation, at every skipped
+            step, and at the end.
+        folder: where ``checkpoints/`` and the trackers' files go; None keeps nothing.
+        picture: called with the averaged model every ``sample_every`` steps, on every process.
+    """
 
-def random_eta(x: Tensor, largest: float, generator: torch.Generator) -> Tensor | None:
-    """One eta per row of ``x``, log-uniform between ``1 / largest`` and ``largest``; None (the process's own) for 1."""
-    if largest == 1:
-        return None
-    u = torch.rand(len(x), generator=generator, dtype=torch.get_default_dtype())
-    return (math.log(largest) * (2 * u - 1)).exp().to(x.device)
+    def __init__(
+        self,
+        model: NDM,
+        dataset: Dataset,
+        config: Config,
+        device: torch.device | str = "cpu",
+        log: Callable[[dict[str, Any]], None] = lambda _: None,
+        folder: Path | None = None,
+        picture: Callable[[NDM, int], None] = lambda _model, _step: None,
+    ) -> None:
+        self.config, self.settings, self.dataset = config, config.training, dataset
+        self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints")
+        self.picture = picture
+        self.plain = copy.deepcopy(model).cpu()  # what is handed out in the end, whatever wraps or shards the other
+        self.accelerator = accelerator = make_accelerator(str(device), self.settings, folder)
+        rank, count = accelerator.process_index, accelerator.num_processes
+        if self.settings.batch_size % (self.settings.accumulate * count):
+            raise InputError(
+                f"training.batch_size {self.settings.batch_size} cannot be shared among {count} processes and "
+                f"training.accumulate {self.settings.accumulate}; choose a multiple of their product"
+            )
+        self._log = log
+        self.loss, self.optimizer = self.prepare(Loss(model, config, rank, count))
+        if self.settings.compile:
+            self.loss.compile()
+        self.module: Loss = accelerator.unwrap_model(self.loss)
+        self.average = Average(self.module.model, self.settings.ema_decay)
+        self.step = self.skipped = self.skipped_in_a_row = 0
+        self.best_step: int | None = None
+        self.best = math.inf
+        self.seconds = 0.0
+
+    def prepare(self, loss: Loss) -> tuple[Any, Any]:
+        """The loss wrapped or sharded as the launcher asks, and its optimiser."""
+        wrapped, optimizer = self.accelerator.prepare(loss, make_optimizer(loss.model, self.settings))
+        return wrapped, optimizer
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Tell ``log`` and the trackers, from the main process only."""
+        if self.accelerator.is_main_process:
+            self._log(record)
+        if self.settings.trackers:
+            numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
+            self.accelerator.log(numbers, step=record["step"])
+
+    def run(self) -> NDM:
+        """Train to the last step, or until Ctrl-C or SIGTERM, and return the averaged model.
+
+        Raises:
+            InputError: after ``max_skipped`` steps in a row without a finite gradient; the state before them is kept.
+        """
+        settings, start = self.settings, time.perf_counter() - self.seconds
+        self.loss.train()
+        with StopRequest() as stop:
+            while self.step < settings.steps:
+                terms, norm = self._gradient()
+                self._update(terms, norm)
+                self.step += 1
+                self.seconds = time.perf_counter() - start
+                if self.step % LOG_EVERY == 0 or self.step == settings.steps:
+                    self.log(self._record(terms, norm))
+                self._at_intervals()
+                if self._any(stop.signal is not None):
+                    self.log({"step": self.step, "interrupted": stop.signal, "seconds": self.seconds})
+                    break
+        if self.checkpoints is not None and self.step not in self.checkpoints.steps():
+            self.save()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        return self.averaged()
+
+    def _gradient(self) -> tuple[Tensor, Tensor]:
+        """Gradients of the step's batch, in ``accumulate`` parts; the bound's terms, and the norm before clipping."""
+        rank, count, parts = self.module.rank, self.module.count, self.settings.accumulate
+        size = self.settings.batch_size // parts
+        total = torch.zeros(3, device=self.accelerator.device)
+        self.optimizer.zero_grad()
+        for part in range(parts):
+            rows = self.dataset.batch(size, self.config.seed, self.step * parts + part)
+            x = rows[rank * size // count :][: size // count].to(self.accelerator.device)
+            last = part == parts - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.loss):
+                terms = self.loss(x, self.step, part)
+                self.accelerator.backward(terms.sum() / parts)
+            total += terms.detach() / parts
+        norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.settings.clip)
+        return self.accelerator.reduce(total, "mean"), norm
+
+    def _update(self, terms: Tensor, norm: Tensor) -> None:
+        """One step of the optimiser and of the average, unless the gradient is not finite."""
+        if not bool(torch.isfinite(norm)):
+            self._skip(terms)
+            return
+        self.skipped_in_a_row = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, self.settings)
+        self.optimizer.step()
+        self.average.update(self.step)
+        times = self.module.times
+        if times.observed is not None:
+            times.observed = self.accelerator.reduce(times.observed, "sum")
+        times.update()
+
+    def _skip(self, terms: Tensor) -> None:
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        size, parts = self.settings.batch_size, self.settings.accumulate
+        rows = [
+            row
+            for part in range(parts)
+            for row in self.dataset.rows(size // parts, self.config.seed, self.step * parts + part)
+        ]
+        self.log({"step": self.step + 1, "skipped": self.skipped, "loss": str(terms.sum().item()), "rows": rows})
+        self.module.times.observed = None
+        if self.skipped_in_a_row >= self.settings.max_skipped:
+            self.save()
+            raise InputError(
+                f"{self.skipped_in_a_row} steps in a row had no finite gradient (the last is step {self.step + 1}; "
+                "their rows are in metrics.jsonl); lower training.learning_rate or training.clip, or look at the data"
+            )
+
+    def _record(self, terms: Tensor, norm: Tensor) -> dict[str, Any]:
+        names = ("prior_bpd", "diffusion_bpd", "reconstruction_bpd")
+        return {
+            "step": self.step,
+            "bpd": terms.sum().item(),
+            **dict(zip(names, terms.tolist(), strict=True)),
+            "gradient_norm": float(norm),
+            "learning_rate": learning_rate(self.step - 1, self.settings),
+            "seconds": self.seconds,
+        }
+
+    def _at_intervals(self) -> None:
+        """Validation, samples and checkpoints, where they are due."""
+        last = self.step == self.settings.steps
+        due = lambda every: every > 0 and (self.step % every == 0 or last)  # noqa: E731
+        improved = False
+        if due(self.settings.evaluate_every):
+            value = self.validate()
+            improved = value < self.best
+            if improved:
+                self.best, self.best_step = value, self.step
+            self.log({"step": self.step, "validation_bpd": value, "seconds": self.seconds})
+        if due(self.settings.sample_every):
+            with self._evaluating() as model:
+                self.picture(model, self.step)
+        if self.checkpoints is not None and (improved or due(self.settings.checkpoint_every)):
+            self.save()
+
+    def validate(self) -> float:
+        """The averaged model's bound on the validation rows, bits/dim, each counted once whatever the processes."""
+        x = self.dataset.validation[:VALIDATION_ROWS]
+        with self._evaluating() as model:
+            total = validation_nats(model, x, self.settings.bound_steps, self.module.rank, self.module.count)
+        value = bits_per_dim(self.accelerator.reduce(total.to(self.accelerator.device), "sum").item() / len(x), x)
+        return value if math.isfinite(value) else math.inf
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[NDM]:
+        """The model with averaged weights, in evaluation mode, to be called without what wraps it."""
+        self.loss.eval()
+        shards = [module for module in self.loss.modules() if isinstance(module, FSDPModule)]
+        with self.average.swapped():
+            for module in shards:
+                module.unshard()
+            yield self.module.model
+            for module in shards:
+                module.reshard()
+        self.loss.train()
+
+    def _any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.module.count == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum") > 0)
+
+    def state(self) -> State:
+        """Everything the next step depends on."""
+        model = self.module.model
+        tensors = {f"model.{name}": value for name, value in get_weights(model).items()}
+        with self.average.swapped():
+            tensors |= {f"average.{name}": value for name, value in get_weights(model).items()}
+        moments = get_moments(model, self.optimizer.optimizer)
+        tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
+        tensors |= {f"times.{name}": value for name, value in self.module.times.state_dict().items()}
+        values = {
+            "skipped": self.skipped, "best": self.best, "best_step": self.best_step, "seconds": self.seconds,
+        }  # fmt: skip
+        return State(self.step, tensors, values)
+
+    def save(self) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            InputError: if it cannot be written.
+        """
+        state = self.state()
+        if self.checkpoints is not None and self.accelerator.is_main_process:
+            self.checkpoints.save(state)
+        self.accelerator.wait_for_everyone()
+
+    def load(self, state: State) -> None:
+        """Go on from a state."""
+        part = lambda prefix: {  # noqa: E731
+            name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)
+        }
+        model = self.module.model
+        set_weights(model, part("average."))
+        self.average = Average(model, self.settings.ema_decay)
+        set_weights(model, part("model."))
+        set_moments(model, self.optimizer.optimizer, part("optimizer."))
+        self.module.times.load_state_dict(part("times."))
+        self.step = state.step
+        self.skipped, self.best, self.best_step, self.seconds = (
+            state.values[k] for k in ("skipped", "best", "best_step", "seconds")
+        )
+
+    def averaged(self) -> NDM:
+        """The averaged model on the CPU, whole, in evaluation mode."""
+        with self.average.swapped():
+            weights = get_weights(self.module.model)
+        if weights:
+            self.plain.load_state_dict(weights)
+        return self.plain.eval().requires_grad_(False)
 
 
 def train(
@@ -47,74 +283,12 @@ def train(
 ) -> NDM:
     """Train ``model`` in place and return the average of its weights, which is the model to use.
 
-    Args:
-        model: untrained, as of ``make_model``.
-        dataset: where batches come from; the batch, the times and the noise of a step depend on (seed, step) only.
-        config: the run's settings.
-        device: where to train.
-        log: called with a dictionary every fifty steps, at every validation, and at the end.
+    Nothing is written; :class:`Run` keeps checkpoints. The arguments are those of :class:`Trainer`.
 
     Returns:
-        The averaged model, in evaluation mode. On Ctrl-C it is the average so far, and the log says ``interrupted``.
+        The averaged model, in evaluation mode, on the CPU. On Ctrl-C it is the average so far.
 
     Raises:
-        InputError: if the loss stops being finite.
+        InputError: if the gradient stays non-finite.
     """
-    settings, seed = config.training, config.seed
-    model.to(device).train()
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.99), weight_decay=settings.weight_decay)
-    times = ImportanceTimes().to(device) if settings.importance_times else LowDiscrepancyTimes()
-    torch.manual_seed(seed)  # dropout
-    start = time.perf_counter()
-    step = 0
-    try:
-        for step in range(settings.steps):
-            x = dataset.batch(settings.batch_size, seed, step).to(device)
-            eta = random_eta(x, settings.eta_range, seeded(seed, _ETA, step))
-            terms = bound(model, x, settings.bound_steps, times, seeded(seed, _NOISE, step), eta)
-            loss = bits_per_dim(terms.total, x).mean()
-            if not torch.isfinite(loss):
-                raise InputError(
-                    f"the loss is {loss.item()} at step {step}; lower training.learning_rate or training.clip"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, settings)
-            optimizer.step()
-            _move_average(average, model, min(settings.ema_decay, (1 + step) / (10 + step)))
-            done = step + 1
-            if done % LOG_EVERY == 0 or done == settings.steps:
-                log({
-                    "step": done,
-                    "bpd": loss.item(),
-                    **{f"{k}_bpd": bits_per_dim(v, x).mean().item() for k, v in terms._asdict().items()},
-                    "gradient_norm": norm.item(),
-                    "learning_rate": learning_rate(step, settings),
-                    "seconds": time.perf_counter() - start,
-                })  # fmt: skip
-            if settings.evaluate_every and (done % settings.evaluate_every == 0 or done == settings.steps):
-                value = validation_bpd(average, dataset, settings.bound_steps)
-                log({"step": done, "validation_bpd": value, "seconds": time.perf_counter() - start})
-    except KeyboardInterrupt:
-        log({"step": step, "interrupted": True, "seconds": time.perf_counter() - start})
-    return average
-
-
-@torch.no_grad()
-def _move_average(average: NDM, model: NDM, decay: float) -> None:
-    old: list[torch.Tensor] = list(average.parameters())
-    new: list[torch.Tensor] = list(model.parameters())
-    if old:
-        torch._foreach_lerp_(old, new, 1 - decay)
-
-
-@torch.no_grad()
-def validation_bpd(model: NDM, dataset: Dataset, steps: int | None, passes: int = 5) -> float:
-    """The bound on the validation rows in bits/dim: mean of ``passes`` seeded passes."""
-    x = dataset.validation.to(model.reference.device)
-    generator = torch.Generator().manual_seed(0)
-    total = sum(bits_per_dim(bound(model, x, steps, None, generator).total, x).mean().item() for _ in range(passes))
-    return total / passes if math.isfinite(total) else math.inf
+    return Trainer(model, dataset, config, device, log).run()

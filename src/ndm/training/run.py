@@ -1,9 +1,11 @@
-"""A run is a folder: ``config.yaml``, ``metrics.jsonl``, ``model/``, pictures."""
+"""A run is a folder: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/``, ``model/``, pictures."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ..errors import InputError
 from ..journal import append_line, read_lines
 from ..model import NDM
 from ..progress import console, progress_bar, training_news
-from .loop import train
+from .loop import Trainer
 
 
 class Run:
@@ -40,12 +42,16 @@ class Run:
         """
         run = cls(folder)
         if run.config_file.exists() and not overwrite:
-            raise InputError(f"{run.folder} already holds a run; choose another --out, or pass --overwrite")
+            raise InputError(
+                f"{run.folder} already holds a run; choose another --out, pass --overwrite, or go on with "
+                f"ndm train --resume {run.folder}"
+            )
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
             # Nothing of an earlier run may stand under this one's configuration.
-            shutil.rmtree(run.model_folder, ignore_errors=True)
-            for pattern in ("evaluations.jsonl", "evaluation-*.partial.jsonl", "samples.png", "doctor.png"):
+            for folder_ in (run.model_folder, run.folder / "checkpoints"):
+                shutil.rmtree(folder_, ignore_errors=True)
+            for pattern in ("evaluations.jsonl", "evaluation-*.partial.jsonl", "samples*.png", "doctor.png"):
                 for path in run.folder.glob(pattern):
                     path.unlink()
             config.save(run.config_file)
@@ -56,18 +62,28 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """A finished run.
+        """A run with a model.
 
         Raises:
             InputError: if the folder is not a run, or its training has not saved a model.
+        """
+        run = cls.started(folder)
+        if not run.model_folder.is_dir():
+            raise InputError(f"{run.folder} has no model yet: go on with ndm train --resume {run.folder}")
+        return run
+
+    @classmethod
+    def started(cls, folder: str | Path) -> Run:
+        """A run, whether or not it has a model yet.
+
+        Raises:
+            InputError: if the folder is not a run.
         """
         run = cls(folder)
         if not run.config_file.is_file():
             raise InputError(
                 f"{run.folder} is not a run folder (no config.yaml); make one with: ndm train digits --out RUN"
             )
-        if not run.model_folder.is_dir():
-            raise InputError(f"{run.folder} has no model yet: its training did not finish")
         return run
 
     @property
@@ -75,22 +91,54 @@ class Run:
         """The resolved configuration."""
         return make_config(read_settings(self.config_file))
 
-    def train(self, dataset: Dataset, device: str = "cpu", title: str = "training") -> NDM:
-        """Build the configuration's model, train it with progress and metrics, and save its average.
+    def train(self, dataset: Dataset, device: str = "cpu", title: str = "training", resume: bool = False) -> NDM:
+        """Build the configuration's model, train it with progress, metrics and checkpoints, and save its average.
+
+        Args:
+            resume: go on from the newest whole checkpoint, if there is one.
 
         Raises:
-            KeyboardInterrupt: after saving the average so far, if training was interrupted.
+            KeyboardInterrupt: after saving a checkpoint and the average so far, on Ctrl-C or SIGTERM.
         """
         config = self.config
         torch.manual_seed(config.seed)
         model = make_model(config, dataset)
         with progress_bar(title, config.training.steps) as bar:
-            average = train(model, dataset, config, device, training_news(bar, self.log))
-        average.save_pretrained(self.model_folder)
-        if self.metrics()[-1].get("interrupted"):
-            console.print(f"interrupted; the average so far is saved in {self.model_folder}")
+            news = training_news(bar, self.log)
+            trainer = Trainer(model, dataset, config, device, news, self.folder, partial(self._picture, dataset))
+            main, checkpoints = trainer.accelerator.is_main_process, trainer.checkpoints
+            bar.live.auto_refresh = main
+            state = checkpoints.latest(console.print) if resume and checkpoints is not None else None
+            if state is not None:
+                trainer.load(state)
+                bar.update(bar.task_ids[0], completed=state.step)
+                console.print(f"going on from step {state.step}")
+            if main and resume:
+                self._forget_after(0 if state is None else state.step)
+            average = trainer.run()
+        if main:
+            average.save_pretrained(self.model_folder)
+        if trainer.step < config.training.steps:
+            console.print(f"stopped after step {trainer.step}; go on with: ndm train --resume {self.folder}")
             raise KeyboardInterrupt
         return average
+
+    def _forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that will be made again."""
+        kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
+        partial_file = self.metrics_file.with_suffix(".tmp")
+        partial_file.write_text("".join(kept))
+        partial_file.replace(self.metrics_file)
+
+    def _picture(self, dataset: Dataset, model: NDM, step: int) -> None:
+        """Samples after a step: ``samples-00001000.png``."""
+        from ..pictures import write_samples
+        from ..sampling import sample
+
+        generator = torch.Generator().manual_seed(self.config.seed)
+        steps = self.config.training.bound_steps or 50
+        x = sample(model, (64, *dataset.shape), steps, mode=True, generator=generator)
+        write_samples(model, x.cpu(), dataset.test, self.folder / f"samples-{step:08d}.png")
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""

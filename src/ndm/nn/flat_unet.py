@@ -1,0 +1,87 @@
+"""A U-Net that keeps the resolution, for likelihood: every block sees every pixel, and Fourier features its last bits.
+
+References:
+    Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021, appendix B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .blocks import Head, ResidualBlock, embed, image_shape
+from .embedding import FourierFeatures, TimeEmbedding
+
+
+class FlatUNet(nn.Module):
+    """U-Net of one resolution: ``(z, t)`` or ``(z,)`` to ``(B, multiplier * C, H, W)``. Its output starts at zero.
+
+    Args:
+        shape: of one sample, ``(C, H, W)``.
+        multiplier: outputs per input channel, side by side along dimension 1.
+        channels: of every feature map.
+        depth: residual blocks down; one more up, each given the output of one on the way down.
+        attention: whether these blocks attend too; the middle always does.
+        heads: of every attention.
+        dropout: inside the blocks.
+        embedding: size of the time embedding; True is ``4 * channels``, 0 makes a network of z alone.
+        fourier: exponents of :class:`FourierFeatures` appended to the input; for 256 levels VDM has (7, 8), the
+            frequencies of neighbouring levels and of one level's cell.
+
+    Raises:
+        InputError: if the heads do not divide the channels; in ``forward``, if t is missing.
+
+    Example:
+        >>> net = FlatUNet((3, 32, 32), channels=128, depth=32, dropout=0.1, fourier=(7, 8))  # VDM's for CIFAR-10
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        multiplier: int = 1,
+        channels: int = 64,
+        depth: int = 4,
+        attention: bool = False,
+        heads: int = 1,
+        dropout: float = 0.0,
+        embedding: int | bool = True,
+        fourier: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        if min(multiplier, channels, depth) < 1:
+            raise InputError("multiplier, channels and depth must be at least 1")
+        self.shape = image_shape(shape)
+        self.multiplier = multiplier
+        self.channels = channels
+        self.depth = depth
+        self.attention = attention
+        self.heads = heads
+        self.dropout = dropout
+        self.embedding = embedding
+        self.fourier = tuple(fourier)
+        size = 4 * channels if embedding is True else int(embedding)
+        pixels = self.shape[0]
+        attends = heads if attention else 0
+        self.features = FourierFeatures(self.fourier)
+        self.time = TimeEmbedding(size) if size else None
+        self.stem = nn.Conv2d(pixels * (1 + 2 * len(self.fourier)), channels, 3, padding=1)
+        self.down = nn.ModuleList(ResidualBlock(channels, channels, size, dropout, attends) for _ in range(depth))
+        self.middle = nn.ModuleList(ResidualBlock(channels, channels, size, dropout, h) for h in (heads, 0))
+        self.up = nn.ModuleList(ResidualBlock(2 * channels, channels, size, dropout, attends) for _ in range(depth + 1))
+        self.head = Head(channels, pixels * multiplier)
+
+    def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
+        embedding = embed(self.time, t)
+        h = self.stem(self.features(z))
+        skips = [h]
+        for block in self.down:
+            h = block(h, embedding)
+            skips.append(h)
+        for block in self.middle:
+            h = block(h, embedding)
+        for block in self.up:
+            h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+        return self.head(h)

@@ -1,0 +1,138 @@
+"""A U-Net for images: residual blocks at falling resolutions and back, skips between equals, attention where asked.
+
+References:
+    Dhariwal, Nichol. Diffusion Models Beat GANs on Image Synthesis. NeurIPS 2021: the network known as ADM.
+    Lipman, Chen, Ben-Hamu, Nickel, Le. Flow Matching for Generative Modeling. ICLR 2023: its sizes for small images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import InputError
+from .blocks import Head, ResidualBlock, embed, image_shape
+from .embedding import FourierFeatures, TimeEmbedding
+
+
+class UNet(nn.Module):
+    """U-Net: ``(z, t)`` or ``(z,)`` to ``(B, multiplier * C, H, W)``. Its output starts at zero.
+
+    Args:
+        shape: of one sample, ``(C, H, W)``.
+        multiplier: outputs per input channel, side by side along dimension 1.
+        channels: of the first level.
+        depth: residual blocks per level, on the way down; one more on the way up.
+        multipliers: channels of each level, in units of ``channels``; each level halves height and width.
+        attention: heights of the feature maps whose blocks attend (the middle always does).
+        heads: of every attention.
+        dropout: inside the blocks.
+        embedding: size of the time embedding; True is ``4 * channels``, 0 makes a network of z alone.
+        fourier: exponents of :class:`FourierFeatures` appended to the input.
+        patch: squares of this side become channels before the network and squares again behind it. The cost falls
+            with its square, and is most of the cost on a CPU.
+
+    Raises:
+        InputError: if the levels do not divide the image, the heads not the channels, or no level has a height that
+            ``attention`` asks for; in ``forward``, if t is missing.
+
+    Example:
+        >>> net = UNet((3, 32, 32), channels=64, multipliers=(1, 2, 2), attention=(16,), heads=4)
+        >>> net(torch.randn(8, 3, 32, 32), torch.rand(8)).shape
+        torch.Size([8, 3, 32, 32])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        multiplier: int = 1,
+        channels: int = 64,
+        depth: int = 2,
+        multipliers: Sequence[int] = (1, 2, 2),
+        attention: Sequence[int] = (),
+        heads: int = 1,
+        dropout: float = 0.0,
+        embedding: int | bool = True,
+        fourier: Sequence[int] = (),
+        patch: int = 1,
+    ) -> None:
+        super().__init__()
+        self.shape = image_shape(shape)
+        self.multiplier = multiplier
+        self.channels = channels
+        self.depth = depth
+        self.multipliers = tuple(multipliers)
+        self.attention = tuple(attention)
+        self.heads = heads
+        self.dropout = dropout
+        self.embedding = embedding
+        self.fourier = tuple(fourier)
+        self.patch = patch
+        heights = self._heights()
+
+        size = 4 * channels if embedding is True else int(embedding)
+        pixels = self.shape[0] * patch**2
+        widths = [channels * m for m in self.multipliers]
+        attends = [heads if height in self.attention else 0 for height in heights]
+        last = len(widths) - 1
+
+        self.features = FourierFeatures(self.fourier)
+        self.time = TimeEmbedding(size) if size else None
+        self.stem = nn.Conv2d(pixels * (1 + 2 * len(self.fourier)), channels, 3, padding=1)
+        self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        width = channels
+        skips = [width]
+        for level, outputs in enumerate(widths):
+            for _ in range(depth):
+                self.down.append(ResidualBlock(width, outputs, size, dropout, attends[level]))
+                width = outputs
+                skips.append(width)
+            if level < last:
+                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
+                skips.append(width)
+        self.middle.append(ResidualBlock(width, width, size, dropout, heads))
+        self.middle.append(ResidualBlock(width, width, size, dropout))
+        for level, outputs in reversed(list(enumerate(widths))):
+            for _ in range(depth + 1):
+                self.up.append(ResidualBlock(width + skips.pop(), outputs, size, dropout, attends[level]))
+                width = outputs
+            if level > 0:
+                self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))
+        self.head = Head(width, pixels * multiplier)
+
+    def _heights(self) -> list[int]:
+        """Of the feature maps, level by level."""
+        if min(self.patch, self.channels, self.depth, self.multiplier, *self.multipliers, len(self.multipliers)) < 1:
+            raise InputError("multiplier, channels, depth, multipliers and patch must be at least 1, with one level")
+        _, height, width = self.shape
+        factor = self.patch * 2 ** (len(self.multipliers) - 1)
+        if height % factor or width % factor:
+            raise InputError(
+                f"{height} x {width} images cannot be divided by {factor} (patch {self.patch}, then halved at each of "
+                f"{len(self.multipliers) - 1} levels); choose another patch or fewer multipliers"
+            )
+        heights = [height // self.patch // 2**level for level in range(len(self.multipliers))]
+        for asked in self.attention:
+            if asked not in heights:
+                raise InputError(f"attention at height {asked}, but the feature maps have heights {heights}")
+        return heights
+
+    def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
+        embedding = embed(self.time, t)
+        h = self.stem(functional.pixel_unshuffle(self.features(z), self.patch))
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+            skips.append(h)
+        for block in self.middle:
+            h = block(h, embedding)
+        for layer in self.up:
+            if isinstance(layer, ResidualBlock):
+                h = torch.cat([h, skips.pop()], dim=1)
+                h = layer(h, embedding)
+            else:
+                h = layer(h)
+        return functional.pixel_shuffle(self.head(h), self.patch)

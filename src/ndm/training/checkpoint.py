@@ -1,0 +1,127 @@
+"""Checkpoints: the state of a training after a step, written so that a kill at any moment loses only what came since.
+
+A checkpoint is a folder ``step-00001000`` with ``state.safetensors`` (every tensor) and ``state.json`` (the step, plain
+values, and the SHA-256 of the other file). It is written under a temporary name, flushed to disk, and renamed: under
+its own name it is whole or not there. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import InputError
+
+KEEP = 2  # besides the best
+
+
+class State(NamedTuple):
+    """What a checkpoint holds."""
+
+    step: int
+    """Steps done."""
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    """Plain values: JSON."""
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they are, or will be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint, then remove the older ones but the last two and the best.
+
+        The best is named by ``state.values["best_step"]``, if there is one.
+
+        Raises:
+            InputError: if it cannot be written; the earlier ones are untouched.
+        """
+        partial = self.folder / f".partial-{state.step:08d}"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            weights = partial / "state.safetensors"
+            # Copies: safetensors refuses tensors that share memory.
+            copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.tensors.items()}
+            save_file(copies, weights)
+            record = {"step": state.step, "values": state.values, "sha256": _sha256(weights)}
+            (partial / "state.json").write_text(json.dumps(record))
+            for path in (weights, partial / "state.json", partial):
+                _flush(path)
+            final = self._path(state.step)
+            shutil.rmtree(final, ignore_errors=True)  # one that was found damaged
+            partial.rename(final)
+            _flush(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"cannot write to {self.folder}: {reason}; the checkpoints before are whole") from None
+        for step in self.steps()[:-KEEP]:
+            if step != state.values.get("best_step"):
+                shutil.rmtree(self._path(step), ignore_errors=True)
+
+    def latest(self, warn: Callable[[str], None] = lambda _: None) -> State | None:
+        """The newest whole checkpoint, or None; damaged ones are passed over, and ``warn`` is told of each."""
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step)
+            except InputError as error:
+                warn(f"{error}; trying the one before")
+        return None
+
+    def load(self, step: int) -> State:
+        """One checkpoint, verified.
+
+        Raises:
+            InputError: if a file is missing, cut short or altered.
+        """
+        path = self._path(step)
+        weights = path / "state.safetensors"
+        try:
+            record = json.loads((path / "state.json").read_text())
+            if _sha256(weights) != record["sha256"]:
+                raise ValueError("its checksum does not match")
+            return State(record["step"], load_file(weights), record["values"])
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise InputError(f"checkpoint {path} is damaged ({error})") from None
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, whole or not, in order."""
+        names = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

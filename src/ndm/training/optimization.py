@@ -1,0 +1,62 @@
+"""What a step of optimisation is made of: devices, the optimiser, the learning rate."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..config import TrainingConfig
+from ..errors import InputError
+from ..model import NDM
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+FLOOR = 1e-8
+
+
+def learning_rate(step: int, config: TrainingConfig) -> float:
+    """Linear from 1e-8 at step 0 to the peak at step ``warmup``, then linear to 1e-8 at the last step."""
+    if step < config.warmup:
+        done = step / config.warmup
+    else:
+        done = 1 - (step - config.warmup) / max(1, config.steps - 1 - config.warmup)
+    return FLOOR + (config.learning_rate - FLOOR) * done
+
+
+def make_accelerator(device: str, settings: TrainingConfig, folder: Path | None = None) -> Accelerator:
+    """What places, wraps, synchronises and casts; from the environment, if a launcher has set one up.
+
+    Raises:
+        InputError: if a tracker is not installed.
+    """
+    for tracker in settings.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise InputError(f"training.trackers: {tracker} is not installed (pip install {tracker})")
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if AcceleratorState._shared_state:  # it is shared by a process, and a second run may want another precision
+        AcceleratorState._reset_state()
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+    precision = {"fp32": "no", "bf16": "bf16"}[settings.precision]
+    accelerator = Accelerator(
+        mixed_precision=precision, cpu=device == "cpu",
+        log_with=list(settings.trackers) or None, project_dir=folder,
+    )  # fmt: skip
+    if settings.trackers:
+        accelerator.init_trackers("ndm", config={k: str(v) for k, v in asdict(settings).items()})
+    return accelerator
+
+
+def make_optimizer(model: NDM, settings: TrainingConfig) -> torch.optim.Optimizer:
+    """Adam or AdamW over all parameters; the loop sets the rate."""
+    betas = (0.9, settings.beta2)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=1.0, betas=betas)
+    return torch.optim.AdamW(model.parameters(), lr=1.0, betas=betas, weight_decay=settings.weight_decay)

@@ -1,0 +1,78 @@
+"""What test_distributed.py launches twice: gradients, validation and a short training, shared by two gloo processes."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch.distributed.fsdp import fully_shard
+
+from ndm.config import Config, ModelConfig, TrainingConfig, make_model
+from ndm.data import load_dataset
+from ndm.training import Trainer
+from ndm.training.optimization import make_optimizer
+from ndm.training.state import get_weights
+
+SMALL = Config(
+    seed=3,
+    model=ModelConfig(width=16, depth=1, dropout=0.0, transform_width=8, gamma_min=-4.0),
+    training=TrainingConfig(steps=4, batch_size=24, warmup=1, clip=1e9, evaluate_every=2, eta_range=2.0),
+)
+CASES = {
+    f"{transform}-{parts}": replace(
+        SMALL,
+        model=replace(SMALL.model, transform=transform),
+        training=replace(SMALL.training, accumulate=parts),
+    )
+    for transform in ("time_basis", "network")
+    for parts in (1, 3)
+}
+
+
+class Sharded(Trainer):
+    """FSDP by hand: a launcher offers it on accelerators only."""
+
+    def prepare(self, loss):
+        fully_shard(loss)
+        optimizer = make_optimizer(loss.model, self.settings)
+        optimizer.optimizer = optimizer  # as accelerate's wrapper has it
+        return loss, optimizer
+
+
+def results(config, kind=Trainer):
+    """Gradients of the first step, and weights, average and validation after four."""
+    dataset = load_dataset("digits")
+    torch.manual_seed(0)
+    model = make_model(config, dataset)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.3)  # nothing that starts at zero stays there
+    records = []
+    trainer = kind(model, dataset, config, log=records.append)
+    trainer._gradient()
+    whole = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p  # noqa: E731
+    out = {f"gradient/{k}": whole(p.grad).clone() for k, p in trainer.module.model.named_parameters()}
+    trainer.module.times.observed = None
+    out |= {f"average/{k}": v for k, v in trainer.run().state_dict().items()}
+    out |= {f"weights/{k}": v for k, v in get_weights(trainer.module.model).items()}
+    out |= {f"times/{k}": v for k, v in trainer.module.times.state_dict().items()}
+    values = [record["validation_bpd"] for record in records if "validation_bpd" in record]
+    return {k: v.detach().cpu().clone() for k, v in out.items()} | {"validation": torch.tensor(values)}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    for name, config in CASES.items():
+        for kind in (Trainer, Sharded):
+            found = results(config, kind)
+            if dist.get_rank() == 0:
+                assert dist.get_world_size() == 2
+                save_file(found, folder / f"{kind.__name__}-{name}.safetensors")
+            dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

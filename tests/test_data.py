@@ -1,6 +1,7 @@
 """Data: the fixed split of the digits, exact densities, and batches that depend on (seed, step) only."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from sklearn.datasets import load_digits
 
 import ndm
-from ndm.data import Checkerboard, load_dataset, moons, ring
+from ndm.data import Checkerboard, dataset, load_dataset, moons, ring
+from ndm.training import loss
 
 
 def test_digits_split():
@@ -79,6 +81,7 @@ def test_endless_batches_are_fresh():
     data = load_dataset("ring")
     assert torch.equal(data.batch(8, 0, 3), data.batch(8, 0, 3))
     assert not torch.equal(data.batch(8, 0, 3), data.batch(8, 0, 4))
+    assert not torch.equal(data.batch(8, 0, 3), data.batch(8, 1, 3))
     assert data.batch(8, 0, 3).dtype == torch.float32
 
 
@@ -147,3 +150,22 @@ def test_every_option_at_its_default_is_no_option():
     data = load_dataset("digits", path=None, size=None, flip=False, on_bad_file="refuse")
     assert torch.equal(data.train, load_dataset("digits").train) and not data.flip
     assert load_dataset("digits", flip=True).flip
+
+
+@pytest.mark.parametrize("name", ["ring", "moons", "checkerboard", "gmm-digits", "digits"])
+def test_no_row_is_in_two_splits(name):
+    data = load_dataset(name)
+    splits = (data.train, data.validation, data.test)
+    train, validation, test = ({tuple(row) for row in x.flatten(1).tolist()} for x in splits)
+    assert not train & validation and not validation & test and not train & test
+
+
+def test_a_batch_may_span_epochs():
+    data = replace(load_dataset("digits"), train=torch.arange(10)[:, None])
+    for step in range(3):
+        assert sorted(data.batch(30, 1, step).flatten().tolist()) == sorted(list(range(10)) * 3)
+
+
+def test_every_purpose_has_a_stream_of_its_own():
+    purposes = [dataset._ORDER, dataset._ROWS, dataset._FLIPS, loss._NOISE, loss._ETA, loss._DROPOUT]
+    assert len(set(purposes)) == len(purposes)

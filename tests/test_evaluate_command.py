@@ -17,6 +17,7 @@ import ndm
 from ndm.cli import main
 from ndm.config import Config, DataConfig, ModelConfig
 from ndm.data import Dataset
+from ndm.evaluation import Protocol
 from ndm.serialization import REGISTERED
 from ndm.training import Run
 
@@ -145,3 +146,59 @@ def test_a_killed_evaluation_ends_with_the_same_figures(tmp_path):
     assert figures(resumed.stdout) == figures(whole.stdout)
     lines = (folder / "evaluations.jsonl").read_text().splitlines()
     assert [figures(line) for line in lines][-2:] == [figures(whole.stdout)] * 2
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A run of two steps."""
+    options = ["--training.steps", "2", "--model.width", "8", "--model.depth", "1", "--training.batch_size", "8"]
+    assert main(["train", "digits", "--out", str(tmp_path / "run"), *options]) == 0
+    return tmp_path / "run"
+
+
+def test_every_option_reaches_the_protocol(tiny, monkeypatch):
+    seen = []
+
+    def spy(model, x, protocol, *_):
+        seen.append(protocol)
+        raise ndm.InputError("enough")
+
+    monkeypatch.setattr("ndm.evaluation.evaluate", spy)
+    command = ["evaluate", str(tiny)]
+    main([*command, "--estimator", "bound", "--steps", "7", "--passes", "3", "--seed", "5"])
+    ode = [*command, "--estimator", "ode"]
+    options = ["--solver", "rk4", "--solver_steps", "9", "--rtol", "1e-3", "--atol", "1e-2", "--seed", "5"]
+    main([*ode, "--samples", "3", "--divergence", "hutchinson", *options])
+    main(ode)
+    assert seen == [
+        Protocol("bound", 7, passes=3, seed=5),
+        Protocol("ode", None, 30, 3, "hutchinson", "rk4", 9, 1e-3, 1e-2, 5),
+        Protocol("ode", divergence="exact"),
+    ]
+
+
+def test_pieces_of_another_question_are_not_taken_up(tiny, monkeypatch):
+    """Interrupted after the first piece: the same command finds it, any other starts its own."""
+    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4})
+    piece = ndm.evaluation._piece
+
+    def stop(model, rows, protocol, number):
+        if number:
+            raise KeyboardInterrupt
+        return piece(model, rows, protocol, number)
+
+    monkeypatch.setattr("ndm.evaluation._piece", stop)
+    base = ["evaluate", str(tiny), "--estimator", "bound", "--steps", "5", "--passes", "1", "--limit", "8"]
+
+    def kept(*options):
+        main([*base, *options])
+        return len(list(tiny.glob("*.partial.jsonl")))
+
+    assert kept() == 1 and kept() == 1
+    for number, options in enumerate((["--split", "validation"], ["--dtype", "float64"], ["--seed", "1"]), start=2):
+        assert kept(*options) == number
+    model = ndm.NDM.from_pretrained(tiny / "model")
+    with torch.no_grad():
+        next(model.parameters()).add_(1)
+    model.save_pretrained(tiny / "model")
+    assert kept() == 5

@@ -161,3 +161,44 @@ def test_the_headline_says_who_is_better():
 
     assert "0.100 better, beyond" in headline({"conventional": estimates(2.3), "NDM": estimates(2.2)})
     assert "0.010 worse, within" in headline({"conventional": estimates(2.3), "NDM": estimates(2.31)})
+
+
+def test_every_option_of_the_protocol_counts():
+    m, x = model(), torch.randint(5, (6, 3))
+    protocol = Protocol("ode", samples=3, divergence="hutchinson", solver="rk4", solver_steps=7, seed=2)
+    e = evaluate(m, x, protocol)
+    generator = seeded(2, 0)
+    result = ndm.ode_likelihood(m, x, divergence="hutchinson", samples=3, solver="rk4", steps=7, generator=generator)
+    assert e.nats == pytest.approx(-result.log_prob.mean().item(), rel=1e-12)
+    assert (e.samples, e.nfe) == (3, 28)
+
+
+def test_the_standard_error_over_pieces_is_that_of_all_rows(monkeypatch):
+    """Three pieces of 20 rows, 40 passes, against the formula on all of them at once."""
+    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 20})
+    m, x = model(), torch.randint(5, (60, 3))
+    e = evaluate(m, x, Protocol("bound", passes=40))
+    pieces = []
+    for k, rows in enumerate(x.split(20)):
+        generator = seeded(0, k)
+        pieces.append(torch.stack([ndm.bound(m, rows, generator=generator).total.detach() for _ in range(40)]))
+    passes = torch.cat(pieces, dim=1) / 3 / math.log(2)
+    rows = (passes.mean(0).var() - passes.var(0).mean() / 40).clamp(min=0) / 60
+    assert e.standard_error == pytest.approx((rows + passes.mean(1).var() / 40).sqrt().item(), rel=1e-6)
+
+
+def test_kept_pieces_are_not_computed_again(monkeypatch):
+    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4})
+    m, x, journal = model(), torch.randint(5, (10, 3)), Journal()
+    first = evaluate(m, x, Protocol("bound", 5, passes=2), journal)
+    monkeypatch.setattr("ndm.evaluation._piece", lambda *_: pytest.fail("computed again"))
+    assert evaluate(m, x, Protocol("bound", 5, passes=2), journal) == first
+
+
+def test_the_doctors_ode_is_the_negative_log_likelihood():
+    m, x = model(), torch.randint(5, (40, 3))
+    d = diagnose(m, x, passes=8)
+    ode = torch.stack([ndm.log_prob(m, x[:32], rtol=1e-4, atol=1e-4) for _ in range(4)]).mean()
+    total = torch.stack([ndm.bound(m, x[:32]).total.detach().mean() for _ in range(30)]).mean()
+    assert d.ode == pytest.approx(-ode.item() / 3 / math.log(2), rel=0.1)
+    assert d.ode_bound == pytest.approx(total.item() / 3 / math.log(2), rel=0.2)

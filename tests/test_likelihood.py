@@ -9,7 +9,8 @@ from scipy.integrate import solve_ivp
 from torch.distributions import MultivariateNormal
 
 import ndm
-from ndm.likelihood import value_and_divergence
+from ndm.likelihood import draw_probe, value_and_divergence
+from ndm.solvers import solve_ode
 
 from conftest import SmoothNet
 from oracle import LinearGaussian
@@ -356,3 +357,60 @@ def test_bad_calls_are_refused():
         ndm.log_prob(model, x, rtol=-1e-4)
     with pytest.raises(ndm.InputError, match="not finite"):
         ndm.log_prob(model, x / 0)
+
+
+def test_options_reach_the_solver(monkeypatch):
+    model, seen = nonlinear_model(), []
+    for place in ("ndm.likelihood", "ndm.sampling"):
+        monkeypatch.setattr(f"{place}.solve_ode", lambda *a, **k: seen.append(a[4:8]) or solve_ode(*a, **k))
+    ndm.log_prob(model, torch.randn(3, 2), solver="dopri5", steps=7, rtol=1e-3, atol=1e-2)
+    ndm.sample(model, (3, 2), solver="dopri5", steps=7, rtol=1e-3, atol=1e-2)
+    assert seen == [("dopri5", 7, 1e-3, 1e-2)] * 2
+
+
+@pytest.mark.parametrize("solver", ["dopri5", "rk4"])
+def test_evaluations_are_counted(solver, monkeypatch):
+    """Per row and solve: calls of the field, and of the divergence, which dopri5 makes besides."""
+    model, rows, divergences = nonlinear_model(), [], []
+    field = ndm.sampling.velocity_field(model)
+    monkeypatch.setattr("ndm.likelihood.velocity_field", lambda _: lambda t, z: rows.append(len(z)) or field(t, z))
+
+    def counted(f, t, z, *args):
+        divergences.append(len(z))
+        result = value_and_divergence(f, t, z, *args)
+        if solver == "dopri5":
+            rows.pop()  # the field's value was made for the divergence
+        return result
+
+    monkeypatch.setattr("ndm.likelihood.value_and_divergence", counted)
+    x = 3 * torch.randn(4, 2)
+    result = ndm.ode_likelihood(model, x, divergence="hutchinson", samples=2, solver=solver, steps=5)
+    assert 2 * result.nfe.sum() == sum(rows)
+    assert 2 * result.divergence_nfe.sum() == sum(divergences)
+    assert (sum(rows) == sum(divergences)) is (solver == "rk4")
+
+
+def test_the_error_of_no_draw_is_zero_and_of_one_unknown():
+    x = torch.zeros(2, 2)
+    assert (ndm.ode_likelihood(nonlinear_model(), x).standard_error == 0).all()
+    assert ndm.ode_likelihood(nonlinear_model(), x, divergence="hutchinson").standard_error.isnan().all()
+    one = torch.ones(2, 1, dtype=torch.long)
+    assert ndm.ode_likelihood(categorical_model(-1.0), one).standard_error.isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["hutchinson", "hutchinson-gaussian"])
+def test_probes_have_unit_covariance(kind, generator):
+    """n = 40,000; five standard errors of each element."""
+    n = 40_000
+    probe = draw_probe(torch.zeros(n, 3), kind, generator)
+    assert ((probe.T @ probe / n - torch.eye(3)).abs() < 5 * 2**0.5 / n**0.5).all()
+    assert (probe.mean(0).abs() < 5 / n**0.5).all()
+    assert kind != "hutchinson" or (probe.abs() == 1).all()
+
+
+def test_a_nonlinear_model_in_many_dimensions_agrees_with_a_fixed_step_solver():
+    """D = 20, where the divergence is integrated over panels of two steps and depends on where along the path it is."""
+    model = nonlinear_model(20)
+    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
+    reference = ndm.log_prob(model, x, solver="rk4", steps=400)
+    torch.testing.assert_close(ndm.log_prob(model, x, rtol=1e-8, atol=1e-8), reference, rtol=0, atol=1e-5)

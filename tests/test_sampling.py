@@ -152,3 +152,31 @@ def test_recursion_used_above_is_not_trivial():
     assert off.abs().max() > 0.1 * oracle.covariance.diagonal().mean()
     ratio = oracle.matrix(torch.tensor(1.0)) / oracle.schedule(torch.tensor(1.0)).alpha
     assert np.abs(np.linalg.eigvalsh(ratio.numpy()) - 1).max() > 0.5
+
+
+def test_ancestral_sampling_follows_the_eta_of_the_process(generator):
+    """The recursion of mean and covariance at eta = 0.3, four steps; n = 20,000."""
+    oracle, eta, steps = LinearGaussian(3), 0.3, 4
+    model = oracle.model()
+    model.process.eta = eta
+    mean, covariance, eye = torch.zeros(3), torch.eye(3), torch.eye(3)
+    for i in reversed(range(steps)):
+        s, t = torch.tensor(i / steps), torch.tensor((i + 1) / steps)
+        a, b, m_s, m_t, k = oracle.schedule(s), oracle.schedule(t), oracle.matrix(s), oracle.matrix(t), oracle.gain(t)
+        kappa = torch.exp(eta * (a.gamma - b.gamma) / 2) * a.sigma / b.sigma
+        matrix = kappa * eye + (m_s - kappa * m_t) @ k
+        mean = matrix @ mean + (m_s - kappa * m_t) @ (eye - k @ m_t) @ oracle.mu
+        noise = a.sigma**2 * (1 - torch.exp(eta * (a.gamma - b.gamma)))
+        covariance = matrix @ covariance @ matrix.T + noise * eye
+    draws = ndm.sample(model, (N, 3), steps=steps, generator=generator)
+    alpha_0 = oracle.schedule(torch.tensor(0.0)).alpha
+    assert_moments(draws, mean / alpha_0, covariance / alpha_0**2 + math.exp(oracle.schedule.gamma_min) * eye)
+
+
+@pytest.mark.parametrize("eta", [0.3, 2.0])
+def test_the_sde_follows_the_eta_of_the_process(eta, generator):
+    oracle = LinearGaussian(3, gamma_max=12.0)
+    model = oracle.model()
+    model.process.eta = eta
+    draws = ndm.sample(model, (N, 3), steps=200, solver="stochastic_heun", generator=generator)
+    assert_moments(draws, oracle.mu, smoothed(oracle), 0.01)

@@ -1,5 +1,6 @@
 """Solvers: orders by regression against closed forms, adaptive error control, rows on their own."""
 
+import importlib
 import math
 
 import numpy as np
@@ -344,3 +345,64 @@ def test_sde_solvers_run_backwards_from_a_non_unit_variance(solver, generator):
     expected = ou_variance(2.0, 1.0)
     tolerance = 4 * expected * (2 / n) ** 0.5 + (0.02 * expected if solver is euler_maruyama else 0)
     assert abs(z.var() - expected) < tolerance
+
+
+@pytest.mark.parametrize("solver", ["dopri5", "scipy:RK45", "torchdiffeq:dopri5"])
+@pytest.mark.parametrize("quadrature", [None, lambda t, z: (-5 * z, 0 * z.sum(1))])
+def test_tolerances_are_not_taken_for_each_other(solver, quadrature):
+    """States of 1e4: a loose rtol is cheap, a loose atol is not."""
+    pytest.importorskip(solver.partition(":")[0].replace("dopri5", "torch"))
+    z = torch.full((1, 2), 1e4)
+    nfe = lambda r, a: solve_ode(lambda t, z: -5 * z, z, 0.0, 1.0, solver, 50, r, a, (), quadrature).nfe.item()  # noqa: E731
+    assert 2 * nfe(1e-3, 1e-9) < nfe(1e-9, 1e-3)
+
+
+def test_a_budget_spent_on_arrival_is_no_failure():
+    field = lambda t, z: -5 * z  # noqa: E731
+    n = dopri5(field, torch.ones(1, 1), 0.0, 1.0).nfe.item()
+    assert dopri5(field, torch.ones(1, 1), 0.0, 1.0, max_nfe=n).nfe.item() == n
+    with pytest.raises(SolverError, match="budget"):
+        dopri5(field, torch.ones(1, 1), 0.0, 1.0, max_nfe=n - 1)
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    """Panels of two steps whatever the dimension, as in more than 16."""
+    monkeypatch.setattr(importlib.import_module("ndm.solvers.dopri5"), "_FEW_DIMENSIONS", 0)
+
+
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-7, 1e-10])
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.usefixtures("panels")
+def test_the_integral_over_panels_follows_its_tolerance(tolerance, direction):
+    test_the_integral_along_the_path_follows_its_tolerance(tolerance, direction)
+
+
+@pytest.mark.usefixtures("panels")
+def test_arguments_follow_their_rows_over_panels():
+    test_arguments_follow_their_rows()
+
+
+@pytest.mark.usefixtures("panels")
+def test_the_budget_counts_whole_panels():
+    field = lambda t, z: -5e3 * z  # noqa: E731
+    for budget in range(60, 72):
+        with pytest.raises(SolverError, match="budget") as failure:
+            dopri5(field, torch.ones(1, 1), 0.0, 1.0, max_nfe=budget, quadrature=lambda t, z: (field(t, z), z.sum(1)))
+        assert failure.value.partial.nfe.item() <= budget
+
+
+@pytest.mark.usefixtures("panels")
+def test_both_steps_of_a_panel_are_judged():
+    """A pulse of width 0.002 at 21 places, so that it falls into first and into second steps: int f = 1."""
+    worst = 0.0
+    for shift in torch.linspace(0, 0.05, 21).tolist():
+
+        def field(t, z):
+            near = (t[:, None] - 0.5 - shift) / 0.002  # noqa: B023
+            return torch.exp(-(near**2) / 2) / 0.002 / (2 * math.pi) ** 0.5 + torch.exp(-8 * (t[:, None] - 0.5) ** 2)
+
+        quadrature = lambda t, z: (field(t, z), 0 * z.sum(1))  # noqa: E731
+        solution = dopri5(field, torch.zeros(1, 1), 0.0, 1.0, 1e-7, 1e-7, quadrature=quadrature)
+        worst = max(worst, abs(solution.state.item() - 1 - math.erf(0.5 * 8**0.5) * math.sqrt(math.pi / 8)))
+    assert worst < 4e-6

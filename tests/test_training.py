@@ -13,6 +13,7 @@ import ndm
 from ndm.config import Config, DataConfig, ModelConfig, TrainingConfig, make_model
 from ndm.data import load_dataset
 from ndm.likelihood import bits_per_dim
+from ndm.tensors import seeded
 from ndm.training import Checkpoints, Run, Trainer, learning_rate, train
 from ndm.training.loss import random_eta
 from ndm.training.validation import validation_nats
@@ -86,10 +87,10 @@ def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_refere
 
 @pytest.mark.parametrize("importance", [True, False])
 def test_importance_times_are_used_when_asked(importance, monkeypatch):
-    made = []
-    monkeypatch.setattr("ndm.training.loss.ImportanceTimes", lambda: made.append(1) or ndm.ImportanceTimes())
+    times = ndm.ImportanceTimes()
+    monkeypatch.setattr("ndm.training.loss.ImportanceTimes", lambda: times)
     trained(replace(SMALL, training=replace(SMALL.training, steps=2, importance_times=importance)))
-    assert bool(made) is importance
+    assert torch.equal(times.second_moment, torch.ones(64)) is not importance
 
 
 def test_a_seed_repeats_the_weights_exactly_and_another_does_not():
@@ -266,3 +267,32 @@ def test_a_toy_is_learned_and_its_likelihoods_stay_above_the_entropy(name):
         gap = (nll - reference)[finite]
         assert gap.mean() > -3 * gap.std() / len(gap) ** 0.5
         assert nll.mean() < gaussian
+
+
+def test_gradients_are_those_of_the_step_alone_with_its_own_noise():
+    """Three steps at a rate of zero: each gradient is that of the seeded bound of the seeded batch."""
+    settings = replace(SMALL.training, steps=3, learning_rate=0.0, clip=1e30, importance_times=False, evaluate_every=0)
+    config = replace(SMALL, model=replace(SMALL.model, dropout=0.0), training=settings)
+    dataset, seen = load_dataset("digits"), []
+    model = make_model(config, dataset)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            torch.optim.AdamW, "step", lambda *_, **__: seen.append([p.grad.clone() for p in model.parameters()])
+        )
+        train(model, dataset, config)
+    for step, gradients in enumerate(seen):
+        x = dataset.batch(16, 0, step)
+        total = ndm.bound(model, x, generator=seeded(0, 0, step, 0)).total
+        expected = torch.autograd.grad(bits_per_dim(total, x).mean(), model.parameters())
+        torch.testing.assert_close(gradients, list(expected))
+    assert len(seen) == 3
+
+
+def test_validation_is_the_mean_bound_of_the_validation_rows():
+    dataset = load_dataset("digits")
+    model, x, generator = make_model(SMALL, dataset).eval(), dataset.validation, seeded(0, 0)
+    bounds = [bits_per_dim(ndm.bound(model, x, generator=generator).total.detach(), x).mean() for _ in range(6)]
+    records = []
+    frozen = replace(SMALL, training=replace(SMALL.training, steps=1, learning_rate=0.0, weight_decay=0.0, warmup=0))
+    train(model, dataset, replace(frozen, training=replace(frozen.training, evaluate_every=1)), log=records.append)
+    assert records[-1]["validation_bpd"] == pytest.approx(torch.stack(bounds).mean().item(), rel=1e-6)

@@ -9,11 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
-from .data import Dataset
+from .data import Dataset, shape_of
+from .decoder import CategoricalDecoder, Decoder
 from .errors import InputError
 from .model import NDM
 from .nn import MLP, FlatUNet, UNet
@@ -323,10 +325,24 @@ def make_network(
 
 def make_model(config: Config, dataset: Dataset) -> NDM:
     """The untrained model of a config, for a data set."""
+    return build_model(config, dataset.shape, dataset.decoder())
+
+
+def build_model(config: Config, shape: Sequence[int], decoder: Decoder) -> NDM:
+    """The untrained model of a config, for samples of ``shape``."""
     m = config.model
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
     curve = m.num_basis if m.predict_curve else 0
-    net = make_network(m, dataset.shape, 1 + curve + m.variance, m.width, m.depth, m.dropout)
-    process = ForwardProcess(make_schedule(config), make_transform(m, dataset.shape), tied_to=m.tied_to)
-    return NDM(process, Predictor(net, m.parameterization, curve, m.variance), dataset.decoder())
+    net = make_network(m, shape, 1 + curve + m.variance, m.width, m.depth, m.dropout)
+    process = ForwardProcess(make_schedule(config), make_transform(m, shape), tied_to=m.tied_to)
+    return NDM(process, Predictor(net, m.parameterization, curve, m.variance), decoder)
+
+
+def count_parameters(config: Config) -> int | None:
+    """Of the model at full size, which is not allocated; None if only the data tell the shape of a row."""
+    shape = shape_of(config.data.name, config.data.size)
+    if shape is None:
+        return None
+    with torch.device("meta"):
+        return build_model(config, shape, CategoricalDecoder(levels=256)).num_parameters

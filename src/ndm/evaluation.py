@@ -141,7 +141,7 @@ def evaluate(
     column = lambda key: torch.tensor([v for part in parts for v in part[key]], dtype=torch.float64)  # noqa: E731
     nats = column("nats").T if protocol.estimator == "bound" else column("nats")[None]
     bpd = bits_per_dim(nats.sum(0), x)
-    variance = bpd.var() / len(bpd)
+    variance = bpd.var(correction=min(1, len(bpd) - 1)) / len(bpd)
     if protocol.estimator == "bound" and protocol.passes > 1:
         # The times of a pass are spread evenly over its rows, so the noise of the rows all but cancels in their mean:
         # the spread of the rows without it, and the spread of the passes.

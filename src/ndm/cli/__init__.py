@@ -7,20 +7,25 @@ from collections.abc import Callable
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from ..config import read_settings, recipes
+from ..config import count_parameters, make_config, read_settings, recipes
 from ..errors import InputError
 from . import demo, doctor, evaluate, sample, train
 
 
 def recipes_parser() -> ArgumentParser:
     return ArgumentParser(
-        prog="ndm recipes", exit_on_error=False, description="List the recipes that come with the package."
+        prog="ndm recipes",
+        exit_on_error=False,
+        description="List the recipes that come with the package, and the number of their models' parameters.",
     )
 
 
 def run_recipes(_: Namespace) -> None:
     for name, path in recipes().items():
-        print(f"{name:22s} {read_settings(path).get('description', '')}")
+        config = make_config(read_settings(path))
+        parameters = count_parameters(config)
+        size = "by the data" if parameters is None else f"{parameters:,}"
+        print(f"{name:26s}{size:>13s}  {config.description}")
 
 
 COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], None], str]] = {

@@ -15,4 +15,16 @@ DATASETS |= {
     "array": array,
 }
 
-__all__ = ["DATASETS", "Checkerboard", "Dataset", "GaussianMixture", "load_dataset", "moons", "ring"]
+_SHAPES = {
+    "digits": (1, 8, 8), "gmm-digits": (64,), "ring": (2,), "moons": (2,), "checkerboard": (2,),
+    "mnist": (1, 28, 28), "cifar10": (3, 32, 32), "imagenet32": (3, 32, 32), "imagenet64": (3, 64, 64),
+    "celebahq256": (3, 256, 256),
+}  # fmt: skip
+
+
+def shape_of(name: str, size: int | None = None) -> tuple[int, ...] | None:
+    """Of one row, without loading anything (pictures are taken to be coloured); None where only the file tells."""
+    return (3, size, size) if name == "images" and size else _SHAPES.get(name)
+
+
+__all__ = ["DATASETS", "Checkerboard", "Dataset", "GaussianMixture", "load_dataset", "moons", "ring", "shape_of"]

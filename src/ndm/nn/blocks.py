@@ -42,16 +42,15 @@ def embed(time: TimeEmbedding | None, t: Tensor | None) -> Tensor | None:
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     """The layer with weights of zero, so that what it ends starts as the identity, or as zero."""
-    nn.init.zeros_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    for p in layer.parameters():
+        nn.init.zeros_(p)
     return layer
 
 
 def num_groups(channels: int) -> int:
     """Groups of a norm: the most, up to 32, that divide the channels into four or more.
 
-    In a group of one, a channel's mean over the image is lost; that happens to narrow networks with a fixed 32.
+    Always 32 would leave narrow networks with groups of one channel, which lose its mean over the image.
     """
     return max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels >= 4 * g))
 

@@ -51,8 +51,8 @@ class FlatUNet(nn.Module):
         fourier: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        if min(multiplier, channels, depth) < 1:
-            raise InputError("multiplier, channels and depth must be at least 1")
+        if min(multiplier, channels, depth, heads) < 1:
+            raise InputError("multiplier, channels, depth and heads must be positive")
         self.shape = image_shape(shape)
         self.multiplier = multiplier
         self.channels = channels

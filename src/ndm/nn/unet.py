@@ -105,8 +105,11 @@ class UNet(nn.Module):
 
     def _heights(self) -> list[int]:
         """Of the feature maps, level by level."""
-        if min(self.patch, self.channels, self.depth, self.multiplier, *self.multipliers, len(self.multipliers)) < 1:
-            raise InputError("multiplier, channels, depth, multipliers and patch must be at least 1, with one level")
+        sizes = (self.multiplier, self.channels, self.depth, *self.multipliers, self.heads, self.patch)
+        if min(sizes) < 1 or not self.multipliers:
+            raise InputError(
+                "multiplier, channels, depth, multipliers (at least one), heads and patch must be positive"
+            )
         _, height, width = self.shape
         factor = self.patch * 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:

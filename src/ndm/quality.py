@@ -1,0 +1,333 @@
+r"""How good samples are, beside what training rows themselves would score against the same test rows.
+
+* sliced Wasserstein-2 distance, over directions uniform on the sphere of D dimensions,
+  :math:`W = (\mathrm{E}_\theta\, W_2^2(\theta \cdot x, \theta \cdot y))^{1/2}`; a shift by v alone gives
+  :math:`W^2 = |v|^2 / D`
+* C2ST: the accuracy of a classifier of samples against test rows on rows it was not trained on; for equal distributions
+  it is 1/2, and for no classifier more than :math:`1/2 + \mathrm{TV} / 2`
+* precision: the share of samples within the test rows' manifold, the union of the balls around each row that reach its
+  k-th nearest neighbour; recall: the share of test rows within the samples' manifold
+* memorisation: :math:`\Delta = P(d(\text{sample}) < d(\text{test row}))`, with d the distance to the nearest training
+  row and ties counting half; 1/2 for fresh draws, more for copies. The test statistic :math:`C_T` of Meehan et al., in
+  one cell, is :math:`(1/2 - \Delta)` in units of its standard error
+* copies: the share of samples less than a third as far from the nearest training row as from the second nearest, which
+  finds a few copies among samples that are otherwise too far from the training rows to raise :math:`\Delta`
+
+Distances to neighbours are Euclidean, in the space of the training rows' first 64 principal components (in data units,
+unchanged, where there are no more than 64 dimensions). So columns of a table should have comparable scales.
+
+References:
+    Bonneel, Rabin, Peyre, Pfister. Sliced and Radon Wasserstein Barycenters of Measures. JMIV 2015.
+    Lopez-Paz, Oquab. Revisiting Classifier Two-Sample Tests. ICLR 2017.
+    Kynkaanniemi, Karras, Laine, Lehtinen, Aila. Improved Precision and Recall Metric. NeurIPS 2019.
+    Meehan, Chaudhuri, Dasgupta. A Non-Parametric Test to Detect Data-Copying in Generative Models. AISTATS 2020.
+    DeLong, DeLong, Clarke-Pearson. Comparing the Areas under Correlated ROC Curves. Biometrics 1988.
+    Yoon, Choi, Kwon, Ryu. Diffusion Probabilistic Models Generalize when They Fail to Memorize. ICML workshop 2023.
+    Heusel et al. GANs Trained by a Two Time-Scale Update Rule. NeurIPS 2017 (FID).
+    Binkowski et al. Demystifying MMD GANs. ICLR 2018 (KID).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .tensors import seeded
+
+DIRECTIONS = 1000
+COMPONENTS = 64
+NEIGHBOURS = 3
+FOLDS = 3
+MIN_ROWS = 50
+CHUNK = 2**24  # distances held at a time: 128 MB
+_SAMPLES, _TEST, _TRAIN, _DIRECTIONS, _PCA = range(5)  # purposes of the seeded streams
+
+
+class Score(NamedTuple):
+    """One metric of the samples.
+
+    ``baseline`` is the same metric of training rows in the samples' place, as many: about what a perfect sampler
+    scores. ``standard_error`` is of ``value`` over draws of the rows, where there is a formula for it.
+    """
+
+    name: str
+    value: float
+    standard_error: float | None
+    baseline: float
+    direction: str
+
+
+class Share(NamedTuple):
+    """A share or a probability, and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+class PrecisionRecall(NamedTuple):
+    """The standard error of either is that of a share, given the manifold it is counted in."""
+
+    precision: Share
+    recall: Share
+
+
+class Memorisation(NamedTuple):
+    """``nearer`` is Delta: 1/2 for fresh draws, more for copies."""
+
+    nearer: Share
+    copies: Share
+
+
+def quality(samples: Tensor, train: Tensor, test: Tensor, seed: int = 0, max_rows: int = 2000) -> list[Score]:
+    """Every metric of the samples that needs no trained network.
+
+    All sets are cut, at random, to the number of rows n of the smallest of the samples, the test rows, half of the
+    training rows and ``max_rows``. Only memorisation uses all training rows; its baseline takes n of them for samples
+    and the others for training rows. Figures for different n are not comparable: beyond the standard errors, the
+    baselines of the distance, precision and recall depend on n.
+
+    Args:
+        samples, train, test: Rows in data units, any real dtype, shapes ``(N, *)`` with the same ``*``.
+        seed: of the rows, directions, folds and classifiers that are drawn.
+        max_rows: at most this many of each set.
+
+    Raises:
+        InputError: if a set is too small or not finite, or their shapes differ.
+
+    Example:
+        >>> for score in quality(samples, dataset.train, dataset.test):
+        ...     print(f"{score.name:24s}{score.value:8.3f}  (training rows: {score.baseline:.3f})  {score.direction}")
+    """
+    samples, train, test, held = _prepare(samples, train, test, seed, max_rows)
+    rest = torch.ones(len(train), dtype=torch.bool, device=train.device)
+    rest[held] = False
+    x, y, base = samples.double(), test.double(), train[held].double()
+    project = pca(train[rest], seed)
+    px, py, near = project(x), project(y), project(train)
+    pbase, other = near[held], near[rest]
+    pr, pr_base = precision_recall(px, py), precision_recall(pbase, py)
+    copied, copied_base = memorisation(px, near, py), memorisation(pbase, other, py)
+    lower, half, higher = "lower is better", "0.5 is best", "higher is better"
+    return [
+        Score("sliced Wasserstein-2", sliced_wasserstein(x, y, seed), None, sliced_wasserstein(base, y, seed), lower),
+        Score("C2ST accuracy", *c2st(x, y, seed), c2st(base, y, seed).value, half),
+        Score("precision", *pr.precision, pr_base.precision.value, higher),
+        Score("recall", *pr.recall, pr_base.recall.value, higher),
+        Score("nearer to training rows", *copied.nearer, copied_base.nearer.value, half),
+        Score("copies of training rows", *copied.copies, copied_base.copies.value, lower),
+    ]
+
+
+def sliced_wasserstein(x: Tensor, y: Tensor, seed: int = 0, directions: int = DIRECTIONS) -> float:
+    """Sliced Wasserstein-2 distance of two sets of rows ``(N, *)`` and ``(M, *)``, in data units.
+
+    Exact in each direction: between neighbours of the levels i/N and j/M both quantile functions are constant.
+    """
+    x, y = x.flatten(1).double(), y.flatten(1).double()
+    theta = torch.randn(x.shape[1], directions, generator=seeded(seed, _DIRECTIONS), dtype=torch.float64).to(x.device)
+    theta = theta / theta.norm(dim=0)
+    n, m = len(x), len(y)
+    # Levels times N M are whole numbers: no two that are equal are told apart by rounding.
+    level = torch.cat([torch.arange(n + 1) * m, torch.arange(m) * n]).unique().to(x.device)
+    a, b = (x @ theta).sort(0).values[level[:-1] // m], (y @ theta).sort(0).values[level[:-1] // n]
+    squared = level.diff().double() @ (a - b) ** 2 / (n * m)
+    return squared.mean().sqrt().item()
+
+
+def c2st(x: Tensor, y: Tensor, seed: int = 0) -> Share:
+    """Cross-validated accuracy of a classifier of rows ``(N, *)`` against rows ``(M, *)``; the larger set is cut.
+
+    The probabilities of two classifiers are averaged: boosted trees on the values themselves, for local traces such as
+    noise and blur, and a logistic regression on principal components and their products, for means and correlations.
+    The standard error is that of a share of independent rows.
+    """
+    import numpy as np
+    from sklearn.decomposition import PCA
+    from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+    n = min(len(x), len(y))
+    pair = [_subset(x, n, seed, _SAMPLES), _subset(y, n, seed, _TEST)]
+    rows = torch.cat([rows.flatten(1).double().cpu() for rows in pair]).numpy()
+    rows = rows[:, np.ptp(rows, axis=0) > 0]
+    if not rows.shape[1]:
+        return Share(0.5, 0.5 / (2 * n) ** 0.5)
+    label = np.repeat([0, 1], n)
+    trees = HistGradientBoostingClassifier(
+        learning_rate=0.2, max_iter=60, max_leaf_nodes=8, early_stopping=False, random_state=seed
+    )
+    products = make_pipeline(
+        StandardScaler(),
+        PCA(min(16, rows.shape[1]), random_state=seed),
+        PolynomialFeatures(2, include_bias=False),
+        StandardScaler(),
+        LogisticRegression(C=0.003, max_iter=300),
+    )
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    classifier = VotingClassifier([("trees", trees), ("products", products)], voting="soft")
+    return _share(torch.from_numpy(cross_val_predict(classifier, rows, label, cv=folds) == label))
+
+
+def precision_recall(x: Tensor, y: Tensor, k: int = NEIGHBOURS) -> PrecisionRecall:
+    """Precision of samples ``x (N, D)`` in the manifold of rows ``y (M, D)``, and recall of ``y`` in that of ``x``."""
+    return PrecisionRecall(_share(_within(x, y, k)), _share(_within(y, x, k)))
+
+
+def _within(x: Tensor, y: Tensor, k: int) -> Tensor:
+    """Which rows of ``x`` are in the manifold of ``y``: a boolean ``(N,)``."""
+    # k + 1: a row is its own nearest neighbour. Not by products, whose rounding would decide between equal distances.
+    distance = lambda a: torch.cdist(a, y, compute_mode="donot_use_mm_for_euclid_dist")  # noqa: E731
+    size = max(1, CHUNK // len(y))
+    radius = torch.cat([distance(part).kthvalue(k + 1, dim=1).values for part in y.split(size)])
+    return torch.cat([(distance(part) <= radius).any(1) for part in x.split(size)])
+
+
+def memorisation(x: Tensor, train: Tensor, test: Tensor) -> Memorisation:
+    """Whether samples ``x (N, D)`` are nearer to training rows than test rows ``(M, D)`` are.
+
+    The standard error of ``nearer`` is DeLong's, over draws of samples and of test rows, given the training rows.
+    Exact copies of a training row that occurs twice count as copies.
+    """
+    (d, second), d_test = two_nearest(x, train).T.contiguous(), two_nearest(test, train)[:, 0].contiguous()
+    test_sorted, x_sorted = d_test.sort().values, d.sort().values
+    beyond = 1 - _rank(d, test_sorted)  # for each sample, the share of test rows that are farther; ties count half
+    below = _rank(d_test, x_sorted)  # for each test row, the share of samples that are nearer
+    error = (beyond.var() / len(d) + below.var() / len(d_test)).sqrt()
+    return Memorisation(Share(beyond.mean().item(), error.item()), _share(d <= second / 3))
+
+
+def _rank(values: Tensor, ordered: Tensor) -> Tensor:
+    """The share of ``ordered`` below each value, ties counting half."""
+    below, upto = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    return (below + upto).double() / (2 * len(ordered))
+
+
+def two_nearest(x: Tensor, train: Tensor) -> Tensor:
+    """Distances of rows ``x (N, D)`` to their two nearest rows of ``train``, ``(N, 2)``."""
+    norms, nearest = (train**2).sum(1), []
+    for part in x.split(max(1, CHUNK // len(train))):
+        # |x|^2 is the same for all of a row's neighbours.
+        index = torch.addmm(norms, part, train.T, alpha=-2).topk(2, dim=1, largest=False).indices
+        # Again from the differences: products leave an exact copy at a distance that is not 0.
+        nearest.append((part[:, None] - train[index]).norm(dim=2).sort(1).values)
+    return torch.cat(nearest)
+
+
+def pca(train: Tensor, seed: int = 0, max_rows: int = 5000) -> Callable[[Tensor], Tensor]:
+    """The map of rows ``(N, *)`` to their first principal components, fitted on at most ``max_rows`` training rows.
+
+    With no more than 64 dimensions it only flattens: distances would be the same.
+    """
+    import numpy as np
+    from sklearn.decomposition import PCA
+
+    if train[0].numel() <= COMPONENTS:
+        return lambda x: x.flatten(1).double()
+    rows = _subset(train, min(len(train), max_rows), seed, _PCA).flatten(1).double().cpu().numpy()
+    with np.errstate(invalid="ignore"):  # constant rows have no variance to take shares of
+        fit = PCA(min(COMPONENTS, len(rows)), svd_solver="randomized", random_state=seed).fit(rows)
+    mean, axes = (torch.from_numpy(a).to(train.device) for a in (fit.mean_, fit.components_.T))
+    return lambda x: torch.cat([(part.flatten(1).double() - mean) @ axes for part in x.split(10_000)])
+
+
+def inception_distances(
+    samples: Tensor, train: Tensor, test: Tensor, weights: str | Path, seed: int = 0, max_rows: int = 10_000
+) -> list[Score]:
+    """FID and KID by torchmetrics, with Inception weights from a file; rows are cut as in :func:`quality`.
+
+    FID is biased upwards, the more the fewer rows, and so is its baseline: compare the two, or equal numbers of rows.
+
+    Args:
+        samples, train, test: Images, uint8 from 0 to 255, shapes ``(N, 1 or 3, H, W)``.
+        weights: torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``.
+
+    Raises:
+        InputError: if a library is missing, the file cannot be used, or the rows are not such images.
+    """
+    images = (samples, train, test)
+    if any(x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) for x in images):
+        raise InputError("FID and KID need images: uint8 from 0 to 255, shapes (N, 1 or 3, H, W)")
+    try:
+        fid, kid = (importlib.import_module(f"torchmetrics.image.{name}") for name in ("fid", "kid"))
+        importlib.import_module("torch_fidelity")
+    except ImportError:
+        raise InputError(
+            "FID and KID need torchmetrics and torch-fidelity: pip install 'torchmetrics[image]'"
+        ) from None
+    samples, train, test, held = _prepare(samples, train, test, seed, max_rows)
+    try:
+        torch.load(weights, map_location="cpu", weights_only=True)  # torchmetrics itself would run code from the file
+        inception = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(samples.device)
+    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        raise InputError(f"cannot read Inception weights from {weights}: {str(error).partition(chr(10))[0]}") from None
+    with torch.no_grad():
+        x, y, base = (
+            torch.cat([inception(part.expand(-1, 3, -1, -1)).double() for part in rows.split(64)])
+            for rows in (samples, test, train[held])
+        )
+
+    class Features(nn.Module):  # the metrics are given what Inception found, so that it runs once a row
+        num_features = x.shape[1]
+
+        def forward(self, features: Tensor) -> Tensor:
+            return features
+
+    def distances(rows: Tensor) -> list[float]:
+        subset = min(1000, len(rows))
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torchmetrics, that it keeps the features
+            torch.manual_seed(seed)
+            metrics = (
+                fid.FrechetInceptionDistance(Features()),
+                kid.KernelInceptionDistance(Features(), subset_size=subset),
+            )
+            for metric in metrics:
+                metric.to(rows.device)
+                metric.update(y, real=True)
+                metric.update(rows, real=False)
+            return [metrics[0].compute().item(), metrics[1].compute()[0].item()]
+
+    pairs = zip(("FID", "KID"), distances(x), distances(base), strict=True)
+    return [Score(name, value, None, baseline, "lower is better") for name, value, baseline in pairs]
+
+
+def _prepare(
+    samples: Tensor, train: Tensor, test: Tensor, seed: int, max_rows: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The three sets checked, samples and test rows cut to n, and which n training rows stand in for samples."""
+    sets = {"samples": samples, "train": train, "test": test}
+    for name, rows in sets.items():
+        need = 2 * MIN_ROWS if name == "train" else MIN_ROWS
+        if rows.ndim < 2 or len(rows) < need:
+            raise InputError(f"{name} must have shape (N, ...) with at least {need} rows, got {tuple(rows.shape)}")
+        if rows.shape[1:] != samples.shape[1:]:
+            raise InputError(f"rows of {name} have shape {tuple(rows.shape[1:])}, samples {tuple(samples.shape[1:])}")
+        if rows.is_floating_point() and not rows.isfinite().all():
+            raise InputError(f"{name} must be finite: {int((~rows.isfinite()).flatten(1).any(1).sum())} rows are not")
+    if max_rows < MIN_ROWS:
+        raise InputError(f"max_rows must be at least {MIN_ROWS}, got {max_rows}")
+    n = min(len(samples), len(test), len(train) // 2, max_rows)
+    held = torch.randperm(len(train), generator=seeded(seed, _TRAIN))[:n].to(train.device)
+    return _subset(samples, n, seed, _SAMPLES), train, _subset(test, n, seed, _TEST), held
+
+
+def _subset(x: Tensor, n: int, seed: int, purpose: int) -> Tensor:
+    """``n`` rows at random, in their order."""
+    return x[torch.randperm(len(x), generator=seeded(seed, purpose))[:n].sort().values.to(x.device)]
+
+
+def _share(hits: Tensor) -> Share:
+    """Of a boolean ``(N,)``."""
+    p = hits.double().mean().item()
+    return Share(p, (p * (1 - p) / len(hits)) ** 0.5)

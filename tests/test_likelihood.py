@@ -411,6 +411,6 @@ def test_probes_have_unit_covariance(kind, generator):
 def test_a_nonlinear_model_in_many_dimensions_agrees_with_a_fixed_step_solver():
     """D = 20, where the divergence is integrated over panels of two steps and depends on where along the path it is."""
     model = nonlinear_model(20)
-    x = torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
-    reference = ndm.log_prob(model, x, solver="rk4", steps=400)
+    x = torch.randn(1, 20, generator=torch.Generator().manual_seed(1))
+    reference = ndm.log_prob(model, x, solver="rk4", steps=200)
     torch.testing.assert_close(ndm.log_prob(model, x, rtol=1e-8, atol=1e-8), reference, rtol=0, atol=1e-5)

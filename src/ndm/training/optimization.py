@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,8 @@ def make_accelerator(device: str, settings: TrainingConfig, folder: Path | None 
     for tracker in settings.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise InputError(f"training.trackers: {tracker} is not installed (pip install {tracker})")
+    if settings.precision == "bf16" and device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warnings.warn("this CPU emulates bf16, many times slower than --training.precision fp32", stacklevel=2)
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 

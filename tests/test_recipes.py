@@ -1,0 +1,80 @@
+"""Recipes: each builds its real model, and trains a few steps at reduced width through the same code."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ndm.cli import main
+from ndm.config import count_parameters, make_config, make_model, read_settings, recipes
+from ndm.data import load_dataset, shape_of
+from ndm.data.dataset import image_dataset
+from ndm.training import Trainer
+
+PAPER = ("mnist", "cifar10", "imagenet32", "imagenet64", "celebahq256")
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    torch.set_default_dtype(torch.float32)
+
+
+def stand_in(config):
+    """A data set of the recipe's kind: its own where it is made here, random images where it must be fetched."""
+    shape = shape_of(config.data.name, config.data.size) or (3, 32, 32)
+    shape = (3, 64, 64) if shape == (3, 256, 256) else shape  # a quarter of the height has all its levels still
+    if len(shape) == 1 or shape[-1] == 8:
+        return load_dataset(config.data.name)
+    images = torch.randint(256, (8, *shape), dtype=torch.uint8)
+    return replace(image_dataset("stand-in", images, images[:2], images[:2], "random"), flip=config.data.flip)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_trains_three_steps_at_reduced_width(name):
+    config = make_config(read_settings(recipes()[name]))
+    small = replace(
+        config,
+        model=replace(config.model, width=8, transform_width=8, depth=1, transform_depth=1, heads=1),
+        training=replace(config.training, steps=3, batch_size=2, warmup=1, evaluate_every=3, precision="fp32"),
+    )
+    dataset, records = stand_in(small), []
+    model = make_model(small, dataset)
+    before = [p.detach().clone() for p in model.parameters()]
+    average = Trainer(model, dataset, small, log=records.append).run()
+    assert [r["step"] for r in records if "bpd" in r] == [3] and not any("skipped" in r for r in records)
+    assert all(0 < r.get("validation_bpd", 1) < float("inf") for r in records)
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    # What starts at zero shuts off what comes before it for a step; the rest moves.
+    assert sum(moved) > 0.5 * len(moved)
+    assert all(torch.isfinite(p).all() for p in average.parameters())
+
+
+def test_every_recipe_has_its_number_of_parameters(capsys):
+    """On the meta device; as many as a real model of the small ones has."""
+    assert main(["recipes"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert set(lines) == set(recipes()) and set(PAPER) < set(lines)
+    for name, path in recipes().items():
+        count = count_parameters(make_config(read_settings(path)))
+        assert (f"{count:,}" if count else "by the data") in lines[name]
+    for name in ("digits", "mnist-small", "cifar10-small"):
+        config = make_config(read_settings(recipes()[name]))
+        assert count_parameters(config) == make_model(config, stand_in(config)).num_parameters
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_values_say_where_they_are_from(name):
+    """Every value of model and training that decides a result carries its source."""
+    inside = False
+    for line in recipes()[name].read_text().splitlines():
+        inside = line in ("model:", "training:") or (inside and line.startswith("  "))
+        if line.startswith("  ") and inside and not line.split(":")[0].endswith("_every"):
+            assert any(source in line for source in ("# paper", "# flow matching", "# ours")), line
+
+
+def test_neural_and_conventional_recipes_are_matched():
+    """The same data, budget and schedule; parameters within 1 %."""
+    for neural, conventional in (("digits", "digits-conventional"), ("mnist-small", "mnist-small-conventional")):
+        a, b = (make_config(read_settings(recipes()[name])) for name in (neural, conventional))
+        assert (a.data, a.training, a.seed) == (b.data, b.training, b.seed)
+        assert count_parameters(a) == pytest.approx(count_parameters(b), rel=0.01)

@@ -29,7 +29,10 @@ def stand_in(config):
     return replace(image_dataset("stand-in", images, images[:2], images[:2], "random"), flip=config.data.flip)
 
 
-@pytest.mark.parametrize("name", recipes())
+LARGE = ("imagenet32", "imagenet64", "celebahq256")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in recipes()])
 def test_every_recipe_trains_three_steps_at_reduced_width(name):
     config = make_config(read_settings(recipes()[name]))
     small = replace(

@@ -1,8 +1,8 @@
 # ruff: noqa: E501
 """Break a formula on purpose and see the tests fail: a test that cannot fail is a defect.
 
-Each mutation replaces one piece of text in a copy of the package and runs the tests that should notice. Prints a line
-per mutation and exits with 1 if any survives.
+Each mutation replaces one piece of text in a copy of the package and runs the tests that should notice, which must pass
+on an unbroken copy. Prints a line per mutation, with the test that noticed, and exits with 1 if any survives.
 
     python benchmarks/mutations.py [word]      # only mutations whose name contains the word
 """
@@ -40,7 +40,8 @@ MUTATIONS = [
     ("sign of the eps conversion", "predictor.py", "(z_t - sigma * target) / alpha", "(z_t + sigma * target) / alpha",
      "test_predictor"),
     ("constant added to the categorical reconstruction", "decoder.py",
-     "return -sum_rows(self.log_probs(z_0, level)", "return 0.01 - sum_rows(self.log_probs(z_0, level)", "test_objective"),
+     "return sum_rows(0.5 * own**2", "return 0.01 + sum_rows(0.5 * own**2", "test_objective"),
+    ("too few levels looked at", "decoder.py", "0.25 + 80 / sharpness**2", "0.25 + 8 / sharpness**2", "test_decoder"),
     ("constant dropped from the Gaussian reconstruction", "decoder.py", "level.gamma + 1) / 2", "level.gamma) / 2",
      "test_objective"),
     ("log-scale of the standardisation forgotten", "decoder.py", "+ self.log_scale(z_0)", "", "test_decoder"),
@@ -84,8 +85,29 @@ MUTATIONS = [
     ("rejected steps kept", "solvers/dopri5.py", "accepted = ratio <= 1", "accepted = ratio <= 100", "test_solvers"),
     ("a failed row's time reported as the end", "solvers/dopri5.py", "end - direction * remaining[rows], reasons",
      "end + 0 * remaining[rows], reasons", "test_solvers"),
-    ("random eta ignored by the bound", "training/loop.py", "seeded(seed, _NOISE, step), eta)",
-     "seeded(seed, _NOISE, step))", "test_training"),
+    ("random eta ignored by the bound", "training/loss.py", "self.times, generator, eta)", "self.times, generator)",
+     "test_training"),
+    ("a panel's integral trusted too far", "solvers/dopri5.py", "_SIMPSON_TO_PAIR / panel**2", "_SIMPSON_TO_PAIR / panel**8", "test_solvers"),
+    ("a panel's nodes all in its first step", "solvers/dopri5.py", "i = min(int(panel * p), panel - 1)", "i = 0", "test_solvers"),
+    ("only the last step of a panel judged", "solvers/dopri5.py", "ratio = ratio.maximum(_rms(error / scale))",
+     "ratio = _rms(error / scale)", "test_solvers"),
+    ("half a panel in the budget", "solvers/dopri5.py", "nfe + 6 * panel > max_nfe", "nfe + 6 > max_nfe", "test_solvers"),
+    ("tolerances swapped on their way", "solvers/by_name.py", "dopri5(f, z, start, end, rtol, atol,", "dopri5(f, z, start, end, atol, rtol,",
+     "test_solvers"),
+    ("noise of the rows left in the standard error", "evaluation.py", " - noise / protocol.passes / len(x)", "", "test_evaluation"),
+    ("kept pieces computed again", "evaluation.py", "if name not in journal:", "if True:", "test_evaluation"),
+    ("every process keeps the first rows' noise", "tensors.py", "whole[generator.rank * rows :]", "whole[0 * rows :]", "test_distributed"),
+    ("every process takes the first rows", "training/loop.py", "rows[rank * size // count :]", "rows[0 * size // count :]", "test_distributed"),
+    ("observed losses of one process only", "training/loop.py",
+     'times.observed = self.accelerator.reduce(times.observed, "sum")', "pass", "test_distributed"),
+    ("moments of the optimiser lost on resuming", "training/loop.py", 'set_moments(model, self.optimizer.optimizer, part("optimizer."))',
+     "pass", "test_training"),
+    ("average lost on resuming", "training/loop.py", 'set_weights(model, part("average."))', "pass", "test_training"),
+    ("dropout without the step", "training/loss.py", "_DROPOUT, step, microstep", "_DROPOUT, 0, microstep", "test_training"),
+    ("a gradient that is not finite taken", "training/loop.py", "if not bool(torch.isfinite(norm)):", "if False:", "test_training"),
+    ("checksum not looked at", "training/checkpoint.py", 'if sha256(weights) != record["sha256"]:', "if False:", "test_resume"),
+    ("warm-up that starts at its second step", "training/optimization.py", "done = step / config.warmup", "done = (step + 1) / config.warmup",
+     "test_training"),
     ("eta ignored by the drift of p", "objective.py", "p.reverse_drift(z_t, t, eta)", "p.reverse_drift(z_t, t)",
      "test_objective"),
     ("pieces of an evaluation share their noise", "evaluation.py", "seeded(p.seed, number)", "seeded(p.seed)",
@@ -93,35 +115,40 @@ MUTATIONS = [
     ("half a line glued to the next", "journal.py", "!= b\"\\n\"", "== b\"\"", "test_evaluation"),
     ("ancestral step from the wrong time", "sampling.py", "full_times(i / steps, z), full_times((i + 1) / steps, z)",
      "full_times(i / (steps + 1), z), full_times((i + 1) / (steps + 1), z)", "test_sampling"),
-    ("weights averaged the wrong way round", "training/loop.py", "new, 1 - decay)", "new, decay)", "test_training"),
+    ("weights averaged the wrong way round", "training/average.py", "1 - decay)", "decay)", "test_training"),
 ]  # fmt: skip
 
 
-def survives(file: str, text: str, replacement: str, tests: str) -> bool:
-    """Whether the tests pass on the broken copy."""
+def first_failure(tests: str, file: str = "", text: str = "", replacement: str = "") -> str:
+    """The first test that fails on a copy of the package, broken if a file is given; empty if all pass."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "ndm"
         shutil.copytree(ROOT / "src" / "ndm", package)
-        source = (package / file).read_text()
-        if source.count(text) != 1:
-            raise SystemExit(f"{file} holds {text!r} {source.count(text)} times; mend this script")
-        (package / file).write_text(source.replace(text, replacement))
+        if file:
+            source = (package / file).read_text()
+            if source.count(text) != 1:
+                raise SystemExit(f"{file} holds {text!r} {source.count(text)} times; mend this script")
+            (package / file).write_text(source.replace(text, replacement))
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}.py"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if result.returncode not in (0, 1):
             raise SystemExit(f"pytest did not run: {result.stdout[-500:]}")
-        return result.returncode == 0
+        failed = [line.split()[1] for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR "))]
+        return "" if result.returncode == 0 else failed[0].partition("::")[2]
 
 
 def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = [m for m in MUTATIONS if word in m[0]]
+    for tests in sorted({m[-1] for m in chosen}):
+        if failure := first_failure(tests):
+            raise SystemExit(f"{tests} fails on the unbroken package ({failure}); mend that first")
     survivors = 0
-    for name, *mutation in chosen:
-        alive = survives(*mutation)
-        survivors += alive
-        print(f"{'SURVIVED' if alive else 'caught  '}  {mutation[-1]:16s} {name}", flush=True)
+    for name, *mutation, tests in chosen:
+        noticed = first_failure(tests, *mutation)
+        survivors += not noticed
+        print(f"{'caught  ' if noticed else 'SURVIVED'}  {name}: {noticed or tests}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} mutations caught")
     return int(survivors > 0)
 

@@ -86,3 +86,15 @@ def test_non_finite_data_is_refused_with_its_row(decoder):
 def test_constant_columns_are_refused():
     with pytest.raises(ndm.InputError, match="std must be positive"):
         ndm.GaussianDecoder(std=[1.0, 0.0])
+
+
+@pytest.mark.parametrize("gamma", [-16.0, -13.3, -7.0, -2.0, 3.0])
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_the_levels_left_out_of_the_likelihood_change_nothing(levels, gamma, generator):
+    """Against the softmax over all levels, far outside the data too."""
+    decoder, level = ndm.CategoricalDecoder(levels), ndm.LinearSchedule(gamma, 5.0)(torch.zeros(4))
+    x = torch.randint(levels, (4, 50), generator=generator)
+    z_0 = level.alpha[:, None] * decoder.encode(x.double()) + level.sigma[:, None] * torch.randn(4, 50)
+    z_0[0] = 3 * torch.randn(50)
+    every = -decoder.log_probs(z_0, level).gather(-1, x[..., None]).flatten(1).sum(1)
+    torch.testing.assert_close(decoder.nll(x, z_0, level), every, rtol=1e-12, atol=1e-12)

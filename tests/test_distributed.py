@@ -1,6 +1,7 @@
 """Two processes that share a batch make the steps of one: gradients, weights, averages, times and validation."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,20 +11,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ndm.cli import main
+from ndm.training import Run
+
 from two_processes import CASES, results
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """The results of two gloo processes, by kind and case."""
-    folder = tmp_path_factory.mktemp("shared")
+def launch(*command):
+    """Run a Python command as two gloo processes; both must succeed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    script = Path(__file__).with_name("two_processes.py")
     processes = [
         subprocess.Popen(
-            [sys.executable, script, folder],
+            [sys.executable, *command],
             env={
                 **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
@@ -35,16 +36,48 @@ def shared(tmp_path_factory):
     for process in processes:
         _, error = process.communicate(timeout=240)
         assert process.returncode == 0, error
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """The results of two gloo processes, by kind and case."""
+    folder = tmp_path_factory.mktemp("shared")
+    launch(Path(__file__).with_name("two_processes.py"), folder)
     return folder
+
+
+def select(tensors, prefix):
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 @pytest.mark.parametrize("kind", ["Trainer", "Sharded"])
 @pytest.mark.parametrize("case", CASES)
-def test_two_processes_make_the_steps_of_one(kind, case, shared):
+def test_two_processes_make_the_steps_of_one(kind, case, shared, tmp_path):
     """To 1e-6 relative in float64: DDP and FSDP, with accumulation and without."""
-    alone, together = results(CASES[case]), load_file(shared / f"{kind}-{case}.safetensors")
+    alone, together = results(CASES[case], tmp_path), load_file(shared / f"{kind}-{case}.safetensors")
     assert alone.keys() == together.keys()
     assert torch.isfinite(alone["validation"]).all() and len(alone["validation"]) == 2
+    assert all(torch.equal(alone[f"average/{k}"], v) for k, v in select(alone, "resumed/").items())
     for key, value in alone.items():
         assert (together[key] - value).norm() <= 1e-6 * value.norm(), key
     assert all(value.norm() > 0 for key, value in alone.items() if key.startswith("gradient/predictor"))
+
+
+def test_the_command_in_two_processes_trains_the_model_that_it_trains_in_one(tmp_path):
+    """``ndm train`` and ``ndm train --resume``: one folder, one line a record, the weights of one process."""
+    torch.set_default_dtype(torch.float32)
+    options = ["--device", "cpu", "--model.width", "16", "--model.dropout", "0", "--training.batch_size", "16"]
+    options += ["--training.steps", "4", "--training.sample_every", "4", "--training.evaluate_every", "2"]
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    assert main(["train", "digits", "--out", str(alone), *options]) == 0
+    launch("-m", "ndm", "train", "digits", "--out", together, *options)
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in (alone, together)]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=1e-4, atol=1e-6)
+    steps = [[record["step"] for record in Run(folder).metrics()] for folder in (alone, together)]
+    assert steps[0] == steps[1] == [2, 4, 4]
+    assert (together / "samples-00000004.png").exists() and (together / "samples.png").exists()
+    shutil.rmtree(together / "model")
+    launch("-m", "ndm", "train", "--resume", together, "--device", "cpu")
+    resumed = load_file(together / "model" / "model.safetensors")
+    assert all(torch.equal(resumed[key], value) for key, value in weights[1].items())

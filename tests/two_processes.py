@@ -18,7 +18,9 @@ from ndm.training.state import get_weights
 SMALL = Config(
     seed=3,
     model=ModelConfig(width=16, depth=1, dropout=0.0, transform_width=8, gamma_min=-4.0),
-    training=TrainingConfig(steps=4, batch_size=24, warmup=1, clip=1e9, evaluate_every=2, eta_range=2.0),
+    training=TrainingConfig(
+        steps=4, batch_size=24, warmup=1, clip=1e9, evaluate_every=2, checkpoint_every=2, eta_range=2.0
+    ),
 )
 CASES = {
     f"{transform}-{parts}": replace(
@@ -41,15 +43,15 @@ class Sharded(Trainer):
         return loss, optimizer
 
 
-def results(config, kind=Trainer):
-    """Gradients of the first step, and weights, average and validation after four."""
+def results(config, folder, kind=Trainer):
+    """Gradients of the first step; weights, average and validation after four; and the average after a resumption."""
     dataset = load_dataset("digits")
     torch.manual_seed(0)
     model = make_model(config, dataset)
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)  # nothing that starts at zero stays there
     records = []
-    trainer = kind(model, dataset, config, log=records.append)
+    trainer = kind(model, dataset, config, log=records.append, folder=folder)
     trainer._gradient()
     whole = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p  # noqa: E731
     out = {f"gradient/{k}": whole(p.grad).clone() for k, p in trainer.module.model.named_parameters()}
@@ -57,6 +59,9 @@ def results(config, kind=Trainer):
     out |= {f"average/{k}": v for k, v in trainer.run().state_dict().items()}
     out |= {f"weights/{k}": v for k, v in get_weights(trainer.module.model).items()}
     out |= {f"times/{k}": v for k, v in trainer.module.times.state_dict().items()}
+    again = kind(make_model(config, dataset), dataset, config, folder=folder)
+    again.load(again.checkpoints.load(2))
+    out |= {f"resumed/{k}": v for k, v in again.run().state_dict().items()}
     values = [record["validation_bpd"] for record in records if "validation_bpd" in record]
     return {k: v.detach().cpu().clone() for k, v in out.items()} | {"validation": torch.tensor(values)}
 
@@ -66,7 +71,7 @@ def main(folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
     for name, config in CASES.items():
         for kind in (Trainer, Sharded):
-            found = results(config, kind)
+            found = results(config, folder / f"{kind.__name__}-{name}", kind)
             if dist.get_rank() == 0:
                 assert dist.get_world_size() == 2
                 save_file(found, folder / f"{kind.__name__}-{name}.safetensors")

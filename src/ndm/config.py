@@ -121,7 +121,7 @@ class TrainingConfig:
         weight_decay: AdamW's.
         clip: largest norm of the gradient.
         precision: of the networks; the process around them stays in fp32.
-        compile: compile the networks.
+        compile: compile the loss with torch.compile; the first steps then take minutes.
         ema_decay: of the averaged weights, which are the model that is saved.
         bound_steps: number of steps T of the bound that is trained; null is continuous time.
         importance_times: draw more times where the loss is larger.

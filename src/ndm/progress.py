@@ -13,13 +13,13 @@ console = Console(stderr=True)
 
 
 @contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Progress]:
+def progress_bar(title: str, total: int, visible: bool = True) -> Iterator[Progress]:
     """A bar with a title, a count, the time spent and left, and room for one line of news (the field ``news``)."""
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[news]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, disable=not visible) as bar:
         bar.add_task(title, total=total, news="")
         yield bar
 

@@ -32,7 +32,7 @@ def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
         description="Train a model. RECIPE is a name from `ndm recipes` or a YAML file; every setting overrides it, "
         "e.g. `ndm train digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`. "
         "Ctrl-C or SIGTERM writes a checkpoint first; `ndm train --resume RUN` goes on exactly from the newest one. "
-        "On several devices: `accelerate launch -m ndm.cli train ...` (batch_size is that of all together). "
+        "On several devices: `accelerate launch -m ndm train ...` (batch_size is that of all together). "
         "The defaults below are those of settings that the recipe leaves out.",
     )
     parser.add_argument("recipe", type=str, nargs="?", default=None, help="a recipe's name or a YAML file")
@@ -61,29 +61,22 @@ def defaults(args: Namespace) -> dict[str, Any]:
 
 
 def run(args: Namespace) -> None:
-    import torch
     from accelerate import PartialState
 
-    from ..pictures import write_samples
     from ..progress import console
-    from ..sampling import sample
 
     settings = {"seed": args.seed, "description": args.description}
     settings |= {f"{group}.{k}": args[group][k] for group in GROUPS for k in fields_of(group)}
     config = make_config(settings)
     device = select_device(args.device)
     # Of several processes the first one makes the folders and caches that the others then find.
-    with PartialState(cpu=device == "cpu").main_process_first() as _:
+    with PartialState(cpu=device == "cpu").main_process_first():
         dataset = load_dataset(**asdict(config.data))
         parameters = make_model(config, dataset).num_parameters  # what cannot be built leaves no folder behind
         run = _folder(args, config)
     console.print(f"{run.folder}: {parameters:,} parameters, {dataset.name} {tuple(dataset.shape)}, on {device}")
     model = run.train(dataset, device, resume=args.resume is not None)
-    if not PartialState().is_main_process:
-        return
-    generator = torch.Generator().manual_seed(config.seed)
-    x = sample(model, (64, *dataset.shape), steps=config.training.bound_steps or 50, mode=True, generator=generator)
-    write_samples(model, x.cpu(), dataset.test, run.folder / "samples.png")
+    run.draw_samples(model, dataset, "samples.png")
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
 
 

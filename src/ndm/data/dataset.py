@@ -51,9 +51,8 @@ class Dataset:
         """The training batch of a step: a function of (seed, step) alone, epoch after epoch in a new order."""
         if self.distribution is not None:
             return self.distribution.sample(size, seeded(seed, _ROWS, step)).float()
-        order = torch.tensor(self.rows(size, seed, step))
         # index_select copies whole rows, where train[order] goes byte by byte: 6 times faster on images, mapped or not.
-        x = self.train.index_select(0, order)
+        x = self.train.index_select(0, self.rows(size, seed, step))
         if not self.flip:
             return x
         mirrored = torch.randint(2, (size,), generator=seeded(seed, _FLIPS, step)).bool().numpy()
@@ -61,15 +60,15 @@ class Dataset:
         pixels[mirrored] = pixels[mirrored][..., ::-1]
         return x
 
-    def rows(self, size: int, seed: int, step: int) -> list[int]:
-        """Which training rows a batch is made of; none of them where the source is endless."""
+    def rows(self, size: int, seed: int, step: int) -> Tensor:
+        """Which training rows a batch is made of, ``(size,)``; none where the source is endless."""
         if self.distribution is not None:
-            return []
+            return torch.empty(0, dtype=torch.long)
         n, start = len(self.train), step * size
         first, last = start // n, (start + size - 1) // n
         epochs = {epoch: _order(n, seed, epoch) for epoch in range(first, last + 1)}
         parts = [order[max(0, start - e * n) : start + size - e * n] for e, order in epochs.items()]
-        return torch.cat(parts).tolist()
+        return torch.cat(parts)
 
 
 @lru_cache(maxsize=4)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import sha256
 from .dataset import Dataset, held_out, image_dataset
 from .folder import cache_folder, existing_folder, find_rows, fingerprint, write_rows
 
@@ -257,7 +258,7 @@ def array(path: str | Path) -> Dataset:
     x["x_train"] = x["x_train"][order[:start]]
     train, validation, test = (torch.from_numpy(np.ascontiguousarray(x[name])) for name in ARRAYS)
     how = f"{' and '.join(missing)} by permutation seed 0 of x_train" if missing else "as in the file"
-    release = f"{file.name}, sha256 {_sha256(file)}; {how}, split {len(train)}/{len(validation)}/{len(test)}"
+    release = f"{file.name}, sha256 {sha256(file)[:16]}; {how}, split {len(train)}/{len(validation)}/{len(test)}"
     return image_dataset("array", train, validation, test, release)
 
 
@@ -278,11 +279,3 @@ def _channels_first(x: np.ndarray, what: str) -> np.ndarray:
     if x.size == 0:
         raise InputError(f"{what} has shape {x.shape} and so no pixels; save it again")
     return x
-
-
-def _sha256(file: Path) -> str:
-    checksum = hashlib.sha256()
-    with file.open("rb") as content:
-        while chunk := content.read(1 << 20):
-            checksum.update(chunk)
-    return checksum.hexdigest()[:16]

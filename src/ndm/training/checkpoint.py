@@ -7,7 +7,6 @@ its own name it is whole or not there. Nothing is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import sha256
 
 KEEP = 2  # besides the best
 
@@ -52,7 +52,7 @@ class Checkpoints:
         Raises:
             InputError: if it cannot be written; the earlier ones are untouched.
         """
-        partial = self.folder / f".partial-{state.step:08d}"
+        partial = self.folder / ".partial"
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
@@ -60,7 +60,7 @@ class Checkpoints:
             # Copies: safetensors refuses tensors that share memory.
             copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.tensors.items()}
             save_file(copies, weights)
-            record = {"step": state.step, "values": state.values, "sha256": _sha256(weights)}
+            record = {"step": state.step, "values": state.values, "sha256": sha256(weights)}
             (partial / "state.json").write_text(json.dumps(record))
             for path in (weights, partial / "state.json", partial):
                 _flush(path)
@@ -95,7 +95,7 @@ class Checkpoints:
         weights = path / "state.safetensors"
         try:
             record = json.loads((path / "state.json").read_text())
-            if _sha256(weights) != record["sha256"]:
+            if sha256(weights) != record["sha256"]:
                 raise ValueError("its checksum does not match")
             return State(record["step"], load_file(weights), record["values"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -108,14 +108,6 @@ class Checkpoints:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _flush(path: Path) -> None:

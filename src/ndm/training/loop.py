@@ -69,7 +69,7 @@ class Trainer:
                 f"training.batch_size {self.settings.batch_size} cannot be shared among {count} processes and "
                 f"training.accumulate {self.settings.accumulate}; choose a multiple of their product"
             )
-        self._log = log
+        self.log = log
         self.loss, self.optimizer = self.prepare(Loss(model, config, rank, count))
         if self.settings.compile:
             self.loss.compile()
@@ -85,10 +85,10 @@ class Trainer:
         wrapped, optimizer = self.accelerator.prepare(loss, make_optimizer(loss.model, self.settings))
         return wrapped, optimizer
 
-    def log(self, record: dict[str, Any]) -> None:
+    def _tell(self, record: dict[str, Any]) -> None:
         """Tell ``log`` and the trackers, from the main process only."""
         if self.accelerator.is_main_process:
-            self._log(record)
+            self.log(record)
         if self.settings.trackers:
             numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
             self.accelerator.log(numbers, step=record["step"])
@@ -108,10 +108,10 @@ class Trainer:
                 self.step += 1
                 self.seconds = time.perf_counter() - start
                 if self.step % LOG_EVERY == 0 or self.step == settings.steps:
-                    self.log(self._record(terms, norm))
+                    self._tell(self._record(terms, norm))
                 self._at_intervals()
                 if self._any(stop.signal is not None):
-                    self.log({"step": self.step, "interrupted": stop.signal, "seconds": self.seconds})
+                    self._tell({"step": self.step, "interrupted": stop.signal, "seconds": self.seconds})
                     break
         if self.checkpoints is not None and self.step not in self.checkpoints.steps():
             self.save()
@@ -158,9 +158,9 @@ class Trainer:
         rows = [
             row
             for part in range(parts)
-            for row in self.dataset.rows(size // parts, self.config.seed, self.step * parts + part)
+            for row in self.dataset.rows(size // parts, self.config.seed, self.step * parts + part).tolist()
         ]
-        self.log({"step": self.step + 1, "skipped": self.skipped, "loss": str(terms.sum().item()), "rows": rows})
+        self._tell({"step": self.step + 1, "skipped": self.skipped, "loss": str(terms.sum().item()), "rows": rows})
         self.module.times.observed = None
         if self.skipped_in_a_row >= self.settings.max_skipped:
             self.save()
@@ -190,7 +190,7 @@ class Trainer:
             improved = value < self.best
             if improved:
                 self.best, self.best_step = value, self.step
-            self.log({"step": self.step, "validation_bpd": value, "seconds": self.seconds})
+            self._tell({"step": self.step, "validation_bpd": value, "seconds": self.seconds})
         if due(self.settings.sample_every):
             with self._evaluating() as model:
                 self.picture(model, self.step)
@@ -266,12 +266,12 @@ class Trainer:
         )
 
     def averaged(self) -> NDM:
-        """The averaged model on the CPU, whole, in evaluation mode."""
+        """The averaged model, whole, in evaluation mode, on this process's device."""
         with self.average.swapped():
             weights = get_weights(self.module.model)
         if weights:
             self.plain.load_state_dict(weights)
-        return self.plain.eval().requires_grad_(False)
+        return self.plain.to(self.accelerator.device).eval().requires_grad_(False)
 
 
 def train(
@@ -286,7 +286,7 @@ def train(
     Nothing is written; :class:`Run` keeps checkpoints. The arguments are those of :class:`Trainer`.
 
     Returns:
-        The averaged model, in evaluation mode, on the CPU. On Ctrl-C it is the average so far.
+        The averaged model, in evaluation mode. On Ctrl-C it is the average so far.
 
     Raises:
         InputError: if the gradient stays non-finite.

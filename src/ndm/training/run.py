@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,11 @@ import torch
 from ..config import Config, make_config, make_model, read_settings
 from ..data import Dataset
 from ..errors import InputError
+from ..files import sha256
 from ..journal import append_line, read_lines
 from ..model import NDM
 from ..progress import console, progress_bar, training_news
+from .checkpoint import Checkpoints
 from .loop import Trainer
 
 
@@ -103,18 +103,18 @@ class Run:
         config = self.config
         torch.manual_seed(config.seed)
         model = make_model(config, dataset)
-        with progress_bar(title, config.training.steps) as bar:
-            news = training_news(bar, self.log)
-            trainer = Trainer(model, dataset, config, device, news, self.folder, partial(self._picture, dataset))
-            main, checkpoints = trainer.accelerator.is_main_process, trainer.checkpoints
-            bar.live.auto_refresh = main
-            state = checkpoints.latest(console.print) if resume and checkpoints is not None else None
-            if state is not None:
-                trainer.load(state)
-                bar.update(bar.task_ids[0], completed=state.step)
-                console.print(f"going on from step {state.step}")
-            if main and resume:
-                self._forget_after(0 if state is None else state.step)
+        picture = lambda averaged, step: self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")  # noqa: E731
+        trainer = Trainer(model, dataset, config, device, folder=self.folder, picture=picture)
+        main = trainer.accelerator.is_main_process
+        state = Checkpoints(self.folder / "checkpoints").latest(console.print) if resume else None
+        if state is not None:
+            trainer.load(state)
+            console.print(f"going on from step {state.step}")
+        if main and resume:
+            self._forget_after(trainer.step)
+        with progress_bar(title, config.training.steps, visible=main) as bar:
+            bar.update(bar.task_ids[0], completed=trainer.step)
+            trainer.log = training_news(bar, self.log)
             average = trainer.run()
         if main:
             average.save_pretrained(self.model_folder)
@@ -130,15 +130,19 @@ class Run:
         partial_file.write_text("".join(kept))
         partial_file.replace(self.metrics_file)
 
-    def _picture(self, dataset: Dataset, model: NDM, step: int) -> None:
-        """Samples after a step: ``samples-00001000.png``."""
+    def draw_samples(self, model: NDM, dataset: Dataset, name: str) -> None:
+        """Draw 64 samples into the run's folder; of several processes all sample, and the first one writes."""
+        from accelerate import PartialState
+
         from ..pictures import write_samples
         from ..sampling import sample
 
-        generator = torch.Generator().manual_seed(self.config.seed)
-        steps = self.config.training.bound_steps or 50
+        config = self.config
+        generator = torch.Generator().manual_seed(config.seed)
+        steps = config.training.bound_steps or 50
         x = sample(model, (64, *dataset.shape), steps, mode=True, generator=generator)
-        write_samples(model, x.cpu(), dataset.test, self.folder / f"samples-{step:08d}.png")
+        if PartialState().is_main_process:
+            write_samples(model, x.cpu(), dataset.test, self.folder / name)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -151,7 +155,7 @@ class Run:
     @property
     def weights_checksum(self) -> str:
         """SHA-256 of the model's weights file."""
-        return hashlib.sha256((self.model_folder / "model.safetensors").read_bytes()).hexdigest()
+        return sha256(self.model_folder / "model.safetensors")
 
     def load_model(self) -> NDM:
         """The trained model, in evaluation mode."""

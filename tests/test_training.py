@@ -245,7 +245,7 @@ def test_a_run_refuses_to_be_replaced_and_reads_back(tmp_path):
         Run.open(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["ring", "checkerboard"])
+@pytest.mark.parametrize("name", ["ring", pytest.param("checkerboard", marks=pytest.mark.slow)])
 def test_a_toy_is_learned_and_its_likelihoods_stay_above_the_entropy(name):
     """After 600 steps: bound and ODE NLL of 2000 test rows, minus the entropy, at least -3 standard errors (the ODE's
     against the exact log-density of the same rows); and both better than a Gaussian's."""

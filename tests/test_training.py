@@ -15,7 +15,7 @@ from ndm.data import load_dataset
 from ndm.likelihood import bits_per_dim
 from ndm.tensors import seeded
 from ndm.training import Checkpoints, Run, Trainer, learning_rate, train
-from ndm.training.loss import random_eta
+from ndm.training.loss import Loss, random_eta
 from ndm.training.validation import validation_nats
 
 
@@ -296,3 +296,19 @@ def test_validation_is_the_mean_bound_of_the_validation_rows():
     frozen = replace(SMALL, training=replace(SMALL.training, steps=1, learning_rate=0.0, weight_decay=0.0, warmup=0))
     train(model, dataset, replace(frozen, training=replace(frozen.training, evaluate_every=1)), log=records.append)
     assert records[-1]["validation_bpd"] == pytest.approx(torch.stack(bounds).mean().item(), rel=1e-6)
+
+
+def test_dropout_is_a_function_of_step_part_and_process(monkeypatch):
+    """With the same rows, times and noise, nothing but dropout is left to differ."""
+    monkeypatch.setattr("ndm.training.loss.seeded", lambda *_, **__: torch.Generator().manual_seed(0))
+    config = replace(SMALL, model=replace(SMALL.model, dropout=0.5))
+    model, x = make_model(config, load_dataset("digits")), load_dataset("digits").train[:16]
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.3)
+
+    def value(step, part, rank):
+        return Loss(model, replace(config, training=SMALL.training), rank, 2).train()(x, step, part).sum().item()
+
+    values = [value(*key) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
+    assert len(set(values)) == 4
+    assert value(1, 0, 0) == values[1]

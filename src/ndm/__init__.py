@@ -7,6 +7,7 @@ from . import nn
 from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from .errors import InputError
 from .gaussian import Gaussian
+from .levels import LevelsPredictor
 from .likelihood import Likelihood, bits_per_dim, log_prob, ode_likelihood, ode_log_prob
 from .model import NDM
 from .objective import Bound, bound
@@ -45,6 +46,7 @@ __all__ = [
     "ImportanceTimes",
     "InputError",
     "LearnedSchedule",
+    "LevelsPredictor",
     "Likelihood",
     "Linear",
     "LinearSchedule",

@@ -17,9 +17,10 @@ from torch import nn
 from .data import Dataset, shape_of
 from .decoder import CategoricalDecoder, Decoder
 from .errors import InputError
+from .levels import RANK, LevelsPredictor
 from .model import NDM
 from .nn import MLP, FlatUNet, UNet
-from .predictor import Parameterization, Predictor
+from .predictor import Predictor
 from .process import ForwardProcess, TiedTo
 from .schedule import CosineSchedule, LearnedSchedule, LinearSchedule, Schedule, StepwiseSchedule
 from .transform import Identity, Linear, Network, TimeBasis, Transform
@@ -63,7 +64,8 @@ class ModelConfig:
         num_basis: powers of time in the linear and time_basis transforms (others ignore it).
         tied_to: what the transform sees as time, t itself or the variance of the noise.
         transform_width, transform_depth: width and depth of F's network, which is of the predictor's kind.
-        parameterization: what the predictor's output means: x the data, eps the noise, v alpha eps - sigma x.
+        parameterization: what the predictor's output means: x the data, eps the noise, v alpha eps - sigma x, levels a
+            distribution over the levels of quantised data, which gains most where there are many of them.
         predict_curve: predict F's coefficients too, so that F is never evaluated on a prediction (time_basis only).
         variance: learn the reverse variance (discrete time only).
         network: kind of the networks: mlp (vectors and tiny images), unet (with downsampling and attention) or
@@ -87,7 +89,7 @@ class ModelConfig:
     tied_to: TiedTo = "time"
     transform_width: int = 64
     transform_depth: int = 1
-    parameterization: Parameterization = "v"
+    parameterization: Literal["x", "eps", "v", "levels"] = "v"
     predict_curve: bool = False
     variance: bool = False
     network: Literal["mlp", "unet", "flat_unet"] = "mlp"
@@ -333,10 +335,26 @@ def build_model(config: Config, shape: Sequence[int], decoder: Decoder) -> NDM:
     m = config.model
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
-    curve = m.num_basis if m.predict_curve else 0
-    net = make_network(m, shape, 1 + curve + m.variance, m.width, m.depth, m.dropout)
     process = ForwardProcess(make_schedule(config), make_transform(m, shape), tied_to=m.tied_to)
-    return NDM(process, Predictor(net, m.parameterization, curve, m.variance), decoder)
+    return NDM(process, make_predictor(m, shape, decoder), decoder)
+
+
+def make_predictor(config: ModelConfig, shape: Sequence[int], decoder: Decoder) -> Predictor:
+    """The predictor a config names, for samples of ``shape``.
+
+    Raises:
+        InputError: if it is to predict levels and the data have none.
+    """
+    curve = config.num_basis if config.predict_curve else 0
+    network = lambda outputs: make_network(  # noqa: E731
+        config, shape, outputs, config.width, config.depth, config.dropout
+    )
+    if config.parameterization == "levels":
+        if not isinstance(decoder, CategoricalDecoder):
+            raise InputError("model.parameterization levels is for quantised data, and these are real numbers; use v")
+        rank = min(RANK, decoder.levels)
+        return LevelsPredictor(network(rank + curve), decoder.levels, rank, curve, config.variance)
+    return Predictor(network(1 + curve + config.variance), config.parameterization, curve, config.variance)
 
 
 def count_parameters(config: Config) -> int | None:

@@ -67,18 +67,7 @@ class Predictor(nn.Module):
         Raises:
             InputError: if the network's output is not of the shape promised above.
         """
-        # Back to the latents' precision: the bound multiplies errors by e^{-gamma}.
-        out = self.net(z_t, t).to(z_t.dtype)
-        channels = z_t.shape[1]
-        expected = (z_t.shape[0], channels * (1 + self.num_basis + self.variance), *z_t.shape[2:])
-        if out.shape != expected:
-            raise InputError(
-                f"the predictor's network must return shape {expected} for z_t of shape {tuple(z_t.shape)}, "
-                f"num_basis={self.num_basis}, variance={self.variance}; got {tuple(out.shape)}"
-            )
-        target, coefficients, raw_variance = out.split(
-            [channels, channels * self.num_basis, channels * self.variance], dim=1
-        )
+        target, coefficients, raw_variance = self.outputs(z_t, t, 1, self.num_basis, int(self.variance))
         alpha, sigma = expand(level.alpha, z_t), expand(level.sigma, z_t)
         if self.parameterization == "x":
             x_hat = target
@@ -89,3 +78,20 @@ class Predictor(nn.Module):
         # sigma^2 is Var[x | z_t] for standard normal data, so the network learns a factor of order one.
         variance = sigma**2 * functional.softplus(raw_variance) if self.variance else None
         return Prediction(x_hat, coefficients if self.num_basis else None, variance)
+
+    def outputs(self, z_t: Tensor, t: Tensor, *counts: int) -> tuple[Tensor, ...]:
+        """The network's output in parts of ``counts`` channels for each channel of ``z_t``, in the precision of z_t.
+
+        Raises:
+            InputError: if the output has another shape.
+        """
+        # The bound multiplies errors by e^{-gamma}: no reduced precision from here on.
+        out = self.net(z_t, t).to(z_t.dtype)
+        batch, channels, *rest = z_t.shape
+        expected = (batch, channels * sum(counts), *rest)
+        if out.shape != expected:
+            raise InputError(
+                f"the predictor's network must return shape {expected} for z_t of shape {tuple(z_t.shape)} "
+                f"({' + '.join(map(str, counts))} per channel); got {tuple(out.shape)}"
+            )
+        return out.split([channels * count for count in counts], dim=1)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_model
 from . import nn as networks
 from .decoder import CategoricalDecoder, GaussianDecoder
 from .errors import InputError
+from .levels import LevelsPredictor
 from .predictor import Predictor
 from .process import ForwardProcess
 from .schedule import CosineSchedule, LearnedSchedule, LinearSchedule, StepwiseSchedule
@@ -39,7 +40,7 @@ REGISTERED: dict[str, type] = {
     for cls in (
         LinearSchedule, CosineSchedule, LearnedSchedule, StepwiseSchedule,
         Identity, Linear, TimeBasis, Network,
-        ForwardProcess, Predictor, CategoricalDecoder, GaussianDecoder,
+        ForwardProcess, Predictor, LevelsPredictor, CategoricalDecoder, GaussianDecoder,
         networks.MLP, networks.UNet, networks.FlatUNet,
     )
 }  # fmt: skip

@@ -1,0 +1,94 @@
+r"""A predictor for quantised data: a distribution over the levels of each element, times what z_t says about it.
+
+.. math::
+    \hat x_i = \sum_k v_k\, w_{ik}, \qquad
+    w_{ik} \propto \exp(\ell_{ik})\, \mathcal{N}(z_{t,i};\, \alpha_t v_k, \sigma_t^2)
+
+where :math:`v_k` are the decoder's levels and the network gives only the logits :math:`\ell_i`, what the other elements
+say. With little noise the second factor knows the level, which a network that predicts x, eps or v has to learn to
+round: most of the bits of an image with flat regions are lost there. It is exact for the identity, and for any F near
+t = 0, where F(x, t) = x and where it matters; elsewhere it is an input that the logits can outweigh.
+
+References:
+    Gulrajani, Hashimoto. Likelihood-Based Diffusion Language Models. NeurIPS 2023 (there the "output prior").
+    Dieleman et al. Continuous Diffusion for Categorical Data. 2022 (x_hat as a mean over categories).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .predictor import Prediction, Predictor
+from .schedule import NoiseLevel
+from .tensors import expand
+
+RANK = 16
+"""Numbers per element that suffice for 256 levels."""
+
+
+class LevelsPredictor(Predictor):
+    r"""Reads ``net(z_t, t)`` as logits over the levels of each element.
+
+    The logits have low rank, :math:`\ell_{ik} = \sum_r a_{ir} B_{rk}`: the network gives ``rank`` numbers a per
+    element, and B, ``(rank, levels)``, is learned with it.
+
+    Args:
+        net: module with ``net(z_t, t) -> (B, C * (rank + num_basis), *)``, ``z_t`` of shape ``(B, C, *)`` and ``t`` of
+            shape ``(B,)``.
+        levels: number K of values an element can take, the decoder's.
+        rank: numbers per element; with ``rank >= levels`` the network must give the ``levels`` logits themselves.
+        num_basis: number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
+        variance: whether the reverse process has the variance of the distribution, ``sum_k w_k (v_k - x_hat)^2``, on
+            top of its own (continuous time has no use for it).
+
+    Raises:
+        InputError: if levels or rank are too small.
+    """
+
+    basis: Tensor
+
+    def __init__(
+        self, net: nn.Module, levels: int, rank: int = RANK, num_basis: int = 0, variance: bool = False
+    ) -> None:
+        super().__init__(net, "x", num_basis, variance)
+        if levels < 2 or rank < 1:
+            raise InputError(f"levels must be at least 2 and rank at least 1, got {levels} and {rank}")
+        self.levels = levels
+        self.rank = rank
+        if rank < levels:
+            self.basis = nn.Parameter(smooth_basis(rank, levels))
+        else:
+            self.register_buffer("basis", torch.eye(levels), persistent=False)
+
+    def forward(self, z_t: Tensor, t: Tensor, level: NoiseLevel) -> Prediction:
+        """The prediction at ``z_t``; arguments and errors are those of :class:`Predictor`."""
+        logits, coefficients = self.outputs(z_t, t, len(self.basis), self.num_basis)
+        with torch.autocast(z_t.device.type, enabled=False):
+            values = (2 * torch.arange(self.levels, dtype=z_t.dtype, device=z_t.device) + 1) / self.levels - 1
+            weights = self._weights(z_t, logits, values, level)
+            x_hat = weights @ values
+            variance = (weights * (values - x_hat[..., None]) ** 2).sum(-1) if self.variance else None
+        return Prediction(x_hat, coefficients if self.num_basis else None, variance)
+
+    def _weights(self, z_t: Tensor, logits: Tensor, values: Tensor, level: NoiseLevel) -> Tensor:
+        """w, ``(B, C, *, K)``, from what the network gives, ``(B, rank * C, *)``."""
+        a = logits.unflatten(1, (len(self.basis), z_t.shape[1])).movedim(1, -1)
+        # Distances in units of sigma, not the square multiplied out, whose terms are 10^5 times their difference.
+        scaled = z_t / expand(level.sigma, z_t)
+        centres = expand(level.alpha / level.sigma, z_t)[..., None] * values
+        return (a @ self.basis.to(z_t) - (scaled[..., None] - centres) ** 2 / 2).softmax(-1)
+
+
+def smooth_basis(rank: int, levels: int) -> Tensor:
+    """Cosines over the levels, and spikes at the outermost ones, where quantised data pile up; ``(rank, levels)``."""
+    spikes = rank // 4
+    waves = torch.arange(1, rank - 2 * spikes + 1)[:, None]
+    basis = torch.zeros(rank, levels)
+    basis[: len(waves)] = math.sqrt(2) * torch.cos(math.pi * waves * (torch.arange(levels) + 0.5) / levels)
+    for k in range(spikes):
+        basis[len(waves) + 2 * k, k] = basis[len(waves) + 2 * k + 1, levels - 1 - k] = 5.0
+    return basis

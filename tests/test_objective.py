@@ -175,6 +175,7 @@ def test_bound_weighs_importance_times_and_teaches_them(generator):
     model = ndm.NDM(process, ndm.Predictor(SmoothNet(1, 1), "v"), ndm.GaussianDecoder())
     x = torch.tensor([[0.8]])
     times = ndm.ImportanceTimes(bins=8).eval()
+    times.seen.fill_(True)
     times.second_moment.copy_(torch.linspace(0.1, 4, 8))
     with torch.no_grad():
         draws = ndm.bound(model, x.expand(200_000, 1), times=times, generator=generator).diffusion

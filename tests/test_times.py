@@ -55,6 +55,7 @@ def test_importance_density_is_the_root_of_the_averaged_square():
 
 def test_importance_weights_integrate_to_one(generator):
     times = ndm.ImportanceTimes(bins=8)
+    times.seen.fill_(True)
     times.second_moment.copy_(torch.rand(8, generator=generator) + 0.01)
     n = 100_000
     t, weight = times(torch.zeros(n, 1), generator)
@@ -62,3 +63,13 @@ def test_importance_weights_integrate_to_one(generator):
     # E_p[w 1(bin)] is the length of the bin.
     lengths = torch.zeros(8).index_add_(0, (t * 8).long(), weight) / n
     torch.testing.assert_close(lengths, torch.full((8,), 1 / 8), rtol=1e-3, atol=0)
+
+
+def test_times_are_uniform_until_every_bin_has_been_seen(generator):
+    times = ndm.ImportanceTimes(bins=4)
+    for start in range(4):
+        _, weight = times(torch.zeros(5, 1), generator)
+        assert torch.equal(weight, torch.ones(5))
+        times.observe(torch.tensor([start / 4 + 0.1]), torch.tensor([100.0 * (start + 1)]))
+        times.update()
+    assert not torch.equal(times(torch.zeros(5, 1), generator)[1], torch.ones(5))

@@ -41,7 +41,8 @@ class LowDiscrepancyTimes(nn.Module):
 class ImportanceTimes(LowDiscrepancyTimes):
     """More times where the loss is larger; unbiased at every moment, and learning only in training mode.
 
-    It learns when ``update`` is called.
+    It learns when ``update`` is called. Until every bin has been seen the times are uniform: weights that compare what
+    has been seen with what has not would be noise.
 
     Args:
         bins: resolution of the piecewise constant density.
@@ -50,16 +51,18 @@ class ImportanceTimes(LowDiscrepancyTimes):
     """
 
     second_moment: Tensor
+    seen: Tensor
 
     def __init__(self, bins: int = 64, decay: float = 0.99, uniform: float = 0.1) -> None:
         super().__init__()
         self.decay = decay
         self.uniform = uniform
         self.register_buffer("second_moment", torch.ones(bins))
+        self.register_buffer("seen", torch.zeros(bins, dtype=torch.bool))
 
     def density(self) -> Tensor:
         """p(t) in each bin; its mean is 1."""
-        root = self.second_moment.sqrt()
+        root = torch.where(self.seen.all(), self.second_moment, 1.0).sqrt()
         return (1 - self.uniform) * root / root.mean() + self.uniform
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -89,4 +92,5 @@ class ImportanceTimes(LowDiscrepancyTimes):
         count, total = self.observed
         updated = self.decay * self.second_moment + (1 - self.decay) * total / count.clamp(min=1)
         self.second_moment.copy_(torch.where(count > 0, updated, self.second_moment))
+        self.seen |= count > 0
         self.observed = None

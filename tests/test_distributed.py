@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ndm.cli import main
+from ndm.journal import read_lines
 from ndm.training import Run
 
 from two_processes import CASES, results
@@ -81,3 +82,21 @@ def test_the_command_in_two_processes_trains_the_model_that_it_trains_in_one(tmp
     launch("-m", "ndm", "train", "--resume", together, "--device", "cpu")
     resumed = load_file(together / "model" / "model.safetensors")
     assert all(torch.equal(resumed[key], value) for key, value in weights[1].items())
+
+
+def test_two_processes_evaluate_every_row_once_and_to_the_same_figures(tmp_path):
+    """600 rows are three pieces, of which one process makes two."""
+    torch.set_default_dtype(torch.float32)
+    run = tmp_path / "run"
+    options = ["--model.width", "16", "--training.steps", "2", "--training.batch_size", "16", "--device", "cpu"]
+    assert main(["train", "digits-conventional", "--out", str(run), *options]) == 0
+    options = ["--split", "train", "--limit", "600", "--estimator", "bound", "--steps", "5,continuous", "--passes", "2"]
+    figures = []
+    for command in (main, lambda arguments: launch("-m", "ndm", *arguments)):
+        command(["evaluate", str(run), *options, "--device", "cpu"])
+        *_, last = read_lines(run / "evaluations.jsonl")
+        figures.append([{**e, "seconds": None} for e in last["estimates"]])
+        assert not list(run.glob("*.partial.*"))
+    assert figures[0] == figures[1]
+    assert [e["rows"] for e in figures[0]] == [600, 600]
+    assert len(read_lines(run / "evaluations.jsonl")) == 2

@@ -62,7 +62,8 @@ def test_pieces_cover_every_row_once_and_an_interrupted_evaluation_ends_with_the
             calls = iter(range(stop))
             with pytest.raises(StopIteration):
                 evaluate(m, x, protocol, Journal(path), lambda: next(calls))  # noqa: B023
-            path.write_bytes(path.read_bytes() + b'["half a line", {"na')
+            file = path.with_suffix(".0.jsonl")
+            file.write_bytes(file.read_bytes() + b'["half a line", {"na')
             journal = Journal(path)
             assert len(journal.pieces) == stop + 1
             again = replace(evaluate(m, x, protocol, journal), seconds=0.0)

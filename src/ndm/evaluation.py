@@ -98,6 +98,37 @@ def count_pieces(protocol: Protocol, rows: int) -> int:
 
 
 @torch.no_grad()
+def make_pieces(
+    model: NDM,
+    x: Tensor,
+    protocol: Protocol,
+    journal: Journal,
+    advance: Callable[[], None] = lambda: None,
+    rank: int = 0,
+    count: int = 1,
+) -> dict[int, SolverError]:
+    """Put every ``count``-th piece from ``rank`` on into the journal, if it is not there; errors of those that fail.
+
+    Which process makes a piece does not change it.
+    """
+    failures: dict[int, SolverError] = {}
+    for k, rows in list(enumerate(x.split(ROWS[protocol.estimator])))[rank::count]:
+        name = f"{protocol}/{k}"
+        if name not in journal:
+            start = time.perf_counter()
+            device, dtype = model.reference.device, model.reference.dtype
+            rows = rows.to(device, dtype) if rows.is_floating_point() else rows.to(device)
+            try:
+                values = _piece(model, rows, protocol, k)
+                journal[name] = {key: v.cpu().double().tolist() for key, v in values.items()} | {
+                    "seconds": time.perf_counter() - start
+                }
+            except SolverError as error:
+                failures[k] = error
+        advance()
+    return failures
+
+
 def evaluate(
     model: NDM,
     x: Tensor,
@@ -117,25 +148,9 @@ def evaluate(
             ``partial`` holds log p of every row, NaN in those. The pieces without them are kept in the journal.
     """
     journal = Journal() if journal is None else journal
-    parts: list[dict[str, Any]] = []
-    failures: dict[int, SolverError] = {}
-    for k, rows in enumerate(x.split(ROWS[protocol.estimator])):
-        name = f"{protocol}/{k}"
-        if name not in journal:
-            start = time.perf_counter()
-            device, dtype = model.reference.device, model.reference.dtype
-            rows = rows.to(device, dtype) if rows.is_floating_point() else rows.to(device)
-            try:
-                values = _piece(model, rows, protocol, k)
-            except SolverError as error:
-                failures[k] = error
-                advance()
-                continue
-            journal[name] = {key: v.cpu().double().tolist() for key, v in values.items()} | {
-                "seconds": time.perf_counter() - start
-            }
-        parts.append(journal[name])
-        advance()
+    failures = make_pieces(model, x, protocol, journal, advance)
+    numbers = range(count_pieces(protocol, len(x)))
+    parts: list[dict[str, Any]] = [journal[f"{protocol}/{k}"] for k in numbers if k not in failures]
     if failures:
         raise _all_failures(failures, parts, ROWS[protocol.estimator])
     column = lambda key: torch.tensor([v for part in parts for v in part[key]], dtype=torch.float64)  # noqa: E731

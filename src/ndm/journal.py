@@ -36,13 +36,24 @@ class Journal:
 
     Args:
         path: the file; None keeps the pieces in memory only.
+        number: of this writer; each of several writers at a time has a file of its own, and all read all files.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, number: int = 0) -> None:
         self.path = path
+        self.number = number
         self.pieces: dict[str, Any] = {}
-        for name, value in read_lines(path) if path else []:
-            self.pieces[name] = value
+        self.read()
+
+    @property
+    def files(self) -> list[Path]:
+        """Of all writers: for ``pieces.jsonl``, ``pieces.0.jsonl``, ``pieces.1.jsonl``, ..."""
+        return sorted(self.path.parent.glob(self.path.with_suffix(".*.jsonl").name)) if self.path else []
+
+    def read(self) -> None:
+        """Read what all writers have written so far."""
+        for path in self.files:
+            self.pieces.update(read_lines(path))
 
     def __contains__(self, name: str) -> bool:
         return name in self.pieces
@@ -53,9 +64,9 @@ class Journal:
     def __setitem__(self, name: str, value: Any) -> None:
         self.pieces[name] = value
         if self.path:
-            append_line(self.path, [name, value])
+            append_line(self.path.with_suffix(f".{self.number}.jsonl"), [name, value])
 
     def remove(self) -> None:
-        """Delete the file: the computation is done."""
-        if self.path:
-            self.path.unlink(missing_ok=True)
+        """Delete the files: the computation is done."""
+        for path in self.files:
+            path.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ def training_news(bar: Progress, record: Callable[[dict[str, Any]], None]) -> Ca
         record(entry)
         if "bpd" in entry:
             news["train"] = f"train {entry['bpd']:.3f}"
-            news["speed"] = f"{entry['step'] / entry['seconds']:.0f} it/s"
+            news["speed"] = f"{entry['step'] / entry['seconds']:.3g} it/s"
         if "validation_bpd" in entry:
             news["validation"] = f"validation {entry['validation_bpd']:.3f} bits/dim"
         bar.update(bar.task_ids[0], completed=entry["step"], news=", ".join(news.values()))

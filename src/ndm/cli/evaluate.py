@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,8 @@ def make_parser() -> ArgumentParser:
         "term) at several numbers of steps and in continuous time. ode: the likelihood of the ODE, for discrete data a "
         "bound through the decoder. ode-uniform: the same by uniform dequantisation, the protocol of many papers, for "
         "models trained on dequantised data. Every number names its estimator. An interrupted evaluation goes on from "
-        "where it was when the same command is given again; the result is appended to RUN/evaluations.jsonl.",
+        "where it was when the same command is given again; the result is appended to RUN/evaluations.jsonl. "
+        "On several devices: `accelerate launch -m ndm evaluate ...`; the figures are the same.",
     )
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument(
@@ -85,8 +87,9 @@ def parse_steps(text: str) -> list[int | None]:
 
 def run(args: Namespace) -> None:
     import torch
+    from accelerate import PartialState
 
-    from ..evaluation import Protocol, count_pieces, estimates_table, evaluate
+    from ..evaluation import Protocol, count_pieces, estimates_table, evaluate, make_pieces
     from ..journal import Journal, append_line
     from ..likelihood import Divergence, bits_per_dim
     from ..progress import console, progress_bar
@@ -100,6 +103,9 @@ def run(args: Namespace) -> None:
     device = select_device(args.device)
     if device.startswith("mps") and args.dtype == "float64":
         device = "cpu"  # Apple's GPU has no float64
+    processes = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # one may have much stiffer rows
+    rank, count = processes.process_index, processes.num_processes
+    device = device if count == 1 else str(processes.device)
     model = folder.load_model().to(device, getattr(torch, args.dtype))
     dataset = load_dataset(**asdict(folder.config.data))
     x = dataset.split(args.split)[: args.limit]
@@ -123,12 +129,22 @@ def run(args: Namespace) -> None:
         "dtype": args.dtype, "parameters": model.num_parameters,
     }  # fmt: skip
     key = json.dumps([{**facts, "run": ""}, [asdict(p) for p in protocols]])
-    journal = Journal(folder.folder / f"evaluation-{hashlib.sha256(key.encode()).hexdigest()[:12]}.partial.jsonl")
+    name = hashlib.sha256(key.encode()).hexdigest()[:12]
+    journal = Journal(folder.folder / f"evaluation-{name}.partial.jsonl", rank)
     total, kept = sum(count_pieces(p, len(x)) for p in protocols), len(journal.pieces)
-    if kept:
+    if kept and rank == 0:
         console.print(f"going on from an earlier attempt: {kept} of {total} pieces are done")
     estimates = []
     try:
+        if count > 1:
+            with progress_bar("evaluating", -(-total // count), visible=rank == 0) as bar:
+                for protocol in protocols:
+                    bar.update(bar.task_ids[0], news=protocol.name(model.decoder.discrete))
+                    make_pieces(model, x, protocol, journal, lambda: bar.advance(bar.task_ids[0]), rank, count)
+            processes.wait_for_everyone()
+            if rank > 0:
+                return
+            journal.read()
         with progress_bar("evaluating", total) as bar:
             for protocol in protocols:
                 bar.update(bar.task_ids[0], news=protocol.name(model.decoder.discrete))

@@ -51,7 +51,7 @@ class Run:
             # Nothing of an earlier run may stand under this one's configuration.
             for folder_ in (run.model_folder, run.folder / "checkpoints"):
                 shutil.rmtree(folder_, ignore_errors=True)
-            for pattern in ("evaluations.jsonl", "evaluation-*.partial.jsonl", "samples*.png", "doctor.png"):
+            for pattern in ("evaluations.jsonl", "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png"):
                 for path in run.folder.glob(pattern):
                     path.unlink()
             config.save(run.config_file)
@@ -109,8 +109,8 @@ class Run:
         state = Checkpoints(self.folder / "checkpoints").latest(console.print) if resume else None
         if state is not None:
             trainer.load(state)
-            console.print(f"going on from step {state.step}")
         if main and resume:
+            console.print(f"going on from step {trainer.step}")
             self._forget_after(trainer.step)
         with progress_bar(title, config.training.steps, visible=main) as bar:
             bar.update(bar.task_ids[0], completed=trainer.step)

@@ -11,8 +11,11 @@ from safetensors.torch import load_file
 
 import ndm
 from ndm.cli import COMMANDS, main, parse
+from ndm.cli.common import draw
 from ndm.data import load_dataset, ring
 from ndm.evaluation import Protocol, evaluate
+from ndm.quality import Score, quality
+from ndm.training import Run
 
 TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
 
@@ -154,6 +157,7 @@ BAD = [
     (["evaluate", "RUN", "--solver", "magic"], "unknown solver 'magic'"),
     (["evaluate", "RUN", "--divergence", "none"], "divergence"),
     (["doctor", "RUN"], "not a run folder"),
+    (["quality", "RUN"], "not a run folder"),
     (["train", "digits", "--out", "RUN", "--training.eta_range", "0.5"], "training.eta_range must be at least 1"),
 ]
 
@@ -218,6 +222,42 @@ def test_sample_passes_its_options_on(run, tmp_path, monkeypatch):
     options = ["--num", "3", "--steps", "7", "--solver", "heun", "--mode", "--seed", "11"]
     assert main(["sample", str(run), "--out", str(tmp_path / "x.npz"), *options]) == 0
     assert seen == {"shape": (3, 1, 8, 8), "steps": 7, "solver": "heun", "mode": True, "seed": 11}
+
+
+def test_quality_compares_samples_of_the_run_or_of_a_file(run, tmp_path, capsys):
+    data = load_dataset("digits")
+    n = len(data.train) // 2
+    np.savez(tmp_path / "rows.npz", x=data.train[:n].numpy())
+    assert main(["quality", str(run), "--samples", str(tmp_path / "rows.npz"), "--seed", "2", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    expected = quality(data.train[:n], data.train, data.test, seed=2)
+    assert [Score(**score) for score in rows["scores"]] == expected
+    assert rows["release"] == data.release and rows["rows"] == n
+    assert json.loads((run / "qualities.jsonl").read_text().splitlines()[-1]) == rows
+    assert main(["quality", str(run), "--num", "60", "--steps", "3"]) == 0
+    out = capsys.readouterr().out
+    assert all(score.name in out for score in expected)  # and an untrained model is told from digits
+    drawn = json.loads((run / "qualities.jsonl").read_text().splitlines()[-1])
+    assert (drawn["rows"], drawn["steps"], drawn["solver"]) == (60, 3, "ancestral")
+    assert drawn["scores"][1]["value"] > 0.9 > rows["scores"][1]["value"]
+
+
+def test_quality_without_usable_samples_says_what_to_do(run, tmp_path, capsys):
+    (tmp_path / "not.npz").write_text("no array")
+    for options in (["--samples", str(tmp_path / "not.npz")], ["--samples", "absent.npz"]):
+        assert main(["quality", str(run), *options]) == 2
+        assert "ndm sample --out" in capsys.readouterr().err
+    assert main(["quality", str(run), "--num", "10", "--steps", "1"]) == 2
+    assert "at least 50 rows" in capsys.readouterr().err
+
+
+def test_many_samples_are_drawn_in_batches_of_one_stream(run, monkeypatch):
+    monkeypatch.setattr("ndm.cli.common.BATCH", 4)
+    model = Run.open(run).load_model()
+    x = draw(model, (1, 8, 8), 10, 2, "ancestral", seed=5)
+    generator = torch.Generator().manual_seed(5)
+    parts = [ndm.sample(model, (n, 1, 8, 8), 2, generator=generator) for n in (4, 4, 2)]
+    assert torch.equal(x, torch.cat(parts))
 
 
 def test_zero_samples_or_steps_are_refused(run, capsys):

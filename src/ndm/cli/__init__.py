@@ -1,4 +1,4 @@
-"""The command line: ``ndm demo | train | evaluate | doctor | sample | recipes``."""
+"""The command line: ``ndm demo | train | evaluate | doctor | sample | quality | recipes``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ..config import count_parameters, make_config, read_settings, recipes
 from ..errors import InputError
-from . import demo, doctor, evaluate, sample, train
+from . import demo, doctor, evaluate, quality, sample, train
 
 
 def recipes_parser() -> ArgumentParser:
@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[Callable[[], ArgumentParser], Callable[[Namespace], No
     "evaluate": (evaluate.make_parser, evaluate.run, "bits per dimension of a trained model"),
     "doctor": (doctor.make_parser, doctor.run, "where a trained model's bits go, and what to change"),
     "sample": (sample.make_parser, sample.run, "draw samples from a trained model"),
+    "quality": (quality.make_parser, quality.run, "how good a trained model's samples are"),
     "recipes": (recipes_parser, run_recipes, "list the recipes"),
 }
 USAGE = "usage: ndm COMMAND ...   (ndm COMMAND --help explains each)\n\n" + "\n".join(

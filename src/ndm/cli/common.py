@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..model import NDM
+
+BATCH = 128
 
 
 def select_device(name: str) -> str:
@@ -44,3 +54,20 @@ def require_positive(args: Namespace, *names: str) -> None:
     for name in names:
         if args[name] is not None and args[name] < 1:
             raise InputError(f"--{name} must be at least 1, got {args[name]}")
+
+
+def draw(model: NDM, shape: Sequence[int], num: int, steps: int, solver: str, seed: int, mode: bool = False) -> Tensor:
+    """``num`` samples of ``shape`` on the CPU, in batches, with progress; a function of ``seed``."""
+    import torch
+
+    from ..progress import progress_bar
+    from ..sampling import sample
+
+    generator = torch.Generator().manual_seed(seed)
+    parts: list[Tensor] = []
+    with progress_bar("sampling", num) as bar:
+        for start in range(0, num, BATCH):
+            rows = min(BATCH, num - start)
+            parts.append(sample(model, (rows, *shape), steps, solver, mode, generator=generator).cpu())
+            bar.advance(bar.task_ids[0], rows)
+    return torch.cat(parts)

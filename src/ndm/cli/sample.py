@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..data import load_dataset
 from ..errors import InputError
-from .common import add_common, require_positive, select_device
+from .common import add_common, draw, require_positive, select_device
 
 
 def make_parser() -> ArgumentParser:
@@ -35,11 +35,9 @@ def make_parser() -> ArgumentParser:
 
 def run(args: Namespace) -> None:
     import numpy as np
-    import torch
 
     from ..pictures import write_samples
     from ..progress import console
-    from ..sampling import sample
     from ..training import Run
 
     if args.out.suffix not in (".png", ".npz"):
@@ -52,8 +50,7 @@ def run(args: Namespace) -> None:
     dataset = load_dataset(**asdict(run.config.data))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     steps = args.steps or model.process.schedule.steps or 50
-    generator = torch.Generator().manual_seed(args.seed)
-    x = sample(model, (args.num, *dataset.shape), steps, args.solver, args.mode, generator=generator).cpu()
+    x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed, args.mode)
     partial = args.out.with_name(f".{args.out.stem}.partial{args.out.suffix}")
     try:
         if args.out.suffix == ".npz":

@@ -51,7 +51,13 @@ class Run:
             # Nothing of an earlier run may stand under this one's configuration.
             for folder_ in (run.model_folder, run.folder / "checkpoints"):
                 shutil.rmtree(folder_, ignore_errors=True)
-            for pattern in ("evaluations.jsonl", "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png"):
+            for pattern in (
+                "evaluations.jsonl",
+                "evaluation-*.partial.*.jsonl",
+                "qualities.jsonl",
+                "samples*.png",
+                "doctor.png",
+            ):
                 for path in run.folder.glob(pattern):
                     path.unlink()
             config.save(run.config_file)

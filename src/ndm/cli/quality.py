@@ -1,0 +1,92 @@
+"""``ndm quality``: samples of a run beside its test rows, and beside training rows in the samples' place."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..data import load_dataset
+from ..errors import InputError
+from .common import add_common, draw, require_positive, select_device
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="ndm quality",
+        exit_on_error=False,
+        description="How good a run's samples are: sliced Wasserstein distance, a classifier two-sample test, "
+        "precision and recall, memorisation. Beside each is what as many training rows score against the same test "
+        "rows, which is about what a perfect sampler would. Nothing is downloaded; FID and KID want a weights file. "
+        "The result is appended to RUN/qualities.jsonl.",
+    )
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--samples", type=Path, default=None, help="an .npz of `ndm sample`, instead of drawing")
+    parser.add_argument("--num", type=int, default=1000, help="how many to draw")
+    parser.add_argument("--steps", type=int, default=None, help="steps of the sampler (50; dopri5 chooses its own)")
+    parser.add_argument(
+        "--solver", type=str, default="ancestral", help="ancestral or DDIM steps, an ODE or an SDE solver"
+    )
+    parser.add_argument(
+        "--inception", type=Path, default=None, help="Inception weights for FID and KID: weights-inception-2015-*.pth"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_common(parser)
+    return parser
+
+
+def run(args: Namespace) -> None:
+    from ..evaluation import markdown_table
+    from ..journal import append_line
+    from ..progress import console
+    from ..quality import inception_distances, quality
+    from ..training import Run
+
+    require_positive(args, "num", "steps")
+    run = Run.open(args.run)
+    dataset = load_dataset(**asdict(run.config.data))
+    facts = {"run": str(run.folder), "data": dataset.name, "release": dataset.release, "seed": args.seed}
+    if args.samples is None:
+        model = run.load_model().to(select_device(args.device))
+        steps = args.steps or model.process.schedule.steps or 50
+        x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed)
+        facts |= {"solver": args.solver, "steps": steps, "weights_sha256": run.weights_checksum}
+    else:
+        x = read_samples(args.samples)
+        facts |= {"samples": str(args.samples)}
+    console.print(f"comparing {len(x)} samples")
+    scores = quality(x, dataset.train, dataset.test, args.seed)
+    if args.inception is not None:
+        scores += inception_distances(x.byte(), dataset.train.byte(), dataset.test.byte(), args.inception, args.seed)
+    result = {**facts, "rows": len(x), "scores": [score._asdict() for score in scores]}
+    append_line(run.folder / "qualities.jsonl", result)
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return
+    table = []
+    for s in scores:
+        error = "" if s.standard_error is None else f"{s.standard_error:.3f}"
+        table.append([s.name, f"{s.value:.3f}", error, f"{s.baseline:.3f}", s.direction])
+    print(markdown_table(["metric", "samples", "s.e.", "training rows", ""], table))
+
+
+def read_samples(path: Path) -> Tensor:
+    """The array ``x`` of an .npz file.
+
+    Raises:
+        InputError: if there is none.
+    """
+    import numpy as np
+    import torch
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return torch.from_numpy(file["x"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot read samples from {path} ({error}); make them with ndm sample --out x.npz") from None

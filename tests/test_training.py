@@ -312,3 +312,35 @@ def test_dropout_is_a_function_of_step_part_and_process(monkeypatch):
     values = [value(*key) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
     assert len(set(values)) == 4
     assert value(1, 0, 0) == values[1]
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    records = []
+    config = replace(SMALL, training=replace(SMALL.training, trackers=["tensorboard"]))
+    dataset = load_dataset("digits")
+    Trainer(make_model(config, dataset), dataset, config, log=records.append, folder=tmp_path).run()
+    (file,) = (tmp_path / "ndm").glob("events*")
+    events = reader.EventAccumulator(str(file))
+    events.Reload()
+    for key in ("bpd", "gradient_norm", "validation_bpd"):
+        logged = {record["step"]: record[key] for record in records if key in record}
+        assert {e.step: e.value for e in events.Scalars(key)} == pytest.approx(logged, rel=1e-6)
+
+
+def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ndm.InputError, match="wandb is not installed"):
+        trained(replace(SMALL, training=replace(SMALL.training, trackers=["wandb"])))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("transform", ["identity", "network"])
+def test_a_compiled_loss_trains_to_the_same_weights(transform):
+    config = replace(SMALL, model=replace(SMALL.model, transform=transform, transform_width=8))
+    config = replace(config, training=replace(config.training, steps=3))
+    eager = trained(config).state_dict()
+    compiled = trained(replace(config, training=replace(config.training, compile=True))).state_dict()
+    for key, value in eager.items():
+        torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,81 @@
+"""What fetching a batch costs, as a share of a training step: MNIST, and a folder of 10,000 pictures.
+
+    python benchmarks/loading.py --mnist FOLDER [--files 10000] [--steps 10] [--limit 0.03]
+
+FOLDER holds MNIST. The pictures are made first, then brought into the cache, both outside the clock. Batches and steps
+are timed in the training loop itself, with the recipes' models and batch sizes. Exits with 1 above the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ndm.config import Config, find_recipe, make_config, make_model, read_settings
+from ndm.data import load_dataset
+from ndm.evaluation import markdown_table
+from ndm.training import Trainer
+
+
+def measure(config: Config, steps: int) -> tuple[int, float, float]:
+    """Rows of the set, milliseconds of a batch and of a whole step; the first step is left out."""
+    dataset = load_dataset(**asdict(config.data))
+    spent = 0.0
+    fetch = dataset.batch
+
+    def timed(size: int, seed: int, step: int) -> torch.Tensor:
+        nonlocal spent
+        start = time.perf_counter()
+        rows = fetch(size, seed, step)
+        spent += time.perf_counter() - start
+        return rows
+
+    object.__setattr__(dataset, "batch", timed)
+    trainer = Trainer(make_model(config, dataset), dataset, config)
+    trainer._update(*trainer._gradient())
+    spent, start = 0.0, time.perf_counter()
+    for trainer.step in range(1, steps + 1):
+        trainer._update(*trainer._gradient())
+    return len(dataset.train), 1000 * spent / steps, 1000 * (time.perf_counter() - start) / steps
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """``count`` PNG files of 40 x 32 noise."""
+    random = np.random.default_rng(0)
+    for k in range(count):
+        Image.fromarray(random.integers(256, size=(40, 32, 3), dtype=np.uint8)).save(folder / f"{k:06d}.png")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", type=Path, required=True)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--limit", type=float, default=0.03)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    table, worst = [], 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        make_pictures(Path(folder), args.files)
+        for recipe, path in (("mnist-small", args.mnist), ("images", Path(folder))):
+            config = make_config(read_settings(find_recipe(recipe)))
+            config = replace(config, data=replace(config.data, path=str(path)))
+            rows, batch, step = measure(config, args.steps)
+            worst = max(worst, batch / step)
+            size = str(config.training.batch_size)
+            table.append([recipe, f"{rows:,}", size, f"{batch:.2f}", f"{step:.0f}", f"{batch / step:.2%}"])
+    print(markdown_table(["recipe", "training rows", "batch", "ms a batch", "ms a step", "share"], table))
+    return int(worst > args.limit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

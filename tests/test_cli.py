@@ -224,6 +224,17 @@ def test_sample_passes_its_options_on(run, tmp_path, monkeypatch):
     assert seen == {"shape": (3, 1, 8, 8), "steps": 7, "solver": "heun", "mode": True, "seed": 11}
 
 
+def test_the_doctor_prints_what_it_draws(run, capsys):
+    assert main(["doctor", str(run), "--limit", "16", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["profile"]) == 10 and found["advice"]
+    assert (run / "doctor.png").read_bytes()[:4] == b"\x89PNG"
+    assert main(["doctor", str(run), "--limit", "16"]) == 0
+    out = capsys.readouterr().out
+    total = found["prior"] + found["diffusion"] + found["reconstruction"]
+    assert f"bound {total:.4f} bits/dim" in out and found["advice"][0] in out
+
+
 def test_quality_compares_samples_of_the_run_or_of_a_file(run, tmp_path, capsys):
     data = load_dataset("digits")
     n = len(data.train) // 2

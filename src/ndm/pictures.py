@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .decoder import CategoricalDecoder
+from .doctor import Diagnosis
 from .model import NDM
 from .sampling import velocity_field
 from .solvers import heun, uniform_grid
@@ -158,6 +159,29 @@ def draw_curves(
     axes.set_xlabel("step")
     axes.set_ylabel(ylabel)
     axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def draw_diagnosis(d: Diagnosis, path: Path) -> None:
+    """The bound by term, the diffusion term by time, and how steep the ODE is over time."""
+    figure, (terms, time, ode) = plt.subplots(1, 3, figsize=(11, 3))
+    parts = {"prior": d.prior, "diffusion": d.diffusion, "reconstruction": d.reconstruction}
+    bars = terms.barh(list(parts), list(parts.values()))
+    terms.bar_label(bars, fmt="%.4f", padding=3, fontsize=8)
+    terms.margins(x=0.25)
+    terms.invert_yaxis()
+    terms.set_title(f"bound: {sum(parts.values()):.3f} bits/dim", fontsize=9)
+    bins = len(d.profile)
+    time.bar([(k + 0.5) / bins for k in range(bins)], d.profile, width=0.9 / bins)
+    time.set_xlabel("t")
+    time.set_title("diffusion term, by time", fontsize=9)
+    if d.lipschitz:
+        ode.semilogy([k / (len(d.lipschitz) - 1) for k in range(len(d.lipschitz))], d.lipschitz, marker=".")
+        ode.set_xlabel("t")
+        nfe = "" if d.nfe is None else f" ({d.nfe:.0f} evaluations a row)"
+        ode.set_title(f"norm of the ODE's Jacobian{nfe}", fontsize=9)
+    else:
+        ode.set_axis_off()
     _save(figure, path)
 
 

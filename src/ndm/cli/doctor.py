@@ -18,7 +18,7 @@ def make_parser() -> ArgumentParser:
         exit_on_error=False,
         description="Examine a run's model on validation rows: the share of each term of the bound and of each tenth "
         "of time, the prior gap, whether gamma_0 fits the data's levels, cost and stiffness of the ODE, the ODE "
-        "against the bound, and what to change. Less than a minute for small models.",
+        "against the bound, and what to change; the picture is RUN/doctor.png. Less than a minute for small models.",
     )
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--limit", type=int, default=256, help="only the first so many rows")
@@ -29,6 +29,7 @@ def make_parser() -> ArgumentParser:
 
 def run(args: Namespace) -> None:
     from ..doctor import diagnose, report
+    from ..pictures import draw_diagnosis
     from ..progress import console
     from ..training import Run
 
@@ -38,4 +39,5 @@ def run(args: Namespace) -> None:
     rows = load_dataset(**asdict(folder.config.data)).validation[: args.limit].to(model.reference.device)
     with console.status("examining: bound, time profile, ODE"):
         diagnosis = diagnose(model, rows, args.seed)
+    draw_diagnosis(diagnosis, folder.folder / "doctor.png")
     print(json.dumps(asdict(diagnosis), indent=2) if args.json else report(diagnosis))

@@ -76,8 +76,8 @@ def test_values_say_where_they_are_from(name):
 
 
 def test_neural_and_conventional_recipes_are_matched():
-    """The same data, budget and schedule; parameters within 1 %."""
+    """The same data, budget and schedule; parameters within 2 %."""
     for neural, conventional in (("digits", "digits-conventional"), ("mnist-small", "mnist-small-conventional")):
         a, b = (make_config(read_settings(recipes()[name])) for name in (neural, conventional))
         assert (a.data, a.training, a.seed) == (b.data, b.training, b.seed)
-        assert count_parameters(a) == pytest.approx(count_parameters(b), rel=0.01)
+        assert count_parameters(a) == pytest.approx(count_parameters(b), rel=0.02)

@@ -337,10 +337,16 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("transform", ["identity", "network"])
-def test_a_compiled_loss_trains_to_the_same_weights(transform):
-    config = replace(SMALL, model=replace(SMALL.model, transform=transform, transform_width=8))
+def test_a_compiled_loss_trains_the_same_model(transform):
+    """Loss and gradient norm of the third step; where a gradient is all but 0 Adam makes steps of its rounding."""
+    config = replace(SMALL, model=replace(SMALL.model, transform=transform, transform_width=8, dropout=0.0))
     config = replace(config, training=replace(config.training, steps=3))
-    eager = trained(config).state_dict()
-    compiled = trained(replace(config, training=replace(config.training, compile=True))).state_dict()
-    for key, value in eager.items():
-        torch.testing.assert_close(compiled[key], value, rtol=1e-3, atol=1e-5)
+    compiled = replace(config, training=replace(config.training, compile=True))
+    logs = []
+    for c in (config, compiled):
+        records = []
+        trained(c, records.append)
+        logs.append(records[0])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    for key in ("bpd", "gradient_norm"):
+        assert logs[1][key] == pytest.approx(logs[0][key], rel=1e-4)

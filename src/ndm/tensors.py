@@ -57,15 +57,31 @@ def rand(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
     return _draw(torch.rand, shape, like, generator)
 
 
+def place(generator: torch.Generator | None) -> tuple[int, int]:
+    """The rank of a generator's process among those that share the batch, and their number."""
+    return _place(generator)
+
+
+def _place(generator: torch.Generator | None) -> tuple[int, int]:
+    return (generator.rank, generator.count) if isinstance(generator, Shard) else (0, 1)
+
+
 def _draw(
     sampler: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     device = like.device if generator is None else generator.device
-    if not isinstance(generator, Shard) or not shape:
+    rank, count = _place(generator)
+    if count == 1 or not shape:
         return sampler(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
     rows, *rest = shape
-    whole = sampler((generator.count * rows, *rest), generator=generator, dtype=like.dtype, device=device)
-    return whole[generator.rank * rows :][:rows].to(like.device)
+    whole = sampler((count * rows, *rest), generator=generator, dtype=like.dtype, device=device)
+    return whole[rank * rows :][:rows].to(like.device)
+
+
+def draw_uncompiled() -> None:
+    """Leave everything that touches a generator out of torch.compile, which cannot trace one."""
+    global _draw, _place
+    _draw, _place = (torch.compiler.disable(getattr(f, "__wrapped__", f)) for f in (_draw, _place))
 
 
 def seeded(*key: int, rank: int = 0, count: int = 1) -> Shard:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .tensors import Shard, rand
+from .tensors import place, rand
 
 
 class LowDiscrepancyTimes(nn.Module):
@@ -26,7 +26,7 @@ class LowDiscrepancyTimes(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Times and weights, both ``(B,)``, for the rows of ``x``."""
-        rank, count = (generator.rank, generator.count) if isinstance(generator, Shard) else (0, 1)
+        rank, count = place(generator)
         slots = torch.arange(rank * len(x), (rank + 1) * len(x), dtype=x.dtype, device=x.device)
         t = (rand((), x, generator) + slots / (count * len(x))) % 1
         return t, torch.ones_like(t)

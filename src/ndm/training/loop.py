@@ -23,6 +23,7 @@ from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
+from ..tensors import draw_uncompiled
 from .average import Average
 from .checkpoint import Checkpoints, State
 from .loss import Loss
@@ -72,6 +73,7 @@ class Trainer:
         self.log = log
         self.loss, self.optimizer = self.prepare(Loss(model, config, rank, count))
         if self.settings.compile:
+            draw_uncompiled()
             self.loss.compile()
         self.module: Loss = accelerator.unwrap_model(self.loss)
         self.average = Average(self.module.model, self.settings.ema_decay)

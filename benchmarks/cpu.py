@@ -1,0 +1,80 @@
+"""What makes a CPU learn MNIST fast: variants of one recipe, each given the same processor time.
+
+    python benchmarks/cpu.py --mnist FOLDER --out FOLDER [--seconds 240] [--variants v batch-64 ...]
+
+A variant's steps are timed, it gets as many as fit into ``--seconds`` of processor time on one thread (the learning
+rate's schedule shrinks with them), and its validation bound is printed; a variant that is there already is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from ndm.config import Config, find_recipe, make_config, make_model, read_settings
+from ndm.data import Dataset, load_dataset
+from ndm.evaluation import markdown_table
+from ndm.training import Run, Trainer
+
+BASE = "mnist-small-conventional"
+COARSE = {"model.width": 64, "model.multipliers": [1, 2], "model.patch": 2}
+VARIANTS = {
+    "base": {},
+    "v": {"model.parameterization": "v"},
+    "no Fourier features": {"model.fourier": []},
+    "batch 32": {"training.batch_size": 32},
+    "batch 64": {"training.batch_size": 64},
+    "width 16": {"model.width": 16},
+    "width 32": {"model.width": 32},
+    "patch 2": COARSE,
+    "patch 4": {"model.width": 96, "model.depth": 2, "model.multipliers": [1], "model.patch": 4},
+    "uniform times": {"training.importance_times": False},
+    "learning rate 2e-3": {"training.learning_rate": 2e-3},
+    "bf16": {"training.precision": "bf16"},
+}
+
+
+def time_steps(config: Config, dataset: Dataset, seconds: float = 10) -> float:
+    """Processor seconds of a step, the first one left out."""
+    torch.manual_seed(0)
+    trainer = Trainer(make_model(config, dataset), dataset, config)
+    trainer._update(*trainer._gradient())
+    start = time.process_time()
+    while time.process_time() - start < seconds:
+        trainer.step += 1
+        trainer._update(*trainer._gradient())
+    return (time.process_time() - start) / trainer.step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=240)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name in args.variants:
+        settings = {**read_settings(find_recipe(BASE)), "data.path": str(args.mnist), **VARIANTS[name]}
+        config = make_config(settings)
+        dataset = load_dataset(**asdict(config.data))
+        folder = args.out / name.replace(" ", "-")
+        if not (folder / "model").exists():
+            steps = max(2, int(args.seconds / time_steps(config, dataset)))
+            training = replace(config.training, steps=steps, warmup=min(100, steps // 4), ema_decay=0.99)
+            training = replace(training, evaluate_every=steps, sample_every=0, checkpoint_every=steps)
+            Run.create(folder, replace(config, training=training), overwrite=True).train(dataset, title=name)
+        run = Run.open(folder)
+        *_, last = (record for record in run.metrics() if "validation_bpd" in record)
+        size = f"{run.load_model().num_parameters:,}"
+        rows.append([name, size, str(run.config.training.steps), f"{last['validation_bpd']:.3f}"])
+        print(markdown_table(["variant", "parameters", "steps", "validation bits/dim"], rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -135,6 +135,10 @@ def test_what_has_no_levels_and_what_does_not_fit_is_refused():
         build_model(config, (2,), ndm.GaussianDecoder())
     with pytest.raises(ndm.InputError, match="levels must be"):
         ndm.LevelsPredictor(nn.Identity(), 1)
+    process = ndm.ForwardProcess(SCHEDULE)
+    for decoder in (ndm.CategoricalDecoder(17), ndm.GaussianDecoder()):
+        with pytest.raises(ndm.InputError, match="the same values"):
+            ndm.NDM(process, ndm.LevelsPredictor(nn.Identity(), 256), decoder)
     t = torch.rand(2)
     with pytest.raises(ndm.InputError, match=r"\(2, 16, 3\).*got \(2, 1, 3\)"):
         ndm.LevelsPredictor(Constant(torch.zeros(1)), 256)(torch.zeros(2, 1, 3), t, SCHEDULE(t))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .decoder import Decoder
 from .errors import InputError
+from .levels import LevelsPredictor
 from .predictor import Predictor
 from .process import ConditionalProcess, ForwardProcess
 from .transform import BasisCurve, TimeBasis
@@ -27,7 +28,8 @@ class NDM(nn.Module):
         decoder: owns the data's units and p(x | z_0).
 
     Raises:
-        InputError: if the predictor predicts a curve that the transform does not have.
+        InputError: if the predictor predicts a curve that the transform does not have, or levels that are not the
+            decoder's.
 
     Example:
         >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.TimeBasis(f, num_basis=2))
@@ -44,6 +46,11 @@ class NDM(nn.Module):
             raise InputError(
                 f"a predicted curve (Predictor(num_basis={predictor.num_basis})) needs a TimeBasis transform with the "
                 "same num_basis; use num_basis=0 to evaluate F(x_hat)"
+            )
+        if isinstance(predictor, LevelsPredictor) and predictor.levels != getattr(decoder, "levels", None):
+            raise InputError(
+                f"LevelsPredictor(levels={predictor.levels}) needs CategoricalDecoder(levels={predictor.levels}): "
+                "both must mean the same values"
             )
         self.process = process
         self.predictor = predictor

@@ -260,6 +260,8 @@ def test_quality_without_usable_samples_says_what_to_do(run, tmp_path, capsys):
         assert "ndm sample --out" in capsys.readouterr().err
     assert main(["quality", str(run), "--num", "10", "--steps", "1"]) == 2
     assert "at least 50 rows" in capsys.readouterr().err
+    assert main(["quality", str(run), "--inception", "weights.pth"]) == 2
+    assert "8-bit images" in capsys.readouterr().err
 
 
 def test_many_samples_are_drawn_in_batches_of_one_stream(run, monkeypatch):

@@ -9,7 +9,7 @@ import torch
 import ndm
 from ndm.demo import headline
 from ndm.doctor import diagnose, jacobian_norm, report
-from ndm.evaluation import Estimate, Protocol, evaluate
+from ndm.evaluation import Estimate, Protocol, evaluate, make_pieces
 from ndm.journal import Journal
 from ndm.tensors import seeded
 
@@ -69,6 +69,25 @@ def test_pieces_cover_every_row_once_and_an_interrupted_evaluation_ends_with_the
             again = replace(evaluate(m, x, protocol, journal), seconds=0.0)
             assert again == whole
             assert len(Journal(path).pieces) == 3
+
+
+def test_processes_share_the_pieces_and_read_what_the_others_wrote(tmp_path, monkeypatch):
+    """Five pieces between two writers: three and two, none twice, together the figures of one."""
+    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 2})
+    m, x, protocol = model(), torch.randint(5, (9, 3)), Protocol("bound", 5, passes=2)
+    journals = [Journal(tmp_path / "pieces.jsonl", rank) for rank in (0, 1)]
+    for rank, journal in enumerate(journals):
+        assert make_pieces(m, x, protocol, journal, rank=rank, count=2) == {}
+    assert [len(journal.pieces) for journal in journals] == [3, 2]
+    assert not set(journals[0].pieces) & set(journals[1].pieces)
+    journals[0].read()
+    monkeypatch.setattr("ndm.evaluation._piece", None)  # nothing is left to make
+    shared = evaluate(m, x, protocol, journals[0])
+    monkeypatch.undo()
+    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 2})
+    assert replace(shared, seconds=0.0) == replace(evaluate(m, x, protocol), seconds=0.0)
+    journals[1].remove()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_standard_error_of_a_bound_is_that_of_its_mean():

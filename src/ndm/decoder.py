@@ -38,6 +38,19 @@ def check_data(x: Tensor) -> None:
         )
 
 
+def level_values(levels: int, like: Tensor) -> Tensor:
+    """v_k, the levels in model units, ``(levels,)``."""
+    return (2 * torch.arange(levels, dtype=like.dtype, device=like.device) + 1) / levels - 1
+
+
+def log_likelihoods(z: Tensor, level: NoiseLevel, levels: int) -> Tensor:
+    """log N(z_i; alpha v_k, sigma^2) of every level up to a constant, at any time, ``(B, *, levels)``."""
+    # Divided by sigma before the levels are spread out: the large tensor is touched as little as possible. The square
+    # is not multiplied out: at little noise its terms are 10^5 times their difference.
+    centre = expand(level.alpha / level.sigma, z)[..., None] * level_values(levels, z)
+    return -0.5 * ((z / expand(level.sigma, z))[..., None] - centre).square()
+
+
 class Decoder(nn.Module):
     """Base of all decoders."""
 
@@ -94,12 +107,7 @@ class CategoricalDecoder(Decoder):
 
     def log_probs(self, z_0: Tensor, level: NoiseLevel) -> Tensor:
         """log p(x_i = k | z_0) of every level, ``(B, *, K)``."""
-        k = torch.arange(self.levels, dtype=z_0.dtype, device=z_0.device)
-        values = (2 * k + 1) / self.levels - 1
-        # Divided by sigma before the levels are spread out: the large tensor is touched as little as possible.
-        centre = expand(level.alpha / level.sigma, z_0)[..., None] * values
-        distance = (z_0 / expand(level.sigma, z_0))[..., None] - centre
-        return functional.log_softmax(-0.5 * distance.square(), dim=-1)
+        return functional.log_softmax(log_likelihoods(z_0, level, self.levels), dim=-1)
 
     def nll(self, x: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
         alpha, sigma = expand(level.alpha, z_0), expand(level.sigma, z_0)

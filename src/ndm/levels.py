@@ -21,10 +21,10 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .decoder import level_values, log_likelihoods
 from .errors import InputError
 from .predictor import Prediction, Predictor
 from .schedule import NoiseLevel
-from .tensors import expand
 
 RANK = 16
 """Numbers per element that suffice for 256 levels."""
@@ -68,19 +68,12 @@ class LevelsPredictor(Predictor):
         """The prediction at ``z_t``; arguments and errors are those of :class:`Predictor`."""
         logits, coefficients = self.outputs(z_t, t, len(self.basis), self.num_basis)
         with torch.autocast(z_t.device.type, enabled=False):
-            values = (2 * torch.arange(self.levels, dtype=z_t.dtype, device=z_t.device) + 1) / self.levels - 1
-            weights = self._weights(z_t, logits, values, level)
+            a = logits.unflatten(1, (len(self.basis), z_t.shape[1])).movedim(1, -1)
+            weights = (a @ self.basis.to(z_t) + log_likelihoods(z_t, level, self.levels)).softmax(-1)
+            values = level_values(self.levels, z_t)
             x_hat = (weights * values).sum(-1)  # a product of matrices may be allowed TF32
             variance = (weights * (values - x_hat[..., None]) ** 2).sum(-1) if self.variance else None
         return Prediction(x_hat, coefficients if self.num_basis else None, variance)
-
-    def _weights(self, z_t: Tensor, logits: Tensor, values: Tensor, level: NoiseLevel) -> Tensor:
-        """w, ``(B, C, *, K)``, from what the network gives, ``(B, rank * C, *)``."""
-        a = logits.unflatten(1, (len(self.basis), z_t.shape[1])).movedim(1, -1)
-        # Distances in units of sigma, not the square multiplied out, whose terms are 10^5 times their difference.
-        scaled = z_t / expand(level.sigma, z_t)
-        centres = expand(level.alpha / level.sigma, z_t)[..., None] * values
-        return (a @ self.basis.to(z_t) - (scaled[..., None] - centres) ** 2 / 2).softmax(-1)
 
 
 def smooth_basis(rank: int, levels: int) -> Tensor:

@@ -51,6 +51,11 @@ def run(args: Namespace) -> None:
     require_positive(args, "num", "steps")
     run = Run.open(args.run)
     dataset = load_dataset(**asdict(run.config.data))
+    if args.inception is not None:  # before an hour of sampling
+        if getattr(dataset.decoder(), "levels", None) != 256:
+            raise InputError(f"--inception is for 8-bit images, and {dataset.name} holds others; leave it out")
+        if not args.inception.is_file():
+            raise InputError(f"--inception {args.inception}: no such file")
     facts = {"run": str(run.folder), "data": dataset.name, "release": dataset.release, "seed": args.seed}
     if args.samples is None:
         model = run.load_model().to(select_device(args.device))

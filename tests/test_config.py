@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import ndm
@@ -115,3 +116,13 @@ def test_stepwise_needs_its_number_of_steps(tmp_path):
     with pytest.raises(ndm.InputError, match="training.steps must be at least 1"):
         make_config({"training.steps": 0})
     assert isinstance(make_config({}), Config)
+
+
+def test_a_seed_gives_the_predictor_the_same_weights_whatever_the_transform():
+    predictors = []
+    for transform in ("identity", "time_basis", "network"):
+        torch.manual_seed(0)
+        config = make_config({"model.transform": transform})
+        predictors.append(build_model(config, (1, 4, 4), CategoricalDecoder(17)).predictor.state_dict())
+    for other in predictors[1:]:
+        assert all(torch.equal(other[key], value) for key, value in predictors[0].items())

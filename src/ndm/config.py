@@ -335,8 +335,9 @@ def build_model(config: Config, shape: Sequence[int], decoder: Decoder) -> NDM:
     m = config.model
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
+    predictor = make_predictor(m, shape, decoder)  # first: a seed gives it the same weights whatever F is
     process = ForwardProcess(make_schedule(config), make_transform(m, shape), tied_to=m.tied_to)
-    return NDM(process, make_predictor(m, shape, decoder), decoder)
+    return NDM(process, predictor, decoder)
 
 
 def make_predictor(config: ModelConfig, shape: Sequence[int], decoder: Decoder) -> Predictor:

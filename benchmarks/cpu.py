@@ -32,7 +32,8 @@ VARIANTS = {
     "width 32": {"model.width": 32},
     "patch 2": COARSE,
     "patch 4": {"model.width": 96, "model.depth": 2, "model.multipliers": [1], "model.patch": 4},
-    "uniform times": {"training.importance_times": False},
+    "times by importance": {"training.uniform_times": 0.1},
+    "uniform times": {"training.uniform_times": 1.0},
     "learning rate 2e-3": {"training.learning_rate": 2e-3},
     "bf16": {"training.precision": "bf16"},
 }

@@ -85,12 +85,17 @@ def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_refere
     assert value(average) != value(model.eval())
 
 
-@pytest.mark.parametrize("importance", [True, False])
-def test_importance_times_are_used_when_asked(importance, monkeypatch):
-    times = ndm.ImportanceTimes()
-    monkeypatch.setattr("ndm.training.loss.ImportanceTimes", lambda: times)
-    trained(replace(SMALL, training=replace(SMALL.training, steps=2, importance_times=importance)))
-    assert torch.equal(times.second_moment, torch.ones(64)) is not importance
+@pytest.mark.parametrize("uniform", [0.1, 0.5, 1.0])
+def test_the_share_of_uniform_times_is_the_one_asked_for(uniform):
+    config = replace(SMALL, training=replace(SMALL.training, uniform_times=uniform))
+    times = Loss(make_model(config, load_dataset("digits")), config).times
+    assert isinstance(times, ndm.ImportanceTimes) is (uniform < 1)
+    if uniform < 1:
+        times.seen.fill_(True)
+        times.second_moment[1:] = 0  # all that is not uniform falls into the first of 64 bins
+        t, weight = times(torch.zeros(6400, 1))
+        assert (t >= 1 / 64).float().mean() == pytest.approx(uniform * 63 / 64, abs=1e-3)
+        assert (weight / 64 * (t >= 1 / 64)).max() == pytest.approx(1 / uniform / 64)
 
 
 def test_a_seed_repeats_the_weights_exactly_and_another_does_not():
@@ -271,7 +276,7 @@ def test_a_toy_is_learned_and_its_likelihoods_stay_above_the_entropy(name):
 
 def test_gradients_are_those_of_the_step_alone_with_its_own_noise():
     """Three steps at a rate of zero: each gradient is that of the seeded bound of the seeded batch."""
-    settings = replace(SMALL.training, steps=3, learning_rate=0.0, clip=1e30, importance_times=False, evaluate_every=0)
+    settings = replace(SMALL.training, steps=3, learning_rate=0.0, clip=1e30, uniform_times=1.0, evaluate_every=0)
     config = replace(SMALL, model=replace(SMALL.model, dropout=0.0), training=settings)
     dataset, seen = load_dataset("digits"), []
     model = make_model(config, dataset)

@@ -126,7 +126,8 @@ class TrainingConfig:
         compile: compile the loss with torch.compile; the first steps then take minutes.
         ema_decay: of the averaged weights, which are the model that is saved.
         bound_steps: number of steps T of the bound that is trained; null is continuous time.
-        importance_times: draw more times where the loss is larger.
+        uniform_times: share of the times drawn uniformly; the others fall where the loss is large. The larger it is,
+            the better the noisy end is learned, which has few of the bits and decides what a sample depicts.
         eta_range: largest eta; each row's eta is drawn log-uniformly between its inverse and it, which brings the
             densities of the ODE and the SDE together where F is not linear. 1 is the bound itself.
         evaluate_every: steps between validation bounds; 0 for none.
@@ -149,7 +150,7 @@ class TrainingConfig:
     compile: bool = False
     ema_decay: float = 0.999
     bound_steps: int | None = None
-    importance_times: bool = True
+    uniform_times: float = 0.1
     eta_range: float = 1.0
     evaluate_every: int = 1000
     sample_every: int = 0
@@ -163,6 +164,7 @@ class TrainingConfig:
         steps = self.bound_steps
         _require(steps is None or steps >= 1, "training.bound_steps must be at least 1, or null", steps)
         _require(self.eta_range >= 1, "training.eta_range must be at least 1", self.eta_range)
+        _require(0 < self.uniform_times <= 1, "training.uniform_times must be in (0, 1]", self.uniform_times)
         _require(0 <= self.ema_decay < 1, "training.ema_decay must be in [0, 1)", self.ema_decay)
 
 

@@ -155,7 +155,7 @@ def advise(d: Diagnosis, model: NDM) -> list[str]:
     if d.profile[worst] > 0.4 * sum(d.profile):
         advice.append(
             f"{d.profile[worst] / sum(d.profile):.0%} of the diffusion term comes from t in [{worst / BINS:.1f}, "
-            f"{(worst + 1) / BINS:.1f}]: keep training.importance_times true, or model.schedule learned (it changes "
+            f"{(worst + 1) / BINS:.1f}]: keep training.uniform_times small, or model.schedule learned (it changes "
             "the variance of training in continuous time, and the bound itself in few steps)"
         )
     if d.nfe_max is not None and d.lipschitz:

@@ -32,9 +32,8 @@ class Loss(nn.Module):
     def __init__(self, model: NDM, config: Config, rank: int = 0, count: int = 1) -> None:
         super().__init__()
         self.model = model
-        self.times: LowDiscrepancyTimes = (
-            ImportanceTimes() if config.training.importance_times else LowDiscrepancyTimes()
-        )
+        uniform = config.training.uniform_times
+        self.times = ImportanceTimes(uniform=uniform) if uniform < 1 else LowDiscrepancyTimes()
         self.steps, self.eta_range = config.training.bound_steps, config.training.eta_range
         self.seed, self.rank, self.count = config.seed, rank, count
 

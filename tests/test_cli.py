@@ -158,6 +158,11 @@ BAD = [
     (["evaluate", "RUN", "--divergence", "none"], "divergence"),
     (["doctor", "RUN"], "not a run folder"),
     (["quality", "RUN"], "not a run folder"),
+    (["train", "digits", "--out", "RUN", "--training.clip", "-1"], "training.clip must be positive"),
+    (["train", "digits", "--out", "RUN", "--training.beta2", "1.5"], "training.beta2 must be in [0, 1)"),
+    (["train", "digits", "--out", "RUN", "--training.weight_decay", "-1"], "training.weight_decay must not be"),
+    (["train", "digits", "--out", "RUN", "--training.uniform_times", "0"], "training.uniform_times must be in (0, 1]"),
+    (["train", "digits", "--out", "RUN", "--training.accumulate", "3"], "choose a multiple of their product"),
     (["train", "digits", "--out", "RUN", "--training.eta_range", "0.5"], "training.eta_range must be at least 1"),
 ]
 
@@ -181,11 +186,24 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(["train", "digits", "--out", str(folder), *TINY]) == 0
     assert main(["evaluate", str(folder), "--passes", "1", "--limit", "2", "--estimator", "bound"]) == 0
+    refused = ["--training.accumulate", "7", "--overwrite"]
+    assert main(["train", "digits", "--out", str(folder), *TINY, *refused]) == 2
+    assert (folder / "model" / "model.safetensors").exists() and (folder / "evaluations.jsonl").exists()
     failing = ["--training.learning_rate", "1e30", "--training.clip", "1e30", "--overwrite"]
     assert main(["train", "digits", "--out", str(folder), *TINY, *failing]) == 2
     assert main(["evaluate", str(folder)]) == 2
     assert "no model yet" in capsys.readouterr().err
-    assert sorted(p.name for p in folder.iterdir()) == ["checkpoints", "config.yaml", "metrics.jsonl"]
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoints", "config.yaml", "data.json", "metrics.jsonl"]
+
+
+def test_a_run_finds_its_data_from_another_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).integers(0, 256, (30, 4, 4), dtype=np.uint8)
+    np.savez("x.npz", x_train=x[:20], x_test=x[20:])
+    settings = ["--data.name", "array", "--data.path", "x.npz"]
+    assert main(["train", "digits", "--out", "run", *settings, *TINY]) == 0
+    monkeypatch.chdir("/")
+    assert main(["evaluate", str(tmp_path / "run"), "--passes", "1", "--estimator", "bound"]) == 0
 
 
 def test_a_group_of_settings_can_come_from_a_file(tmp_path):

@@ -138,6 +138,17 @@ def test_the_last_two_checkpoints_and_the_best_are_kept(tmp_path):
     assert checkpoints.steps() == [2, 5, 6]
 
 
+def test_a_checkpoint_after_damaged_ones_outlives_them(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (10, 25, 30):
+        checkpoints.save(state(step, best_step=10))
+    for step in (25, 30):
+        (tmp_path / f"step-{step:08d}" / "state.json").unlink()
+    assert checkpoints.latest().step == 10
+    checkpoints.save(state(15, best_step=10))
+    assert checkpoints.steps() == [10, 15] and checkpoints.latest().step == 15
+
+
 def test_a_full_disk_leaves_the_earlier_checkpoints_whole(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state(1))

@@ -1,5 +1,6 @@
 """Training: the learning rate, the average, exact repetition, and models that learn what they must."""
 
+import copy
 import os
 import signal
 from dataclasses import replace
@@ -13,6 +14,7 @@ import ndm
 from ndm.config import Config, DataConfig, ModelConfig, TrainingConfig, make_model
 from ndm.data import load_dataset
 from ndm.likelihood import bits_per_dim
+from ndm.progress import progress_bar
 from ndm.tensors import seeded
 from ndm.training import Checkpoints, Run, Trainer, learning_rate, train
 from ndm.training.loss import Loss, random_eta
@@ -49,6 +51,8 @@ def test_learning_rate_is_the_papers():
     assert np.diff(rates[10:]) == pytest.approx(-0.005, rel=1e-6)
     assert learning_rate(0, replace(config, warmup=0)) == 0.5
     assert learning_rate(0, replace(config, warmup=0, steps=1)) == 0.5
+    long = replace(config, steps=20, warmup=300)
+    assert learning_rate(10, long) == 0.5 and learning_rate(19, long) == 1e-8
 
 
 def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_reference():
@@ -83,6 +87,16 @@ def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_refere
     validations = [record["validation_bpd"] for record in records if "validation_bpd" in record]
     assert validations == [value(average)]
     assert value(average) != value(model.eval())
+
+
+def test_one_process_asks_its_device_for_no_float64(monkeypatch):
+    """Some devices have none."""
+    dataset, seen = load_dataset("digits"), []
+    trainer = Trainer(make_model(SMALL, dataset), dataset, SMALL)
+    reduce = trainer.accelerator.reduce
+    monkeypatch.setattr(trainer.accelerator, "reduce", lambda x, *a: seen.append(x.dtype) or reduce(x, *a))
+    trainer.run()
+    assert seen and torch.float64 not in seen
 
 
 @pytest.mark.parametrize("uniform", [0.1, 0.5, 1.0])
@@ -189,8 +203,28 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_with_a_good_checkpoint(tmp
     with pytest.raises(ndm.InputError, match=r"3 steps in a row.*the last is step 9.*lower training.learning_rate"):
         trainer.run()
     state = Checkpoints(tmp_path / "checkpoints").latest()
-    assert state.step == 8 and state.values["skipped"] == 4
+    assert state.step == 8 and state.values["skipped"] == 3  # whoever goes on makes the last of the four again
     assert all(torch.isfinite(value).all() for value in state.tensors.values())
+
+
+@pytest.mark.parametrize(("bad", "saved"), [({0, 1}, 1), ({0, 1}, 2), ({3, 4}, 4)])
+def test_a_run_goes_on_exactly_from_between_skipped_steps(bad, saved, tmp_path):
+    """Before the first step of the optimiser, after it, and with one step skipped of two in a row."""
+    config = replace(SMALL, training=replace(SMALL.training, checkpoint_every=saved, steps=8, evaluate_every=0))
+
+    def trainer(bad):
+        model, dataset = poisoned(bad)
+        return Trainer(model, dataset, config, folder=tmp_path)
+
+    whole, states = trainer(bad), {}
+    save = whole.save
+    whole.save = lambda: states.update({whole.step: copy.deepcopy(whole.state())}) or save()
+    expected = whole.run().state_dict()
+    second = trainer({call - saved for call in bad})
+    second.load(states[saved])
+    assert second.skipped_in_a_row == len([b for b in bad if b < saved])
+    found = second.run().state_dict()
+    assert second.skipped == 2 and all(torch.equal(expected[k], found[k]) for k in expected)
 
 
 def test_eta_is_drawn_log_uniformly_one_per_row_and_changes_the_training():
@@ -248,6 +282,41 @@ def test_a_run_refuses_to_be_replaced_and_reads_back(tmp_path):
         Run.open(tmp_path / "run")
     with pytest.raises(ndm.InputError, match="not a run folder"):
         Run.open(tmp_path)
+
+
+def test_a_run_does_not_replace_files_that_no_run_has_written(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.bin").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(ndm.InputError, match="would replace model in it; choose another --out"):
+            Run.create(tmp_path, SMALL, overwrite)
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine.bin"]
+
+
+def test_a_run_refuses_other_data_than_it_was_trained_on(tmp_path):
+    """Rows that are test rows now may have been training rows then."""
+    file, x = tmp_path / "x.npz", np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(file, x_train=x[:30], x_test=x[30:])
+    config = replace(SMALL, data=DataConfig("array", str(file)), training=replace(SMALL.training, steps=2))
+    run = Run.create(tmp_path / "run", config)
+    run.train(load_dataset("array", str(file)))
+    assert run.load_dataset().test.shape == (10, 1, 8, 8)
+    np.savez(file, x_train=x[10:], x_test=x[:10])
+    with pytest.raises(ndm.InputError, match="data have changed since"):
+        run.load_dataset()
+    with pytest.raises(ndm.InputError, match="data have changed since"):
+        run.train(load_dataset("array", str(file)), resume=True)
+
+
+def test_time_left_is_shown_when_the_bar_moves_once_a_minute():
+    clock = iter(range(0, 10**6, 10))
+    with progress_bar("training", 100) as bar:
+        bar.get_time = lambda: float(next(clock))
+        for step in range(1, 6):
+            for _ in range(6):
+                bar.get_time()
+            bar.update(bar.task_ids[0], completed=step)
+        assert bar.tasks[0].time_remaining == pytest.approx(95 * 60, rel=0.5)
 
 
 @pytest.mark.parametrize("name", ["ring", pytest.param("checkerboard", marks=pytest.mark.slow)])

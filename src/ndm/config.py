@@ -77,7 +77,8 @@ class ModelConfig:
         attention: heights of the feature maps at which a unet attends, besides the smallest one.
         heads: of a unet's attention.
         patch: side of the squares that a unet takes for one pixel of more channels; the cost falls with its square.
-        fourier: exponents k of the features sin(2^k pi z), cos(2^k pi z) that a unet's input gets.
+        fourier: exponents k of the features sin(2^k pi z), cos(2^k pi z) of a unet predictor's input. F gets none:
+            they would multiply the rounding of the x_hat that it is evaluated at by 2^k pi.
     """
 
     gamma_min: float = -7.0
@@ -117,7 +118,7 @@ class TrainingConfig:
         batch_size: rows per step, of all processes together.
         accumulate: parts in which each batch is computed, to bound memory.
         learning_rate: its peak, after the warm-up; it rises from 1e-8 and falls to it, linearly.
-        warmup: steps of rise.
+        warmup: steps of rise, at most half of all.
         optimizer: adamw or adam.
         beta2: forgetting factor of the squared gradients.
         weight_decay: AdamW's.
@@ -161,6 +162,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "max_skipped"):
             _require(getattr(self, name) >= 1, f"training.{name} must be at least 1", getattr(self, name))
+        for name in ("warmup", "learning_rate", "weight_decay", "evaluate_every", "sample_every"):
+            _require(getattr(self, name) >= 0, f"training.{name} must not be negative", getattr(self, name))
+        _require(self.clip > 0, "training.clip must be positive", self.clip)
+        _require(0 <= self.beta2 < 1, "training.beta2 must be in [0, 1)", self.beta2)
         steps = self.bound_steps
         _require(steps is None or steps >= 1, "training.bound_steps must be at least 1, or null", steps)
         _require(self.eta_range >= 1, "training.eta_range must be at least 1", self.eta_range)
@@ -308,7 +313,7 @@ def make_transform(config: ModelConfig, shape: Sequence[int]) -> Transform:
 
 def make_network(
     config: ModelConfig, shape: Sequence[int], multiplier: int, width: int, depth: int,
-    dropout: float = 0.0, timed: bool = True,
+    dropout: float = 0.0, fourier: Sequence[int] = (), timed: bool = True,
 ) -> nn.Module:  # fmt: skip
     """A network ``(z, t)``, or of z alone, of the kind a config names, with ``multiplier`` outputs per channel.
 
@@ -320,10 +325,10 @@ def make_network(
         return MLP(shape, multiplier, width, depth, dropout=dropout, embedding=embedding)
     embedding = 4 * width if timed else 0
     if config.network == "flat_unet":
-        return FlatUNet(shape, multiplier, width, depth, dropout=dropout, embedding=embedding, fourier=config.fourier)
+        return FlatUNet(shape, multiplier, width, depth, dropout=dropout, embedding=embedding, fourier=fourier)
     return UNet(
         shape, multiplier, width, depth, config.multipliers, config.attention, config.heads, dropout, embedding,
-        config.fourier, config.patch,
+        fourier, config.patch,
     )  # fmt: skip
 
 
@@ -350,7 +355,7 @@ def make_predictor(config: ModelConfig, shape: Sequence[int], decoder: Decoder) 
     """
     curve = config.num_basis if config.predict_curve else 0
     network = lambda outputs: make_network(  # noqa: E731
-        config, shape, outputs, config.width, config.depth, config.dropout
+        config, shape, outputs, config.width, config.depth, config.dropout, config.fourier
     )
     if config.parameterization == "levels":
         if not isinstance(decoder, CategoricalDecoder):

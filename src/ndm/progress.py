@@ -19,7 +19,8 @@ def progress_bar(title: str, total: int, visible: bool = True) -> Iterator[Progr
         TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[news]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console, disable=not visible) as bar:
+    # Speed is of the last ten minutes: a bar that moves every few dozen steps would have none of the last half minute.
+    with Progress(*columns, console=console, disable=not visible, speed_estimate_period=600) as bar:
         bar.add_task(title, total=total, news="")
         yield bar
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data import load_dataset
 from .common import add_common, require_positive, select_device
 
 
@@ -36,7 +35,7 @@ def run(args: Namespace) -> None:
     require_positive(args, "limit")
     folder = Run.open(args.run)
     model = folder.load_model().to(select_device(args.device))
-    rows = load_dataset(**asdict(folder.config.data)).validation[: args.limit].to(model.reference.device)
+    rows = folder.load_dataset().validation[: args.limit].to(model.reference.device)
     with console.status("examining: bound, time profile, ODE"):
         diagnosis = diagnose(model, rows, args.seed)
     draw_diagnosis(diagnosis, folder.folder / "doctor.png")

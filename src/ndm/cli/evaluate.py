@@ -11,7 +11,6 @@ from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data import load_dataset
 from ..errors import InputError
 from ..version import __version__
 from .common import add_common, require_positive, select_device
@@ -107,7 +106,7 @@ def run(args: Namespace) -> None:
     rank, count = processes.process_index, processes.num_processes
     device = device if count == 1 else str(processes.device)
     model = folder.load_model().to(device, getattr(torch, args.dtype))
-    dataset = load_dataset(**asdict(folder.config.data))
+    dataset = folder.load_dataset()
     x = dataset.split(args.split)[: args.limit]
     only = model.process.schedule.steps  # a stepwise schedule has one number of steps, and no ODE
     ode = {"all": ["ode"] if only is None else [], "bound": []}.get(args.estimator, [args.estimator])

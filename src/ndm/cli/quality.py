@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data import load_dataset
 from ..errors import InputError
 from .common import add_common, draw, require_positive, select_device
 
@@ -50,7 +48,7 @@ def run(args: Namespace) -> None:
 
     require_positive(args, "num", "steps")
     run = Run.open(args.run)
-    dataset = load_dataset(**asdict(run.config.data))
+    dataset = run.load_dataset()
     if args.inception is not None:  # before an hour of sampling
         if getattr(dataset.decoder(), "levels", None) != 256:
             raise InputError(f"--inception is for 8-bit images, and {dataset.name} holds others; leave it out")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data import load_dataset
 from ..errors import InputError
 from .common import add_common, draw, require_positive, select_device
 
@@ -47,7 +45,7 @@ def run(args: Namespace) -> None:
         raise InputError(f"--out {args.out} is a folder; give a file name")
     run = Run.open(args.run)
     model = run.load_model().to(select_device(args.device))
-    dataset = load_dataset(**asdict(run.config.data))
+    dataset = run.load_dataset()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     steps = args.steps or model.process.schedule.steps or 50
     x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed, args.mode)

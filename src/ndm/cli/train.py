@@ -22,6 +22,7 @@ from ..config import (
 from ..data import load_dataset
 from ..errors import InputError
 from ..training import Run
+from ..training.optimization import check_start
 from .common import add_common, select_device
 
 
@@ -67,12 +68,15 @@ def run(args: Namespace) -> None:
 
     settings = {"seed": args.seed, "description": args.description}
     settings |= {f"{group}.{k}": args[group][k] for group in GROUPS for k in fields_of(group)}
+    if settings["data.path"] is not None:  # the run is to be found from any directory
+        settings["data.path"] = str(Path(settings["data.path"]).expanduser().resolve())
     config = make_config(settings)
     device = select_device(args.device)
     # Of several processes the first one makes the folders and caches that the others then find.
     with PartialState(cpu=device == "cpu").main_process_first():
         dataset = load_dataset(**asdict(config.data))
         parameters = make_model(config, dataset).num_parameters  # what cannot be built leaves no folder behind
+        check_start(config.training, PartialState().num_processes)
         run = _folder(args, config)
     console.print(f"{run.folder}: {parameters:,} parameters, {dataset.name} {tuple(dataset.shape)}, on {device}")
     model = run.train(dataset, device, resume=args.resume is not None)

@@ -47,7 +47,8 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Write a checkpoint, then remove the older ones but the last two and the best.
 
-        The best is named by ``state.values["best_step"]``, if there is one.
+        Newer ones go too: they were found damaged, or this training would not have begun before them. The best is
+        named by ``state.values["best_step"]``, if there is one.
 
         Raises:
             InputError: if it cannot be written; the earlier ones are untouched.
@@ -72,8 +73,9 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(f"cannot write to {self.folder}: {reason}; the checkpoints before are whole") from None
-        for step in self.steps()[:-KEEP]:
-            if step != state.values.get("best_step"):
+        kept = [step for step in self.steps() if step <= state.step][-KEEP:]
+        for step in self.steps():
+            if step not in (*kept, state.values.get("best_step")):
                 shutil.rmtree(self._path(step), ignore_errors=True)
 
     def latest(self, warn: Callable[[str], None] = lambda _: None) -> State | None:

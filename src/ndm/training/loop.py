@@ -65,11 +65,6 @@ class Trainer:
         self.plain = copy.deepcopy(model).cpu()  # what is handed out in the end, whatever wraps or shards the other
         self.accelerator = accelerator = make_accelerator(str(device), self.settings, folder)
         rank, count = accelerator.process_index, accelerator.num_processes
-        if self.settings.batch_size % (self.settings.accumulate * count):
-            raise InputError(
-                f"training.batch_size {self.settings.batch_size} cannot be shared among {count} processes and "
-                f"training.accumulate {self.settings.accumulate}; choose a multiple of their product"
-            )
         self.log = log
         self.loss, self.optimizer = self.prepare(Loss(model, config, rank, count))
         if self.settings.compile:
@@ -156,18 +151,15 @@ class Trainer:
     def _skip(self, terms: Tensor) -> None:
         self.skipped += 1
         self.skipped_in_a_row += 1
-        size, parts = self.settings.batch_size, self.settings.accumulate
-        rows = [
-            row
-            for part in range(parts)
-            for row in self.dataset.rows(size // parts, self.config.seed, self.step * parts + part).tolist()
-        ]
+        rows = self.dataset.rows(self.settings.batch_size, self.config.seed, self.step).tolist()
         self._tell({"step": self.step + 1, "skipped": self.skipped, "loss": str(terms.sum().item()), "rows": rows})
         self.module.times.observed = None
         if self.skipped_in_a_row >= self.settings.max_skipped:
+            in_a_row, self.skipped_in_a_row = self.skipped_in_a_row, 0
+            self.skipped -= 1  # whoever resumes makes this step again
             self.save()
             raise InputError(
-                f"{self.skipped_in_a_row} steps in a row had no finite gradient (the last is step {self.step + 1}; "
+                f"{in_a_row} steps in a row had no finite gradient (the last is step {self.step + 1}; "
                 "their rows are in metrics.jsonl); lower training.learning_rate or training.clip, or look at the data"
             )
 
@@ -204,7 +196,9 @@ class Trainer:
         x = self.dataset.validation[:VALIDATION_ROWS]
         with self._evaluating() as model:
             total = validation_nats(model, x, self.settings.bound_steps, self.module.rank, self.module.count)
-        value = bits_per_dim(self.accelerator.reduce(total.to(self.accelerator.device), "sum").item() / len(x), x)
+        if self.module.count > 1:  # not otherwise: a device such as Apple's may have no float64
+            total = self.accelerator.reduce(total.to(self.accelerator.device), "sum")
+        value = bits_per_dim(total.item() / len(x), x)
         return value if math.isfinite(value) else math.inf
 
     @contextmanager
@@ -236,7 +230,8 @@ class Trainer:
         tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
         tensors |= {f"times.{name}": value for name, value in self.module.times.state_dict().items()}
         values = {
-            "skipped": self.skipped, "best": self.best, "best_step": self.best_step, "seconds": self.seconds,
+            "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row,
+            "best": self.best, "best_step": self.best_step, "seconds": self.seconds,
         }  # fmt: skip
         return State(self.step, tensors, values)
 
@@ -263,8 +258,8 @@ class Trainer:
         set_moments(model, self.optimizer.optimizer, part("optimizer."))
         self.module.times.load_state_dict(part("times."))
         self.step = state.step
-        self.skipped, self.best, self.best_step, self.seconds = (
-            state.values[k] for k in ("skipped", "best", "best_step", "seconds")
+        self.skipped, self.skipped_in_a_row, self.best, self.best_step, self.seconds = (
+            state.values[k] for k in ("skipped", "skipped_in_a_row", "best", "best_step", "seconds")
         )
 
     def averaged(self) -> NDM:

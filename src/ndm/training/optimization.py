@@ -21,27 +21,44 @@ FLOOR = 1e-8
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear from 1e-8 at step 0 to the peak at step ``warmup``, then linear to 1e-8 at the last step."""
-    if step < config.warmup:
-        done = step / config.warmup
-    else:
-        done = 1 - (step - config.warmup) / max(1, config.steps - 1 - config.warmup)
+    """Linear from 1e-8 at step 0 to the peak at step ``warmup``, then linear to 1e-8 at the last step.
+
+    A warm-up longer than half of the steps is cut to that.
+    """
+    warmup = min(config.warmup, config.steps // 2)
+    rise, fall = step / max(1, warmup), 1 - (step - warmup) / max(1, config.steps - 1 - warmup)
+    done = rise if step < warmup else fall
     return FLOOR + (config.learning_rate - FLOOR) * done
+
+
+def check_start(settings: TrainingConfig, count: int) -> None:
+    """Refuse what cannot start here, on ``count`` processes.
+
+    Raises:
+        InputError: if the batch cannot be shared among them, or a tracker is not installed.
+    """
+    if settings.batch_size % (settings.accumulate * count):
+        raise InputError(
+            f"training.batch_size {settings.batch_size} cannot be shared among {count} processes and "
+            f"training.accumulate {settings.accumulate}; choose a multiple of their product"
+        )
+    for tracker in settings.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise InputError(f"training.trackers: {tracker} is not installed (pip install {tracker})")
 
 
 def make_accelerator(device: str, settings: TrainingConfig, folder: Path | None = None) -> Accelerator:
     """What places, wraps, synchronises and casts; from the environment, if a launcher has set one up.
 
     Raises:
-        InputError: if a tracker is not installed.
+        InputError: if the training cannot start here, as of :func:`check_start`.
     """
-    for tracker in settings.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise InputError(f"training.trackers: {tracker} is not installed (pip install {tracker})")
     if settings.precision == "bf16" and device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         warnings.warn("this CPU emulates bf16, many times slower than --training.precision fp32", stacklevel=2)
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
+
+    check_start(settings, PartialState(cpu=device == "cpu").num_processes)
 
     if AcceleratorState._shared_state:  # it is shared by a process, and a second run may want another precision
         AcceleratorState._reset_state()

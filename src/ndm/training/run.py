@@ -1,16 +1,17 @@
-"""A run is a folder: ``config.yaml``, ``metrics.jsonl``, ``checkpoints/``, ``model/``, pictures."""
+"""A run is a folder: ``config.yaml``, ``data.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/``, pictures."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..config import Config, make_config, make_model, read_settings
-from ..data import Dataset
+from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..files import sha256
 from ..journal import append_line, read_lines
@@ -18,6 +19,12 @@ from ..model import NDM
 from ..progress import console, progress_bar, training_news
 from .checkpoint import Checkpoints
 from .loop import Trainer
+
+OUTPUTS = (
+    "config.yaml", "data.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl", "qualities.jsonl",
+    "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png", "ndm",
+)  # fmt: skip
+"""Everything that commands write into a run's folder; ``ndm`` holds TensorBoard's events."""
 
 
 class Run:
@@ -30,6 +37,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config_file = self.folder / "config.yaml"
+        self.data_file = self.folder / "data.json"
         self.metrics_file = self.folder / "metrics.jsonl"
         self.model_folder = self.folder / "model"
 
@@ -38,7 +46,8 @@ class Run:
         """Start a run: an empty metrics file and the resolved configuration.
 
         Raises:
-            InputError: if the folder already holds a run (and ``overwrite`` is not given), or cannot be written.
+            InputError: if the folder already holds a run (and ``overwrite`` is not given), or holds no run but files
+                that a run would replace, or cannot be written.
         """
         run = cls(folder)
         if run.config_file.exists() and not overwrite:
@@ -46,20 +55,16 @@ class Run:
                 f"{run.folder} already holds a run; choose another --out, pass --overwrite, or go on with "
                 f"ndm train --resume {run.folder}"
             )
+        earlier = sorted(path for pattern in OUTPUTS for path in run.folder.glob(pattern))
+        if earlier and not run.config_file.exists():
+            raise InputError(
+                f"{run.folder} is not a run's folder, and a run would replace {earlier[0].name} in it; choose another "
+                "--out, or move that away"
+            )
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
-            # Nothing of an earlier run may stand under this one's configuration.
-            for folder_ in (run.model_folder, run.folder / "checkpoints"):
-                shutil.rmtree(folder_, ignore_errors=True)
-            for pattern in (
-                "evaluations.jsonl",
-                "evaluation-*.partial.*.jsonl",
-                "qualities.jsonl",
-                "samples*.png",
-                "doctor.png",
-            ):
-                for path in run.folder.glob(pattern):
-                    path.unlink()
+            for path in earlier:  # nothing of an earlier run may stand under this one's configuration
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             config.save(run.config_file)
             run.metrics_file.write_text("")
         except OSError as error:
@@ -97,6 +102,31 @@ class Run:
         """The resolved configuration."""
         return make_config(read_settings(self.config_file))
 
+    def load_dataset(self) -> Dataset:
+        """The data that the run is trained on.
+
+        Raises:
+            InputError: if they cannot be read, or have changed since.
+        """
+        dataset = load_dataset(**asdict(self.config.data))
+        self.check_data(dataset)
+        return dataset
+
+    def check_data(self, dataset: Dataset) -> None:
+        """Refuse other data than those that the run was trained on: their test rows may be its training rows.
+
+        Raises:
+            InputError: if they differ in number or in what is known of their origin.
+        """
+        if not self.data_file.is_file():
+            return  # nothing has been trained
+        before, now = json.loads(self.data_file.read_text()), _identity(dataset)
+        if before != now:
+            raise InputError(
+                f"the data have changed since {self.folder} was trained on them: then {before}, now {now}; bring them "
+                "back as they were, or train a new run"
+            )
+
     def train(self, dataset: Dataset, device: str = "cpu", title: str = "training", resume: bool = False) -> NDM:
         """Build the configuration's model, train it with progress, metrics and checkpoints, and save its average.
 
@@ -104,6 +134,7 @@ class Run:
             resume: go on from the newest whole checkpoint, if there is one.
 
         Raises:
+            InputError: if the run was begun with other data.
             KeyboardInterrupt: after saving a checkpoint and the average so far, on Ctrl-C or SIGTERM.
         """
         config = self.config
@@ -115,6 +146,9 @@ class Run:
         state = Checkpoints(self.folder / "checkpoints").latest(console.print) if resume else None
         if state is not None:
             trainer.load(state)
+        if main:
+            self.check_data(dataset)
+            self.data_file.write_text(json.dumps(_identity(dataset)))
         if main and resume:
             console.print(f"going on from step {trainer.step}")
             self._forget_after(trainer.step)
@@ -166,3 +200,9 @@ class Run:
     def load_model(self) -> NDM:
         """The trained model, in evaluation mode."""
         return NDM.from_pretrained(self.model_folder)
+
+
+def _identity(dataset: Dataset) -> dict[str, Any]:
+    """What tells data apart without reading all of them."""
+    rows = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
+    return {"name": dataset.name, "release": dataset.release, "rows": rows}

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
 from ndm.cli import main
+from ndm.errors import InputError
 from ndm.journal import read_lines
 from ndm.training import Run
+from ndm.training.optimization import suit_sharding
 
 from two_processes import CASES, results
 
@@ -100,3 +103,15 @@ def test_two_processes_evaluate_every_row_once_and_to_the_same_figures(tmp_path)
     assert figures[0] == figures[1]
     assert [e["rows"] for e in figures[0]] == [600, 600]
     assert len(read_lines(run / "evaluations.jsonl")) == 2
+
+
+def test_sharding_keeps_parameters_in_float32_under_bf16_and_asks_for_the_second_version():
+    """Parameters cast to bf16 would take the noise process with them; accelerate's default is to cast."""
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
+    plugin.set_mixed_precision("bf16")
+    assert plugin.mixed_precision_policy.param_dtype is torch.bfloat16
+    suit_sharding(plugin)
+    assert plugin.mixed_precision_policy.param_dtype is None
+    with pytest.raises(InputError, match="--fsdp_version 2"):
+        suit_sharding(FullyShardedDataParallelPlugin(fsdp_version=1))
+    suit_sharding(None)

@@ -25,7 +25,7 @@ SMALL = Config(
 CASES = {
     f"{transform}-{parts}": replace(
         SMALL,
-        model=replace(SMALL.model, transform=transform),
+        model=replace(SMALL.model, transform=transform, schedule="learned"),
         training=replace(SMALL.training, accumulate=parts),
     )
     for transform in ("time_basis", "network")
@@ -56,7 +56,12 @@ def results(config, folder, kind=Trainer):
     whole = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p  # noqa: E731
     out = {f"gradient/{k}": whole(p.grad).clone() for k, p in trainer.module.model.named_parameters()}
     trainer.module.times.observed = None
-    out |= {f"average/{k}": v for k, v in trainer.run().state_dict().items()}
+    average = trainer.run().state_dict()
+    if dist.is_initialized():
+        checksums = [None, None]
+        dist.all_gather_object(checksums, [value.sum().item() for value in average.values()])
+        assert checksums[0] == checksums[1]  # every process has the average
+    out |= {f"average/{k}": v for k, v in average.items()}
     out |= {f"weights/{k}": v for k, v in get_weights(trainer.module.model).items()}
     out |= {f"times/{k}": v for k, v in trainer.module.times.state_dict().items()}
     again = kind(make_model(config, dataset), dataset, config, folder=folder)

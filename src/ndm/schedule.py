@@ -119,7 +119,7 @@ class LearnedSchedule(Schedule):
     def __init__(self, gamma_min: float, gamma_max: float, num_bumps: int = 16) -> None:
         super().__init__(gamma_min, gamma_max)
         self.num_bumps = num_bumps
-        self.raw_slope = nn.Parameter(torch.tensor(0.5413))  # softplus^-1(1)
+        self.raw_slope = nn.Parameter(torch.tensor([0.5413]))  # softplus^-1(1); FSDP shards no scalar
         self.raw_heights = nn.Parameter(torch.full((num_bumps,), -4.0))
         self.raw_steepness = nn.Parameter(torch.full((num_bumps,), float(num_bumps)))
         self.centres = nn.Parameter((torch.arange(num_bumps) + 0.5) / num_bumps)
@@ -129,8 +129,8 @@ class LearnedSchedule(Schedule):
             functional.softplus(p) for p in (self.raw_slope, self.raw_heights, self.raw_steepness)
         )
         bumps = torch.sigmoid(steepness * (t[..., None] - self.centres))
-        value = slope * t + (heights * bumps).sum(-1)
-        return value, slope + (heights * steepness * bumps * (1 - bumps)).sum(-1)
+        value = slope[0] * t + (heights * bumps).sum(-1)
+        return value, slope[0] + (heights * steepness * bumps * (1 - bumps)).sum(-1)
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         value, derivative = self._ramp(t)

@@ -268,7 +268,11 @@ class Trainer:
             weights = get_weights(self.module.model)
         if weights:
             self.plain.load_state_dict(weights)
-        return self.plain.to(self.accelerator.device).eval().requires_grad_(False)
+        plain = self.plain.to(self.accelerator.device).eval().requires_grad_(False)
+        if self.module.count > 1:  # shards are gathered on the first process only
+            for value in plain.state_dict().values():
+                torch.distributed.broadcast(value, 0)
+        return plain
 
 
 def train(

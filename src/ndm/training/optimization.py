@@ -6,9 +6,10 @@ import importlib.util
 import warnings
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from ..config import TrainingConfig
 from ..errors import InputError
@@ -69,9 +70,26 @@ def make_accelerator(device: str, settings: TrainingConfig, folder: Path | None 
         mixed_precision=precision, cpu=device == "cpu",
         log_with=list(settings.trackers) or None, project_dir=folder,
     )  # fmt: skip
+    suit_sharding(getattr(accelerator.state, "fsdp_plugin", None))
     if settings.trackers:
         accelerator.init_trackers("ndm", config={k: str(v) for k, v in asdict(settings).items()})
     return accelerator
+
+
+def suit_sharding(plugin: Any) -> None:
+    """Shard the parameters as they are: autocast casts the networks, and the process around them stays in float32.
+
+    Args:
+        plugin: accelerate's settings of FSDP, or None.
+
+    Raises:
+        InputError: if they ask for FSDP's first version.
+    """
+    if plugin is None:
+        return
+    if plugin.fsdp_version != 2:
+        raise InputError("FSDP version 1 is not supported: accelerate launch --use_fsdp --fsdp_version 2 ...")
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
 
 def make_optimizer(model: NDM, settings: TrainingConfig) -> torch.optim.Optimizer:

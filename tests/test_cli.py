@@ -125,7 +125,11 @@ def test_recipes_and_help(capsys):
         with pytest.raises(SystemExit) as stop:
             main([name, "--help"])
         assert stop.value.code == 0
-    assert "importance" in capsys.readouterr().out
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["train", "mnist-small", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "default: 15000)" in shown and "default: levels)" in shown
 
 
 BAD = [
@@ -273,8 +277,11 @@ def test_quality_compares_samples_of_the_run_or_of_a_file(run, tmp_path, capsys)
 
 def test_quality_without_usable_samples_says_what_to_do(run, tmp_path, capsys):
     (tmp_path / "not.npz").write_text("no array")
-    for options in (["--samples", str(tmp_path / "not.npz")], ["--samples", "absent.npz"]):
-        assert main(["quality", str(run), *options]) == 2
+    np.savez(tmp_path / "whole.npz", x=np.zeros(1000))
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:500])
+    np.save(tmp_path / "bare.npy", np.zeros(10))
+    for name in ("not.npz", "absent.npz", "cut.npz", "bare.npy"):
+        assert main(["quality", str(run), "--samples", str(tmp_path / name)]) == 2
         assert "ndm sample --out" in capsys.readouterr().err
     assert main(["quality", str(run), "--num", "10", "--steps", "1"]) == 2
     assert "at least 50 rows" in capsys.readouterr().err

@@ -338,11 +338,15 @@ def test_the_second_load_decodes_nothing_and_a_changed_folder_is_decoded_again(t
     again = load_dataset("images", path=path, size=8, flip=True)
     assert len(calls) == 10 and torch.equal(rows_of(again), rows_of(first)) and again.release == first.release
     assert load_dataset("images", path=path, size=4).shape == (1, 4, 4) and len(calls) == 20
+    for file in folder.cache_folder().glob("*.npy"):  # as a copy that was broken off leaves them
+        file.write_bytes(file.read_bytes()[:-1])
+    assert load_dataset("images", path=path, size=8).release == first.release and len(calls) == 30
+    calls.clear()
     # The same name and length: the time tells.
     Image.fromarray(255 - x[0]).save(path / "0.png")
     os.utime(path / "0.png", ns=(1, 1))
     changed = load_dataset("images", path=path, size=8)
-    assert len(calls) == 30 and changed.release != first.release
+    assert len(calls) == 10 and changed.release != first.release
     x[0] = 255 - x[0]
     assert equal(rows_of(changed), x[permuted(10), None])
 

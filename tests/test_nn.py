@@ -26,6 +26,8 @@ def test_mlp_rows_are_independent_and_time_matters():
     z, t = torch.randn(4, 3), torch.rand(4)
     torch.testing.assert_close(net(z, t)[2:3], net(z[2:3], t[2:3]))
     assert (net(z, t) - net(z, t + 0.1)).abs().max() > 1e-3
+    with pytest.raises(ndm.InputError, match="depends on t"):
+        net(torch.zeros(2, 3))
     without = randomised(ndm.nn.MLP((3,), width=8, depth=2, embedding=0))
     assert torch.equal(without(z, t), without(z))
 

@@ -328,6 +328,7 @@ def _subset(x: Tensor, n: int, seed: int, purpose: int) -> Tensor:
 
 
 def _share(hits: Tensor) -> Share:
-    """Of a boolean ``(N,)``."""
-    p = hits.double().mean().item()
-    return Share(p, (p * (1 - p) / len(hits)) ** 0.5)
+    """Of a boolean ``(N,)``; the error is that of one more hit and one more miss, so that none is certain."""
+    n, count = len(hits), int(hits.sum())
+    p = (count + 1) / (n + 2)
+    return Share(count / n, (p * (1 - p) / n) ** 0.5)

@@ -53,14 +53,15 @@ def parse(arguments: list[str]) -> tuple[Callable[[Namespace], None], Namespace]
         raise InputError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
     make_parser, command, _ = COMMANDS[name]
     try:
-        args = make_parser().parse_args(rest)
-        if name == "train":  # again, with the recipe's or the run's settings as defaults
-            args = train.make_parser(train.defaults(args)).parse_args(rest)
+        asked = [a for a in rest if a not in ("-h", "--help")]
+        if name != "train" or (rest and not asked):
+            return command, make_parser().parse_args(rest)
+        # Twice: the second time with the recipe's or the run's settings as defaults, which --help then shows.
+        return command, train.make_parser(train.defaults(make_parser().parse_args(asked))).parse_args(rest)
     except InputError:
         raise
     except (ArgumentError, TypeError, ValueError) as error:
         raise InputError(f"{' '.join(str(error).split())} (see: ndm {name} --help)") from None
-    return command, args
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -45,6 +45,17 @@ def add_common(parser: ArgumentParser, seed: bool = True) -> None:
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
 
 
+def add_sampling(parser: ArgumentParser) -> None:
+    """The options of what draws samples."""
+    parser.add_argument(
+        "--steps", type=int, default=None, help="of the sampler (as many as the model is trained for, or 50)"
+    )
+    parser.add_argument(
+        "--solver", type=str, default="ancestral",
+        help="ancestral or ddim, an ODE solver (dopri5 chooses its own steps) or an SDE solver",
+    )  # fmt: skip
+
+
 def require_positive(args: Namespace, *names: str) -> None:
     """Refuse counts below one; None is no count.
 

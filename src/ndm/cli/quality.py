@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from .common import add_common, draw, require_positive, select_device
+from .common import add_common, add_sampling, draw, require_positive, select_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--samples", type=Path, default=None, help="an .npz of `ndm sample`, instead of drawing")
     parser.add_argument("--num", type=int, default=1000, help="how many to draw")
-    parser.add_argument("--steps", type=int, default=None, help="steps of the sampler (50; dopri5 chooses its own)")
-    parser.add_argument(
-        "--solver", type=str, default="ancestral", help="ancestral or DDIM steps, an ODE or an SDE solver"
-    )
+    add_sampling(parser)
     parser.add_argument(
         "--inception", type=Path, default=None, help="Inception weights for FID and KID: weights-inception-2015-*.pth"
     )
@@ -57,7 +55,7 @@ def run(args: Namespace) -> None:
     facts = {"run": str(run.folder), "data": dataset.name, "release": dataset.release, "seed": args.seed}
     if args.samples is None:
         model = run.load_model().to(select_device(args.device))
-        steps = args.steps or model.process.schedule.steps or 50
+        steps = args.steps or run.sampling_steps
         x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed)
         facts |= {"solver": args.solver, "steps": steps, "weights_sha256": run.weights_checksum}
     else:
@@ -91,5 +89,5 @@ def read_samples(path: Path) -> Tensor:
     try:
         with np.load(path, allow_pickle=False) as file:
             return torch.from_numpy(file["x"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, BadZipFile) as error:
         raise InputError(f"cannot read samples from {path} ({error}); make them with ndm sample --out x.npz") from None

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from .common import add_common, draw, require_positive, select_device
+from .common import add_common, add_sampling, draw, require_positive, select_device
 
 
 def make_parser() -> ArgumentParser:
@@ -19,10 +19,7 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--num", type=int, default=64, help="how many")
-    parser.add_argument("--steps", type=int, default=None, help="steps of the sampler (50; dopri5 chooses its own)")
-    parser.add_argument(
-        "--solver", type=str, default="ancestral", help="ancestral or DDIM steps, an ODE or an SDE solver"
-    )
+    add_sampling(parser)
     parser.add_argument("--mode", action="store_true", help="take the decoder's mode instead of a draw")
     parser.add_argument(
         "--out", type=Path, default=Path("samples.png"), help="a .png picture, or an .npz with the array x"
@@ -47,7 +44,7 @@ def run(args: Namespace) -> None:
     model = run.load_model().to(select_device(args.device))
     dataset = run.load_dataset()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    steps = args.steps or model.process.schedule.steps or 50
+    steps = args.steps or run.sampling_steps
     x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed, args.mode)
     partial = args.out.with_name(f".{args.out.stem}.partial{args.out.suffix}")
     try:

@@ -34,7 +34,9 @@ def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
         "e.g. `ndm train digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`. "
         "Ctrl-C or SIGTERM writes a checkpoint first; `ndm train --resume RUN` goes on exactly from the newest one. "
         "On several devices: `accelerate launch -m ndm train ...` (batch_size is that of all together). "
-        "The defaults below are those of settings that the recipe leaves out.",
+        + (
+            "The defaults below are the recipe's." if settings else "`ndm train RECIPE --help` shows a recipe's values."
+        ),
     )
     parser.add_argument("recipe", type=str, nargs="?", default=None, help="a recipe's name or a YAML file")
     parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="go on with this run, no recipe given")

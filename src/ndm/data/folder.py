@@ -72,7 +72,10 @@ def fingerprint(folder: Path, names: Iterable[str]) -> str:
 def find_rows(name: str, key: str) -> Rows | None:
     """The rows that :func:`write_rows` has kept under a name and a key, if it has."""
     for path in cache_folder().glob(f"{name}-{key}-*.npy"):
-        rows = np.load(path, mmap_mode="r")
+        try:
+            rows = np.load(path, mmap_mode="r")
+        except ValueError:  # cut short; whoever finds no rows writes them again
+            continue
         with warnings.catch_warnings():
             # Nobody writes to rows. Mode "c" would not warn, but the system refuses it for files larger than memory.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

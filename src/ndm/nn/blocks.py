@@ -1,4 +1,4 @@
-"""What the two U-Nets share: group norm, attention, the residual block, and the reading of the time embedding.
+"""What the two U-Nets share: group norm, attention, the residual block, the head.
 
 Everything here can be differentiated in forward mode and compiled around it, as the time derivative of a transform
 asks: PyTorch's fused attention and its norms with affine parameters cannot.
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from .embedding import TimeEmbedding
 
 
 def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -25,19 +24,6 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     if len(shape) != 3 or min(shape) < 1:
         raise InputError(f"shape must be (channels, height, width), got {tuple(shape)}; for vectors there is the MLP")
     return (shape[0], shape[1], shape[2])
-
-
-def embed(time: TimeEmbedding | None, t: Tensor | None) -> Tensor | None:
-    """The embedding ``(B, E)`` of t, ``(B,)``; None in a network of z alone, which takes t and does not look at it.
-
-    Raises:
-        InputError: if the network depends on t and is called without.
-    """
-    if time is None:
-        return None
-    if t is None:
-        raise InputError("this network depends on t: call it as net(z, t), or build it with embedding=0")
-    return time(t)
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

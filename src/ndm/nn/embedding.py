@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..errors import InputError
+
 
 class TimeEmbedding(nn.Module):
     """t in [0, 1], shape ``(B,)``, to ``(B, dim)``: log-spaced frequencies, then a two-layer network.
@@ -49,3 +51,16 @@ class FourierFeatures(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         angles = [2.0**k * math.pi * z for k in self.exponents]
         return torch.cat([z, *(a.sin() for a in angles), *(a.cos() for a in angles)], dim=1)
+
+
+def embed(time: TimeEmbedding | None, t: Tensor | None) -> Tensor | None:
+    """The embedding ``(B, E)`` of t, ``(B,)``; None in a network of z alone, which takes t and does not look at it.
+
+    Raises:
+        InputError: if the network depends on t and is called without.
+    """
+    if time is None:
+        return None
+    if t is None:
+        raise InputError("this network depends on t: call it as net(z, t), or build it with embedding=0")
+    return time(t)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .blocks import Head, ResidualBlock, embed, image_shape
-from .embedding import FourierFeatures, TimeEmbedding
+from .blocks import Head, ResidualBlock, image_shape
+from .embedding import FourierFeatures, TimeEmbedding, embed
 
 
 class FlatUNet(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .embedding import FourierFeatures, TimeEmbedding
+from .embedding import FourierFeatures, TimeEmbedding, embed
 
 
 class Block(nn.Module):
@@ -26,7 +26,7 @@ class Block(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor | None) -> Tensor:
         # Normalised without affine parameters: those break torch.compile around forward-mode AD.
         y = functional.layer_norm(h, h.shape[-1:])
-        if self.modulation is not None and embedding is not None:
+        if self.modulation is not None:
             scale, shift = self.modulation(embedding).chunk(2, dim=1)
             y = y * (1 + scale) + shift
         return h + self.down(self.dropout(functional.silu(self.up(y))))
@@ -76,7 +76,7 @@ class MLP(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
-        embedding = self.time(t) if self.time is not None and t is not None else None
+        embedding = embed(self.time, t)
         h = self.stem(self.features(z.flatten(1)))
         for block in self.blocks:
             h = block(h, embedding)

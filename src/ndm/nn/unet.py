@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from .blocks import Head, ResidualBlock, embed, image_shape
-from .embedding import FourierFeatures, TimeEmbedding
+from .blocks import Head, ResidualBlock, image_shape
+from .embedding import FourierFeatures, TimeEmbedding, embed
 
 
 class UNet(nn.Module):

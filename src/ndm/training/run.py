@@ -102,6 +102,11 @@ class Run:
         """The resolved configuration."""
         return make_config(read_settings(self.config_file))
 
+    @property
+    def sampling_steps(self) -> int:
+        """Unless asked otherwise: as many as the model is trained for, 50 in continuous time."""
+        return self.config.training.bound_steps or 50
+
     def load_dataset(self) -> Dataset:
         """The data that the run is trained on.
 
@@ -177,10 +182,8 @@ class Run:
         from ..pictures import write_samples
         from ..sampling import sample
 
-        config = self.config
-        generator = torch.Generator().manual_seed(config.seed)
-        steps = config.training.bound_steps or 50
-        x = sample(model, (64, *dataset.shape), steps, mode=True, generator=generator)
+        generator = torch.Generator().manual_seed(self.config.seed)
+        x = sample(model, (64, *dataset.shape), self.sampling_steps, mode=True, generator=generator)
         if PartialState().is_main_process:
             write_samples(model, x.cpu(), dataset.test, self.folder / name)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ndm.tensors import seeded
+from ndm.tensors import rows_at_once, seeded
 
 
 def test_keys_repeat_and_are_unrelated():
@@ -13,3 +13,8 @@ def test_keys_repeat_and_are_unrelated():
     streams = torch.stack([draw(*key) for key in keys])
     correlation = torch.corrcoef(streams) - torch.eye(len(keys))
     assert correlation.abs().max() < 5 / n**0.5
+
+
+def test_large_rows_go_through_a_model_in_smaller_batches():
+    assert [rows_at_once(shape, 256) for shape in ((2,), (1, 28, 28), (3, 64, 64), (3, 256, 256))] == [256, 256, 42, 2]
+    assert rows_at_once((3, 2048, 2048), 256) == 1

@@ -16,10 +16,14 @@ from .likelihood import Divergence, bits_per_dim, ode_likelihood
 from .model import NDM
 from .objective import bound
 from .solvers import FIXED_STEP, SolverError
-from .tensors import seeded
+from .tensors import rows_at_once, seeded
 
 Estimator = Literal["bound", "ode", "ode-uniform"]
-ROWS = {"bound": 256, "ode": 64, "ode-uniform": 64}  # of one piece; random draws are a function of (seed, piece)
+ROWS = {
+    "bound": 256,
+    "ode": 64,
+    "ode-uniform": 64,
+}  # of one piece, at most; random draws are a function of (seed, piece)
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,14 @@ class Estimate:
     seconds: float
 
 
-def count_pieces(protocol: Protocol, rows: int) -> int:
-    """How many pieces ``rows`` rows are evaluated in."""
-    return -(-rows // ROWS[protocol.estimator])
+def piece_rows(protocol: Protocol, x: Tensor) -> int:
+    """How many of the rows ``x`` are evaluated together."""
+    return rows_at_once(x.shape[1:], ROWS[protocol.estimator])
+
+
+def count_pieces(protocol: Protocol, x: Tensor) -> int:
+    """How many pieces the rows ``x`` are evaluated in."""
+    return -(-len(x) // piece_rows(protocol, x))
 
 
 @torch.no_grad()
@@ -112,7 +121,7 @@ def make_pieces(
     Which process makes a piece does not change it.
     """
     failures: dict[int, SolverError] = {}
-    for k, rows in list(enumerate(x.split(ROWS[protocol.estimator])))[rank::count]:
+    for k, rows in list(enumerate(x.split(piece_rows(protocol, x))))[rank::count]:
         name = f"{protocol}/{k}"
         if name not in journal:
             start = time.perf_counter()
@@ -149,10 +158,10 @@ def evaluate(
     """
     journal = Journal() if journal is None else journal
     failures = make_pieces(model, x, protocol, journal, advance)
-    numbers = range(count_pieces(protocol, len(x)))
+    numbers = range(count_pieces(protocol, x))
     parts: list[dict[str, Any]] = [journal[f"{protocol}/{k}"] for k in numbers if k not in failures]
     if failures:
-        raise _all_failures(failures, parts, ROWS[protocol.estimator])
+        raise _all_failures(failures, parts, piece_rows(protocol, x))
     column = lambda key: torch.tensor([v for part in parts for v in part[key]], dtype=torch.float64)  # noqa: E731
     nats = column("nats").T if protocol.estimator == "bound" else column("nats")[None]
     bpd = bits_per_dim(nats.sum(0), x)

@@ -21,13 +21,17 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
 from .errors import InputError
 from .model import NDM
 from .solvers import ODE_SOLVERS, SDE_SOLVERS, VectorField, check_solver, solve_ode, solve_sde
-from .tensors import full_times, randn_like
+from .tensors import full_times, randn_like, rows_at_once
+
+BATCH = 128
 
 SOLVERS = ("ancestral", "ddim", *ODE_SOLVERS, *SDE_SOLVERS)
 
@@ -75,6 +79,22 @@ def sample(
         drift: VectorField = lambda t, z: model(z, t).reverse_drift(z, t)  # noqa: E731
         z_0 = solve_sde(drift, model.process.noise_rate, z_1, 1.0, 0.0, solver, steps, generator)
     return model.decoder.decode(z_0, model.process.schedule(full_times(0.0, z_0)), mode, generator)
+
+
+def draw(
+    model: NDM,
+    shape: Sequence[int],
+    num: int,
+    steps: int = 50,
+    solver: str = "ancestral",
+    mode: bool = False,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """``num`` samples of ``shape`` in batches that fit, on the CPU; the arguments are those of :func:`sample`."""
+    most = rows_at_once(shape, BATCH)
+    for start in range(0, num, most):
+        rows = (min(most, num - start), *shape)
+        yield sample(model, rows, steps, solver, mode, generator=generator).cpu()
 
 
 def ancestral(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -76,6 +77,14 @@ def _draw(
     rows, *rest = shape
     whole = sampler((count * rows, *rest), generator=generator, dtype=like.dtype, device=device)
     return whole[rank * rows :][:rows].to(like.device)
+
+
+def rows_at_once(shape: Sequence[int], most: int) -> int:
+    """How many rows of ``shape`` go through a model together where memory is not the caller's to set.
+
+    ``most`` up to 2^19 elements: a distribution over 256 levels of each is half a gigabyte in float32.
+    """
+    return max(1, min(most, 2**19 // math.prod(shape)))
 
 
 def draw_uncompiled() -> None:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from ..model import NDM
 
-BATCH = 128
-
 
 def select_device(name: str) -> str:
     """``auto`` is CUDA, then Apple's GPU, then the CPU.
@@ -67,18 +65,19 @@ def require_positive(args: Namespace, *names: str) -> None:
             raise InputError(f"--{name} must be at least 1, got {args[name]}")
 
 
-def draw(model: NDM, shape: Sequence[int], num: int, steps: int, solver: str, seed: int, mode: bool = False) -> Tensor:
-    """``num`` samples of ``shape`` on the CPU, in batches, with progress; a function of ``seed``."""
+def draw_samples(
+    model: NDM, shape: Sequence[int], num: int, steps: int, solver: str, seed: int, mode: bool = False
+) -> Tensor:
+    """``num`` samples of ``shape`` on the CPU, with progress; a function of ``seed``."""
     import torch
 
     from ..progress import progress_bar
-    from ..sampling import sample
+    from ..sampling import draw
 
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []
     with progress_bar("sampling", num) as bar:
-        for start in range(0, num, BATCH):
-            rows = min(BATCH, num - start)
-            parts.append(sample(model, (rows, *shape), steps, solver, mode, generator=generator).cpu())
-            bar.advance(bar.task_ids[0], rows)
+        for part in draw(model, shape, num, steps, solver, mode, generator):
+            parts.append(part)
+            bar.advance(bar.task_ids[0], len(part))
     return torch.cat(parts)

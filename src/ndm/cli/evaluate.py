@@ -130,7 +130,7 @@ def run(args: Namespace) -> None:
     key = json.dumps([{**facts, "run": ""}, [asdict(p) for p in protocols]])
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
     journal = Journal(folder.folder / f"evaluation-{name}.partial.jsonl", rank)
-    total, kept = sum(count_pieces(p, len(x)) for p in protocols), len(journal.pieces)
+    total, kept = sum(count_pieces(p, x) for p in protocols), len(journal.pieces)
     if kept and rank == 0:
         console.print(f"going on from an earlier attempt: {kept} of {total} pieces are done")
     estimates = []

@@ -180,12 +180,12 @@ class Run:
         from accelerate import PartialState
 
         from ..pictures import write_samples
-        from ..sampling import sample
+        from ..sampling import draw
 
         generator = torch.Generator().manual_seed(self.config.seed)
-        x = sample(model, (64, *dataset.shape), self.sampling_steps, mode=True, generator=generator)
+        parts = list(draw(model, dataset.shape, 64, self.sampling_steps, mode=True, generator=generator))
         if PartialState().is_main_process:
-            write_samples(model, x.cpu(), dataset.test, self.folder / name)
+            write_samples(model, torch.cat(parts), dataset.test, self.folder / name)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..model import NDM
 from ..objective import bound
-from ..tensors import seeded
+from ..tensors import rows_at_once, seeded
 
 VALIDATION_ROWS = 2000
 PIECE = 256
@@ -19,7 +19,7 @@ def validation_nats(model: NDM, x: Tensor, steps: int | None, rank: int = 0, cou
 
     Few rows are passed over several times, and the mean of the passes counts.
     """
-    pieces, passes = x.split(PIECE), min(8, max(1, VALIDATION_ROWS // 2 // len(x)))
+    pieces, passes = x.split(rows_at_once(x.shape[1:], PIECE)), min(8, max(1, VALIDATION_ROWS // 2 // len(x)))
     total = torch.zeros((), dtype=torch.float64)
     for turn in range(-(-len(pieces) // count)):
         k = turn * count + rank

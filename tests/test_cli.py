@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import ndm
 from ndm.cli import COMMANDS, main, parse
-from ndm.cli.common import draw_samples
+from ndm.cli.common import draw
 from ndm.data import load_dataset, ring
 from ndm.evaluation import Protocol, evaluate
 from ndm.quality import Score, quality
@@ -292,7 +292,7 @@ def test_quality_without_usable_samples_says_what_to_do(run, tmp_path, capsys):
 def test_many_samples_are_drawn_in_batches_of_one_stream(run, monkeypatch):
     monkeypatch.setattr("ndm.sampling.BATCH", 4)
     model = Run.open(run).load_model()
-    x = draw_samples(model, (1, 8, 8), 10, 2, "ancestral", seed=5)
+    x = draw(model, (1, 8, 8), 10, 2, "ancestral", seed=5)
     generator = torch.Generator().manual_seed(5)
     parts = [ndm.sample(model, (n, 1, 8, 8), 2, generator=generator) for n in (4, 4, 2)]
     assert torch.equal(x, torch.cat(parts))

@@ -126,3 +126,9 @@ def test_a_seed_gives_the_predictor_the_same_weights_whatever_the_transform():
         predictors.append(build_model(config, (1, 4, 4), CategoricalDecoder(17)).predictor.state_dict())
     for other in predictors[1:]:
         assert all(torch.equal(other[key], value) for key, value in predictors[0].items())
+
+
+def test_fourier_features_are_the_predictors_alone():
+    config = make_config(read_settings(find_recipe("mnist-small")))
+    model = build_model(config, (1, 28, 28), CategoricalDecoder(256))
+    assert model.predictor.net.fourier == (5, 6, 7) and model.process.transform.net.fourier == ()

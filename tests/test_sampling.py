@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 import ndm
+from ndm.evaluation import Protocol, evaluate
+from ndm.sampling import sample_in_batches
+from ndm.training.validation import validation_nats
 
 from oracle import LinearGaussian
 
@@ -180,3 +183,22 @@ def test_the_sde_follows_the_eta_of_the_process(eta, generator):
     model.process.eta = eta
     draws = ndm.sample(model, (N, 3), steps=200, solver="stochastic_heun", generator=generator)
     assert_moments(draws, oracle.mu, smoothed(oracle), 0.01)
+
+
+def test_large_rows_go_through_the_model_a_few_at_a_time():
+    """Of 2^17 elements four at once, as :func:`ndm.tensors.rows_at_once` says: sampling, validation and evaluation."""
+
+    class Zero(nn.Module):
+        def forward(self, z, t):
+            rows.append(len(z))
+            return torch.zeros_like(z)
+
+    rows, shape = [], (2, 2**16)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
+    model, x = ndm.NDM(process, ndm.Predictor(Zero(), "v"), ndm.GaussianDecoder()), torch.zeros(6, *shape)
+    assert [len(part) for part in sample_in_batches(model, shape, 6, steps=1)] == [4, 2]
+    assert rows == [4, 2]
+    rows.clear()
+    assert torch.isfinite(validation_nats(model, x, None)) and set(rows) == {4, 2}
+    rows.clear()
+    assert evaluate(model, x, Protocol("bound", passes=1)).rows == 6 and rows == [4, 2]

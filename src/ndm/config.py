@@ -77,8 +77,8 @@ class ModelConfig:
         attention: heights of the feature maps at which a unet attends, besides the smallest one.
         heads: of a unet's attention.
         patch: side of the squares that a unet takes for one pixel of more channels; the cost falls with its square.
-        fourier: exponents k of the features sin(2^k pi z), cos(2^k pi z) of a unet predictor's input. F gets none:
-            they would multiply the rounding of the x_hat that it is evaluated at by 2^k pi.
+        fourier: exponents k of the features sin(2^k pi z), cos(2^k pi z) of a unet predictor's input. F gets none, and
+            with a bf16 F the predictor should not either: they multiply the rounding of their input by 2^k pi.
     """
 
     gamma_min: float = -7.0

@@ -19,11 +19,8 @@ from .solvers import FIXED_STEP, SolverError
 from .tensors import rows_at_once, seeded
 
 Estimator = Literal["bound", "ode", "ode-uniform"]
-ROWS = {
-    "bound": 256,
-    "ode": 64,
-    "ode-uniform": 64,
-}  # of one piece, at most; random draws are a function of (seed, piece)
+# Of one piece, at most; random draws are a function of (seed, piece).
+ROWS = {"bound": 256, "ode": 64, "ode-uniform": 64}
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def sample(
     return model.decoder.decode(z_0, model.process.schedule(full_times(0.0, z_0)), mode, generator)
 
 
-def draw(
+def sample_in_batches(
     model: NDM,
     shape: Sequence[int],
     num: int,

@@ -65,19 +65,17 @@ def require_positive(args: Namespace, *names: str) -> None:
             raise InputError(f"--{name} must be at least 1, got {args[name]}")
 
 
-def draw_samples(
-    model: NDM, shape: Sequence[int], num: int, steps: int, solver: str, seed: int, mode: bool = False
-) -> Tensor:
+def draw(model: NDM, shape: Sequence[int], num: int, steps: int, solver: str, seed: int, mode: bool = False) -> Tensor:
     """``num`` samples of ``shape`` on the CPU, with progress; a function of ``seed``."""
     import torch
 
     from ..progress import progress_bar
-    from ..sampling import draw
+    from ..sampling import sample_in_batches
 
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []
     with progress_bar("sampling", num) as bar:
-        for part in draw(model, shape, num, steps, solver, mode, generator):
+        for part in sample_in_batches(model, shape, num, steps, solver, mode, generator):
             parts.append(part)
             bar.advance(bar.task_ids[0], len(part))
     return torch.cat(parts)

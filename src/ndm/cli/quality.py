@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from .common import add_common, add_sampling, draw_samples, require_positive, select_device
+from .common import add_common, add_sampling, draw, require_positive, select_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ def run(args: Namespace) -> None:
     if args.samples is None:
         model = run.load_model().to(select_device(args.device))
         steps = args.steps or run.sampling_steps
-        x = draw_samples(model, dataset.shape, args.num, steps, args.solver, args.seed)
+        x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed)
         facts |= {"solver": args.solver, "steps": steps, "weights_sha256": run.weights_checksum}
     else:
         x = read_samples(args.samples)

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from .common import add_common, add_sampling, draw_samples, require_positive, select_device
+from .common import add_common, add_sampling, draw, require_positive, select_device
 
 
 def make_parser() -> ArgumentParser:
@@ -45,7 +45,7 @@ def run(args: Namespace) -> None:
     dataset = run.load_dataset()
     args.out.parent.mkdir(parents=True, exist_ok=True)
     steps = args.steps or run.sampling_steps
-    x = draw_samples(model, dataset.shape, args.num, steps, args.solver, args.seed, args.mode)
+    x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed, args.mode)
     partial = args.out.with_name(f".{args.out.stem}.partial{args.out.suffix}")
     try:
         if args.out.suffix == ".npz":

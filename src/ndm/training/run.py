@@ -13,7 +13,7 @@ import torch
 from ..config import Config, make_config, make_model, read_settings
 from ..data import Dataset, load_dataset
 from ..errors import InputError
-from ..files import sha256
+from ..files import sha256, write_whole
 from ..journal import append_line, read_lines
 from ..model import NDM
 from ..progress import console, progress_bar, training_news
@@ -142,6 +142,7 @@ class Run:
             InputError: if the run was begun with other data.
             KeyboardInterrupt: after saving a checkpoint and the average so far, on Ctrl-C or SIGTERM.
         """
+        self.check_data(dataset)
         config = self.config
         torch.manual_seed(config.seed)
         model = make_model(config, dataset)
@@ -151,9 +152,8 @@ class Run:
         state = Checkpoints(self.folder / "checkpoints").latest(console.print) if resume else None
         if state is not None:
             trainer.load(state)
-        if main:
-            self.check_data(dataset)
-            self.data_file.write_text(json.dumps(_identity(dataset)))
+        if main and not self.data_file.is_file():
+            write_whole(self.data_file, json.dumps(_identity(dataset)))
         if main and resume:
             console.print(f"going on from step {trainer.step}")
             self._forget_after(trainer.step)
@@ -171,19 +171,17 @@ class Run:
     def _forget_after(self, step: int) -> None:
         """Drop the metrics of steps that will be made again."""
         kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
-        partial_file = self.metrics_file.with_suffix(".tmp")
-        partial_file.write_text("".join(kept))
-        partial_file.replace(self.metrics_file)
+        write_whole(self.metrics_file, "".join(kept))
 
     def draw_samples(self, model: NDM, dataset: Dataset, name: str) -> None:
         """Draw 64 samples into the run's folder; of several processes all sample, and the first one writes."""
         from accelerate import PartialState
 
         from ..pictures import write_samples
-        from ..sampling import draw
+        from ..sampling import sample_in_batches
 
         generator = torch.Generator().manual_seed(self.config.seed)
-        parts = list(draw(model, dataset.shape, 64, self.sampling_steps, mode=True, generator=generator))
+        parts = list(sample_in_batches(model, dataset.shape, 64, self.sampling_steps, mode=True, generator=generator))
         if PartialState().is_main_process:
             write_samples(model, torch.cat(parts), dataset.test, self.folder / name)
 

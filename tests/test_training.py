@@ -212,14 +212,16 @@ def test_a_run_goes_on_exactly_from_between_skipped_steps(bad, saved, tmp_path):
     """Before the first step of the optimiser, after it, and with one step skipped of two in a row."""
     config = replace(SMALL, training=replace(SMALL.training, checkpoint_every=saved, steps=8, evaluate_every=0))
 
-    def trainer(bad):
+    def trainer(bad, folder=tmp_path):
         model, dataset = poisoned(bad)
-        return Trainer(model, dataset, config, folder=tmp_path)
+        return Trainer(model, dataset, config, folder=folder)
 
     whole, states = trainer(bad), {}
     save = whole.save
     whole.save = lambda: states.update({whole.step: copy.deepcopy(whole.state())}) or save()
     expected = whole.run().state_dict()
+    unsaved = trainer(bad, folder=None).run().state_dict()
+    assert all(torch.equal(expected[k], unsaved[k]) for k in expected)  # saving changes nothing
     second = trainer({call - saved for call in bad})
     second.load(states[saved])
     assert second.skipped_in_a_row == len([b for b in bad if b < saved])

@@ -25,15 +25,13 @@ def set_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 def get_moments(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as ``parameter/moment``; empty but on the first of several processes."""
-    if not optimizer.state:  # torch would make a step to fill it
-        return {}
     state: Any = dcp.get_optimizer_state_dict(module, optimizer, options=_WHOLE).get("state", {})
     return {f"{name}/{moment}": value for name, parts in state.items() for moment, value in parts.items()}
 
 
 def set_moments(module: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
     """The inverse of :func:`get_moments`; every process passes all of them."""
-    if not moments:
+    if not moments:  # no step has been made; torch would make one to have moments to replace
         return
     groups: Any = dcp.get_optimizer_state_dict(module, optimizer)["param_groups"]
     parts: dict[str, Any] = {}

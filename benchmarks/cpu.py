@@ -21,20 +21,22 @@ from ndm.evaluation import markdown_table
 from ndm.training import Run, Trainer
 
 BASE = "mnist-small-conventional"
-COARSE = {"model.width": 64, "model.multipliers": [1, 2], "model.patch": 2}
+FINE = {"model.patch": 1, "model.width": 24, "model.multipliers": [1, 2, 4], "model.attention": []}
 VARIANTS = {
     "base": {},
-    "v": {"model.parameterization": "v"},
+    "patch 1": {**FINE, "training.batch_size": 16},
+    "patch 4": {"model.patch": 4, "model.width": 96, "model.depth": 2, "model.multipliers": [1]},
     "no Fourier features": {"model.fourier": []},
-    "batch 32": {"training.batch_size": 32},
-    "batch 64": {"training.batch_size": 64},
-    "width 16": {"model.width": 16},
     "width 32": {"model.width": 32},
-    "patch 2": COARSE,
-    "patch 4": {"model.width": 96, "model.depth": 2, "model.multipliers": [1], "model.patch": 4},
+    "width 48": {"model.width": 48},
+    "width 64": {"model.width": 64},
+    "depth 2": {"model.width": 48, "model.depth": 2},
+    "batch 16": {"training.batch_size": 16},
+    "batch 64": {"training.batch_size": 64},
+    "learning rate 2e-3": {"training.learning_rate": 2e-3},
     "times by importance": {"training.uniform_times": 0.1},
     "uniform times": {"training.uniform_times": 1.0},
-    "learning rate 2e-3": {"training.learning_rate": 2e-3},
+    "v": {"model.parameterization": "v"},
     "bf16": {"training.precision": "bf16"},
 }
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from safetensors.torch import load_file
 import ndm
 from ndm.cli import COMMANDS, main, parse
 from ndm.cli.common import draw
+from ndm.config import find_recipe, read_settings
 from ndm.data import load_dataset, ring
+from ndm.decoder import CategoricalDecoder
 from ndm.evaluation import Protocol, evaluate
 from ndm.quality import Score, quality
 from ndm.training import Run
@@ -129,7 +132,8 @@ def test_recipes_and_help(capsys):
     with pytest.raises(SystemExit):
         main(["train", "mnist-small", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "default: 15000)" in shown and "default: levels)" in shown
+    steps = read_settings(find_recipe("mnist-small"))["training.steps"]
+    assert f"default: {steps})" in shown and "default: levels)" in shown
 
 
 BAD = [
@@ -287,6 +291,16 @@ def test_quality_without_usable_samples_says_what_to_do(run, tmp_path, capsys):
     assert "at least 50 rows" in capsys.readouterr().err
     assert main(["quality", str(run), "--inception", "weights.pth"]) == 2
     assert "8-bit images" in capsys.readouterr().err
+
+
+def test_fid_without_its_libraries_fails_before_sampling(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ndm.cli.quality.draw", lambda *_: pytest.fail("sampled"))
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
+    bytes_ = replace(load_dataset("digits"), decoder=lambda: CategoricalDecoder(256))
+    monkeypatch.setattr(Run, "load_dataset", lambda _: bytes_)
+    (tmp_path / "weights.pth").touch()
+    assert main(["quality", str(run), "--inception", str(tmp_path / "weights.pth")]) == 2
+    assert "pip install 'torchmetrics[image]'" in capsys.readouterr().err
 
 
 def test_many_samples_are_drawn_in_batches_of_one_stream(run, monkeypatch):

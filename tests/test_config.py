@@ -132,3 +132,25 @@ def test_fourier_features_are_the_predictors_alone():
     config = make_config(read_settings(find_recipe("mnist-small")))
     model = build_model(config, (1, 28, 28), CategoricalDecoder(256))
     assert model.predictor.net.fourier == (5, 6, 7) and model.process.transform.net.fourier == ()
+
+
+def test_settings_that_a_network_does_not_read_are_refused():
+    for settings, message in (
+        ({"model.multipliers": [1]}, r"model.multipliers is for a unet; with mlp set it to \[1, 2, 2\]"),
+        ({"model.network": "flat_unet", "model.patch": 2}, "model.patch is for a unet; with flat_unet set it to 1"),
+        ({"model.fourier": [7]}, r"model.fourier is for a unet or a flat_unet; with mlp set it to \[\]"),
+    ):
+        with pytest.raises(ndm.InputError, match=message):
+            make_config(settings)
+
+
+def test_a_flat_unet_gets_its_heads_and_its_attention():
+    settings = {"model.network": "flat_unet", "model.width": 8, "model.depth": 1, "model.heads": 2}
+    build = lambda heights: build_model(  # noqa: E731
+        make_config({**settings, "model.attention": heights}), (1, 4, 4), CategoricalDecoder(17)
+    )
+    for heights in ([], [4]):
+        net = build(heights).predictor.net
+        assert net.heads == 2 and net.attention == bool(heights)
+    with pytest.raises(ndm.InputError, match="a flat_unet attends at height 4"):
+        build([2])

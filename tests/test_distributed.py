@@ -22,7 +22,7 @@ from two_processes import CASES, results
 
 
 def launch(*command):
-    """Run a Python command as two gloo processes; both must succeed."""
+    """Run a Python command as two gloo processes; both must succeed. What they say on their error streams."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -37,9 +37,10 @@ def launch(*command):
         )
         for rank in (0, 1)
     ]  # fmt: skip
-    for process in processes:
-        _, error = process.communicate(timeout=240)
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
         assert process.returncode == 0, error
+    return errors
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,8 @@ def test_the_command_in_two_processes_trains_the_model_that_it_trains_in_one(tmp
     options += ["--training.steps", "4", "--training.sample_every", "4", "--training.evaluate_every", "2"]
     alone, together = tmp_path / "alone", tmp_path / "together"
     assert main(["train", "digits", "--out", str(alone), *options]) == 0
-    launch("-m", "ndm", "train", "digits", "--out", together, *options)
+    said = launch("-m", "ndm", "train", "digits", "--out", together, *options)
+    assert [text.count("done: ") for text in said] == [1, 0] and "parameters" not in said[1]
     weights = [load_file(folder / "model" / "model.safetensors") for folder in (alone, together)]
     for key, value in weights[0].items():
         torch.testing.assert_close(weights[1][key], value, rtol=1e-4, atol=1e-6)

@@ -202,3 +202,8 @@ def test_pieces_of_another_question_are_not_taken_up(tiny, monkeypatch):
         next(model.parameters()).add_(1)
     model.save_pretrained(tiny / "model")
     assert kept() == 5
+
+
+def test_steps_are_of_the_bound(tiny, capsys):
+    assert main(["evaluate", str(tiny), "--estimator", "ode", "--steps", "10"]) == 2
+    assert "--solver_steps" in capsys.readouterr().err

@@ -369,7 +369,7 @@ def test_bad_pictures_are_refused_in_one_message(spoilt, cache):
     with pytest.raises(ndm.InputError) as error:
         load_dataset("images", path=path, size=8)
     message = str(error.value)
-    assert message.startswith("4 of 14 pictures") and "\n" not in message and "on_bad_file='skip'" in message
+    assert message.startswith("4 of 14 pictures") and "\n" not in message and "set on_bad_file to skip" in message
     for part in (
         "text.png (damaged)",
         "cut.png (damaged)",

@@ -51,6 +51,16 @@ class DataConfig:
     on_bad_file: Literal["refuse", "skip"] = "refuse"
 
 
+# Settings that only some networks read.
+_READ_BY = {
+    "multipliers": ("unet",),
+    "patch": ("unet",),
+    "attention": ("unet", "flat_unet"),
+    "heads": ("unet", "flat_unet"),
+    "fourier": ("unet", "flat_unet"),
+}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The process and the predictor.
@@ -74,8 +84,8 @@ class ModelConfig:
         depth: residual blocks of the predictor's network, of a unet per level.
         dropout: dropout in the predictor's network.
         multipliers: channels of a unet's levels, in units of width.
-        attention: heights of the feature maps at which a unet attends, besides the smallest one.
-        heads: of a unet's attention.
+        attention: heights of the feature maps at which a U-Net attends, besides its middle, which always does.
+        heads: of a U-Net's attention.
         patch: side of the squares that a unet takes for one pixel of more channels; the cost falls with its square.
         fourier: exponents k of the features sin(2^k pi z), cos(2^k pi z) of a unet predictor's input. F gets none, and
             with a bf16 F the predictor should not either: they multiply the rounding of their input by 2^k pi.
@@ -107,6 +117,11 @@ class ModelConfig:
         for name in ("num_basis", "width", "depth", "transform_width", "transform_depth"):
             _require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
         _require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
+        for f in fields(self):
+            networks = _READ_BY.get(f.name, (self.network,))
+            idle = f.default_factory() if callable(f.default_factory) else f.default
+            rule = f"model.{f.name} is for a {' or a '.join(networks)}; with {self.network} set it to {idle}"
+            _require(self.network in networks or getattr(self, f.name) == idle, rule, getattr(self, f.name))
 
 
 @dataclass(frozen=True)
@@ -325,7 +340,9 @@ def make_network(
         return MLP(shape, multiplier, width, depth, dropout=dropout, embedding=embedding)
     embedding = 4 * width if timed else 0
     if config.network == "flat_unet":
-        return FlatUNet(shape, multiplier, width, depth, dropout=dropout, embedding=embedding, fourier=fourier)
+        _require(set(config.attention) <= {shape[1]}, f"a flat_unet attends at height {shape[1]}", config.attention)
+        attention = bool(config.attention)
+        return FlatUNet(shape, multiplier, width, depth, attention, config.heads, dropout, embedding, fourier)
     return UNet(
         shape, multiplier, width, depth, config.multipliers, config.attention, config.heads, dropout, embedding,
         fourier, config.patch,

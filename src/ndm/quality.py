@@ -34,6 +34,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -241,6 +242,21 @@ def pca(train: Tensor, seed: int = 0, max_rows: int = 5000) -> Callable[[Tensor]
     return lambda x: torch.cat([(part.flatten(1).double() - mean) @ axes for part in x.split(10_000)])
 
 
+def inception_metrics() -> tuple[ModuleType, ModuleType]:
+    """The modules of FID and KID.
+
+    Raises:
+        InputError: saying what to install, if they are not there.
+    """
+    try:
+        importlib.import_module("torch_fidelity")
+        return importlib.import_module("torchmetrics.image.fid"), importlib.import_module("torchmetrics.image.kid")
+    except ImportError:
+        raise InputError(
+            "FID and KID need torchmetrics and torch-fidelity: pip install 'torchmetrics[image]'"
+        ) from None
+
+
 def inception_distances(
     samples: Tensor, train: Tensor, test: Tensor, weights: str | Path, seed: int = 0, max_rows: int = 10_000
 ) -> list[Score]:
@@ -258,13 +274,7 @@ def inception_distances(
     images = (samples, train, test)
     if any(x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) for x in images):
         raise InputError("FID and KID need images: uint8 from 0 to 255, shapes (N, 1 or 3, H, W)")
-    try:
-        fid, kid = (importlib.import_module(f"torchmetrics.image.{name}") for name in ("fid", "kid"))
-        importlib.import_module("torch_fidelity")
-    except ImportError:
-        raise InputError(
-            "FID and KID need torchmetrics and torch-fidelity: pip install 'torchmetrics[image]'"
-        ) from None
+    fid, kid = inception_metrics()
     samples, train, test, held = _prepare(samples, train, test, seed, max_rows)
     try:
         torch.load(weights, map_location="cpu", weights_only=True)  # torchmetrics itself would run code from the file

@@ -97,6 +97,8 @@ def run(args: Namespace) -> None:
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     check_solver(args.solver, ODE_SOLVERS)
+    if args.steps and args.estimator.startswith("ode"):
+        raise InputError("--steps is of the bound; an ODE solver has --solver_steps, or --rtol and --atol")
     wanted = parse_steps(args.steps) if args.steps else None
     folder = Run.open(args.run)
     device = select_device(args.device)

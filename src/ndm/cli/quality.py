@@ -41,7 +41,7 @@ def run(args: Namespace) -> None:
     from ..evaluation import markdown_table
     from ..journal import append_line
     from ..progress import console
-    from ..quality import inception_distances, quality
+    from ..quality import inception_distances, inception_metrics, quality
     from ..training import Run
 
     require_positive(args, "num", "steps")
@@ -52,6 +52,7 @@ def run(args: Namespace) -> None:
             raise InputError(f"--inception is for 8-bit images, and {dataset.name} holds others; leave it out")
         if not args.inception.is_file():
             raise InputError(f"--inception {args.inception}: no such file")
+        inception_metrics()
     facts = {"run": str(run.folder), "data": dataset.name, "release": dataset.release, "seed": args.seed}
     if args.samples is None:
         model = run.load_model().to(select_device(args.device))

@@ -75,10 +75,12 @@ def run(args: Namespace) -> None:
     config = make_config(settings)
     device = select_device(args.device)
     # Of several processes the first one makes the folders and caches that the others then find.
-    with PartialState(cpu=device == "cpu").main_process_first():
+    processes = PartialState(cpu=device == "cpu")
+    console.quiet = not processes.is_main_process
+    with processes.main_process_first():
         dataset = load_dataset(**asdict(config.data))
         parameters = make_model(config, dataset).num_parameters  # what cannot be built leaves no folder behind
-        check_start(config.training, PartialState().num_processes)
+        check_start(config.training, processes.num_processes)
         run = _folder(args, config)
     console.print(f"{run.folder}: {parameters:,} parameters, {dataset.name} {tuple(dataset.shape)}, on {device}")
     model = run.train(dataset, device, resume=args.resume is not None)

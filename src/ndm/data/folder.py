@@ -214,7 +214,7 @@ def _decode_all(
             yield np.stack(block)
     # Only now, so that one message names every bad file; raised before the rows are kept.
     if bad and (on_bad_file == "refuse" or len(names) - len(bad) < 3):
-        advice = "remove them, or pass on_bad_file='skip'" if on_bad_file == "refuse" else "too few are left"
+        advice = "remove them, or set on_bad_file to skip" if on_bad_file == "refuse" else "too few are left"
         raise InputError(f"{_complaint(bad, folder, len(names))}; {advice}")
 
 

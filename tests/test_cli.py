@@ -136,6 +136,36 @@ def test_recipes_and_help(capsys):
     assert f"default: {steps})" in shown and "default: levels)" in shown
 
 
+def test_data_that_have_moved_are_named_anew(tmp_path, capsys):
+    file, x = tmp_path / "x.npz", np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    np.savez(file, x_train=x[:30], x_test=x[30:])
+    run, options = str(tmp_path / "run"), ["--model.multipliers", "[1]", "--training.sample_every", "0", *TINY]
+    assert main(["train", "array", "--data.path", str(file), "--out", run, *options]) == 0
+    (tmp_path / "elsewhere").mkdir()
+    moved = str(file.rename(tmp_path / "elsewhere" / "x.npz"))
+    evaluate = ["evaluate", run, "--estimator", "bound", "--steps", "2", "--passes", "1"]
+    assert main(evaluate) == 2
+    assert "no longer at" in capsys.readouterr().err
+    assert main([*evaluate, "--data.path", moved]) == 0
+    np.savez(file, x_train=x[10:], x_test=x[:10])
+    assert main(["train", "--resume", run, "--data.path", str(file)]) == 2
+    assert "data have changed" in capsys.readouterr().err
+    assert main(["train", "--resume", run, "--data.path", moved]) == 0
+    assert main(evaluate) == 0
+
+
+def test_the_samples_of_the_last_step_are_drawn_once(tmp_path, monkeypatch):
+    drawn, draw_samples = [], Run.draw_samples
+    monkeypatch.setattr(Run, "draw_samples", lambda *args: (drawn.append(args[-1]), draw_samples(*args)))
+    run, options = tmp_path / "run", [*TINY, "--training.sample_every", "8"]
+    assert main(["train", "digits", "--out", str(run), *options]) == 0
+    assert drawn == ["samples-00000008.png", "samples-00000012.png"]
+    assert (run / "samples.png").read_bytes() == (run / drawn[-1]).read_bytes()
+    (run / drawn[-1]).unlink()
+    assert main(["train", "--resume", str(run)]) == 0
+    assert drawn[2:] == ["samples.png"]
+
+
 BAD = [
     (["trian"], "unknown command 'trian'; choose one of demo"),
     (["train", "digit", "--out", "RUN"], "no recipe or file 'digit'"),

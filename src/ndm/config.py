@@ -17,6 +17,7 @@ from torch import nn
 from .data import Dataset, shape_of
 from .decoder import CategoricalDecoder, Decoder
 from .errors import InputError
+from .files import write_whole
 from .levels import RANK, LevelsPredictor
 from .model import NDM
 from .nn import MLP, FlatUNet, UNet
@@ -203,7 +204,7 @@ class Config:
 
     def save(self, path: Path) -> None:
         """Write the YAML that :func:`load_config` reads."""
-        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+        write_whole(path, yaml.safe_dump(asdict(self), sort_keys=False))
 
 
 _NULLABLE = ("training.bound_steps", "data.path", "data.size")

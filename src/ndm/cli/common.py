@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
@@ -41,6 +42,12 @@ def add_common(parser: ArgumentParser, seed: bool = True) -> None:
     if seed:
         parser.add_argument("--seed", type=int, default=0, help="seeds everything that is drawn")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+
+
+def add_run(parser: ArgumentParser) -> None:
+    """The run that a command is about."""
+    parser.add_argument("run", type=Path, help="a run's folder")
+    parser.add_argument("--data.path", type=str, default=None, help="where the run's data are now, if they have moved")
 
 
 def add_sampling(parser: ArgumentParser) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .common import add_common, require_positive, select_device
+from .common import add_common, add_run, require_positive, select_device
 
 
 def make_parser() -> ArgumentParser:
@@ -19,7 +18,7 @@ def make_parser() -> ArgumentParser:
         "of time, the prior gap, whether gamma_0 fits the data's levels, cost and stiffness of the ODE, the ODE "
         "against the bound, and what to change; the picture is RUN/doctor.png. Less than a minute for small models.",
     )
-    parser.add_argument("run", type=Path, help="a run's folder")
+    add_run(parser)
     parser.add_argument("--limit", type=int, default=256, help="only the first so many rows")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_common(parser)
@@ -35,7 +34,7 @@ def run(args: Namespace) -> None:
     require_positive(args, "limit")
     folder = Run.open(args.run)
     model = folder.load_model().to(select_device(args.device))
-    rows = folder.load_dataset().validation[: args.limit].to(model.reference.device)
+    rows = folder.load_dataset(args.data.path).validation[: args.limit].to(model.reference.device)
     with console.status("examining: bound, time profile, ODE"):
         diagnosis = diagnose(model, rows, args.seed)
     draw_diagnosis(diagnosis, folder.folder / "doctor.png")

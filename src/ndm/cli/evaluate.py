@@ -6,14 +6,13 @@ import hashlib
 import json
 from dataclasses import asdict
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from ..version import __version__
-from .common import add_common, require_positive, select_device
+from .common import add_common, add_run, require_positive, select_device
 
 EXACT_UP_TO = 256  # elements of a row, for --divergence auto
 
@@ -29,7 +28,7 @@ def make_parser() -> ArgumentParser:
         "where it was when the same command is given again; the result is appended to RUN/evaluations.jsonl. "
         "On several devices: `accelerate launch -m ndm evaluate ...`; the figures are the same.",
     )
-    parser.add_argument("run", type=Path, help="a run's folder")
+    add_run(parser)
     parser.add_argument(
         "--estimator",
         type=Literal["all", "bound", "ode", "ode-uniform"],
@@ -108,7 +107,7 @@ def run(args: Namespace) -> None:
     rank, count = processes.process_index, processes.num_processes
     device = device if count == 1 else str(processes.device)
     model = folder.load_model().to(device, getattr(torch, args.dtype))
-    dataset = folder.load_dataset()
+    dataset = folder.load_dataset(args.data.path)
     x = dataset.split(args.split)[: args.limit]
     only = model.process.schedule.steps  # a stepwise schedule has one number of steps, and no ODE
     ode = {"all": ["ode"] if only is None else [], "bound": []}.get(args.estimator, [args.estimator])

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from .common import add_common, add_sampling, draw, require_positive, select_device
+from .common import add_common, add_run, add_sampling, draw, require_positive, select_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ def make_parser() -> ArgumentParser:
         "rows, which is about what a perfect sampler would. Nothing is downloaded; FID and KID want a weights file. "
         "The result is appended to RUN/qualities.jsonl.",
     )
-    parser.add_argument("run", type=Path, help="a run's folder")
+    add_run(parser)
     parser.add_argument("--samples", type=Path, default=None, help="an .npz of `ndm sample`, instead of drawing")
     parser.add_argument("--num", type=int, default=1000, help="how many to draw")
     add_sampling(parser)
@@ -46,7 +46,7 @@ def run(args: Namespace) -> None:
 
     require_positive(args, "num", "steps")
     run = Run.open(args.run)
-    dataset = run.load_dataset()
+    dataset = run.load_dataset(args.data.path)
     if args.inception is not None:  # before an hour of sampling
         if getattr(dataset.decoder(), "levels", None) != 256:
             raise InputError(f"--inception is for 8-bit images, and {dataset.name} holds others; leave it out")

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from .common import add_common, add_sampling, draw, require_positive, select_device
+from .common import add_common, add_run, add_sampling, draw, require_positive, select_device
 
 
 def make_parser() -> ArgumentParser:
@@ -17,7 +17,7 @@ def make_parser() -> ArgumentParser:
         exit_on_error=False,
         description="Draw samples from a run's model, as a picture or as an array.",
     )
-    parser.add_argument("run", type=Path, help="a run's folder")
+    add_run(parser)
     parser.add_argument("--num", type=int, default=64, help="how many")
     add_sampling(parser)
     parser.add_argument("--mode", action="store_true", help="take the decoder's mode instead of a draw")
@@ -42,7 +42,7 @@ def run(args: Namespace) -> None:
         raise InputError(f"--out {args.out} is a folder; give a file name")
     run = Run.open(args.run)
     model = run.load_model().to(select_device(args.device))
-    dataset = run.load_dataset()
+    dataset = run.load_dataset(args.data.path)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     steps = args.steps or run.sampling_steps
     x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed, args.mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..config import (
     make_model,
     read_settings,
 )
-from ..data import load_dataset
+from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..training import Run
 from ..training.optimization import check_start
@@ -81,24 +82,33 @@ def run(args: Namespace) -> None:
         dataset = load_dataset(**asdict(config.data))
         parameters = make_model(config, dataset).num_parameters  # what cannot be built leaves no folder behind
         check_start(config.training, processes.num_processes)
-        run = _folder(args, config)
+        run = _folder(args, config, dataset)
     console.print(f"{run.folder}: {parameters:,} parameters, {dataset.name} {tuple(dataset.shape)}, on {device}")
     model = run.train(dataset, device, resume=args.resume is not None)
-    run.draw_samples(model, dataset, "samples.png")
+    last = run.folder / f"samples-{config.training.steps:08d}.png"
+    if not last.is_file():
+        run.draw_samples(model, dataset, "samples.png")
+    elif processes.is_main_process:
+        shutil.copyfile(last, run.folder / "samples.png")
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
 
 
-def _folder(args: Namespace, config: Config) -> Run:
-    """The run's folder: a new one, or the one that goes on, whose configuration must be this one."""
+def _folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
+    """The run's folder: a new one, or the one that goes on, whose configuration must be this one (data may move)."""
     from accelerate import PartialState
 
     if args.resume is None:
         folder = args.out or Path("runs") / f"{Path(args.recipe).stem}-seed{config.seed}"
         return Run.create(folder, config, args.overwrite) if PartialState().is_main_process else Run(folder)
     run = Run.started(args.resume)
-    for key, (old, new) in differences(run.config, config).items():
+    changed = differences(run.config, config)
+    moved = changed.pop("data.path", None)
+    for key, (old, new) in changed.items():
         raise InputError(
             f"{key} is {old} in {run.folder} and {new} here: a run goes on as it began; leave the option out, or start "
             "a new run"
         )
+    run.check_data(dataset)
+    if moved and PartialState().is_main_process:
+        config.save(run.config_file)
     return run

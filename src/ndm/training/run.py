@@ -107,13 +107,19 @@ class Run:
         """Unless asked otherwise: as many as the model is trained for, 50 in continuous time."""
         return self.config.training.bound_steps or 50
 
-    def load_dataset(self) -> Dataset:
+    def load_dataset(self, path: str | None = None) -> Dataset:
         """The data that the run is trained on.
+
+        Args:
+            path: where they are now, if they have moved.
 
         Raises:
             InputError: if they cannot be read, or have changed since.
         """
-        dataset = load_dataset(**asdict(self.config.data))
+        config = self.config.data
+        if path is None and config.path is not None and not Path(config.path).exists():
+            raise InputError(f"the data of {self.folder} are no longer at {config.path}: give --data.path")
+        dataset = load_dataset(**asdict(config) | {"path": path or config.path})
         self.check_data(dataset)
         return dataset
 

@@ -327,7 +327,7 @@ def test_fid_without_its_libraries_fails_before_sampling(run, tmp_path, monkeypa
     monkeypatch.setattr("ndm.cli.quality.draw", lambda *_: pytest.fail("sampled"))
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     bytes_ = replace(load_dataset("digits"), decoder=lambda: CategoricalDecoder(256))
-    monkeypatch.setattr(Run, "load_dataset", lambda _: bytes_)
+    monkeypatch.setattr(Run, "load_dataset", lambda *_: bytes_)
     (tmp_path / "weights.pth").touch()
     assert main(["quality", str(run), "--inception", str(tmp_path / "weights.pth")]) == 2
     assert "pip install 'torchmetrics[image]'" in capsys.readouterr().err

@@ -43,6 +43,7 @@ MUTATIONS = [
     ("heights that a flat U-Net has not", "config.py", "set(config.attention) <= {shape[1]}", "True", "test_config"),
     ("steps of the bound given to an ODE", "cli/evaluate.py", 'if args.steps and args.estimator.startswith("ode")',
      "if False", "test_evaluate_command"),
+    ("the raw weights of a checkpoint", "training/run.py", 'prefix = "average."', 'prefix = "model."', "test_cli"),
     ("every process speaks", "cli/train.py", "console.quiet = not processes.is_main_process", "pass", "test_distributed"),
     ("levels weighed by the square of what z says", "decoder.py", "return -0.5 * ((z /", "return -1.0 * ((z /", "test_levels"),
     ("levels off by half a cell", "decoder.py", "(2 * torch.arange(levels, dtype=like.dtype, device=like.device) + 1)",

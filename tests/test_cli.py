@@ -1,6 +1,7 @@
 """The command line: the whole way on a tiny model, and every kind of bad input in one line with exit code 2."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ndm.decoder import CategoricalDecoder
 from ndm.evaluation import Protocol, evaluate
 from ndm.quality import Score, quality
 from ndm.training import Run
+from ndm.training.validation import validation_nats
 
 TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
 
@@ -152,6 +154,29 @@ def test_data_that_have_moved_are_named_anew(tmp_path, capsys):
     assert "data have changed" in capsys.readouterr().err
     assert main(["train", "--resume", run, "--data.path", moved]) == 0
     assert main(evaluate) == 0
+
+
+def test_a_checkpoint_serves_in_place_of_the_finished_model(tmp_path, capsys):
+    """The average of the best step has the validation bound of that step; the newest is the finished model's."""
+    folder, options = tmp_path / "run", ["--training.evaluate_every", "1", "--training.learning_rate", "10"]
+    assert main(["train", "digits", "--out", str(folder), *TINY, *options, "--training.checkpoint_every", "2"]) == 0
+    run = Run.open(folder)
+    values = {r["step"]: r["validation_bpd"] for r in run.metrics() if "validation_bpd" in r}
+    best = min(values, key=values.get)
+    assert best < 12, "the case is to have a best step before the last"
+    x = run.load_dataset().validation
+    for which, step in (("best", best), (str(best), best), ("newest", 12)):
+        model = run.load_model(which)
+        value = ndm.bits_per_dim(validation_nats(model, x, None).item() / len(x), x)
+        assert value == pytest.approx(values[step], rel=1e-6)
+    finished = run.load_model()
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in finished.state_dict().items())
+    evaluate = ["evaluate", str(folder), "--estimator", "bound", "--steps", "2", "--passes", "1", "--checkpoint"]
+    shutil.rmtree(folder / "model")  # as while it trains
+    assert main([*evaluate, "best"]) == 0
+    assert "EMA (checkpoint best)" in capsys.readouterr().out
+    assert main([*evaluate, "3"]) == 2
+    assert f"there are: {best}, 10, 12, newest, best" in capsys.readouterr().err
 
 
 def test_the_samples_of_the_last_step_are_drawn_once(tmp_path, monkeypatch):

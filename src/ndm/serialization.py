@@ -115,6 +115,15 @@ def save(model: NDM, folder: Path) -> None:
         config.unlink(missing_ok=True)
 
 
+def weights_checksum(model: NDM) -> str:
+    """SHA-256 of the names and values of all weights, wherever they were read from."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -13,7 +13,9 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ..data import Dataset
     from ..model import NDM
+    from ..training import Run
 
 
 def select_device(name: str) -> str:
@@ -48,6 +50,23 @@ def add_run(parser: ArgumentParser) -> None:
     """The run that a command is about."""
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("--data.path", type=str, default=None, help="where the run's data are now, if they have moved")
+    parser.add_argument(
+        "--checkpoint", type=str, default=None,
+        help="newest, best (by validation) or a step: its average instead of the finished model, also while it trains",
+    )  # fmt: skip
+
+
+def open_run(args: Namespace) -> tuple[Run, NDM, Dataset]:
+    """The run of :func:`add_run`, the model that is asked for, on the CPU, and the data.
+
+    Raises:
+        InputError: if one of them is not there.
+    """
+    from ..training import Run
+
+    run = Run.open(args.run) if args.checkpoint is None else Run.started(args.run)
+    dataset = run.load_dataset(args.data.path)
+    return run, run.load_model(args.checkpoint, dataset), dataset
 
 
 def add_sampling(parser: ArgumentParser) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .common import add_common, add_run, require_positive, select_device
+from .common import add_common, add_run, open_run, require_positive, select_device
 
 
 def make_parser() -> ArgumentParser:
@@ -29,13 +29,12 @@ def run(args: Namespace) -> None:
     from ..doctor import diagnose, report
     from ..pictures import draw_diagnosis
     from ..progress import console
-    from ..training import Run
 
     require_positive(args, "limit")
-    folder = Run.open(args.run)
-    model = folder.load_model().to(select_device(args.device))
-    rows = folder.load_dataset(args.data.path).validation[: args.limit].to(model.reference.device)
+    run, model, dataset = open_run(args)
+    model = model.to(select_device(args.device))
+    rows = dataset.validation[: args.limit].to(model.reference.device)
     with console.status("examining: bound, time profile, ODE"):
         diagnosis = diagnose(model, rows, args.seed)
-    draw_diagnosis(diagnosis, folder.folder / "doctor.png")
+    draw_diagnosis(diagnosis, run.folder / "doctor.png")
     print(json.dumps(asdict(diagnosis), indent=2) if args.json else report(diagnosis))

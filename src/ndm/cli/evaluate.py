@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from ..version import __version__
-from .common import add_common, add_run, require_positive, select_device
+from .common import add_common, add_run, open_run, require_positive, select_device
 
 EXACT_UP_TO = 256  # elements of a row, for --divergence auto
 
@@ -91,23 +91,24 @@ def run(args: Namespace) -> None:
     from ..journal import Journal, append_line
     from ..likelihood import Divergence, bits_per_dim
     from ..progress import console, progress_bar
+    from ..serialization import weights_checksum
     from ..solvers import ODE_SOLVERS, SolverError, check_solver
-    from ..training import Run
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     check_solver(args.solver, ODE_SOLVERS)
     if args.steps and args.estimator.startswith("ode"):
         raise InputError("--steps is of the bound; an ODE solver has --solver_steps, or --rtol and --atol")
     wanted = parse_steps(args.steps) if args.steps else None
-    folder = Run.open(args.run)
+    run, model, dataset = open_run(args)
+    weights = "EMA" if args.checkpoint is None else f"EMA (checkpoint {args.checkpoint})"
+    checksum = weights_checksum(model)
     device = select_device(args.device)
     if device.startswith("mps") and args.dtype == "float64":
         device = "cpu"  # Apple's GPU has no float64
     processes = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # one may have much stiffer rows
     rank, count = processes.process_index, processes.num_processes
     device = device if count == 1 else str(processes.device)
-    model = folder.load_model().to(device, getattr(torch, args.dtype))
-    dataset = folder.load_dataset(args.data.path)
+    model = model.to(device, getattr(torch, args.dtype))
     x = dataset.split(args.split)[: args.limit]
     only = model.process.schedule.steps  # a stepwise schedule has one number of steps, and no ODE
     ode = {"all": ["ode"] if only is None else [], "bound": []}.get(args.estimator, [args.estimator])
@@ -124,13 +125,13 @@ def run(args: Namespace) -> None:
         for kind in ode
     ]  # fmt: skip
     facts = {
-        "run": str(folder.folder), "version": __version__, "data": dataset.name, "release": dataset.release,
-        "split": args.split, "rows": len(x), "weights": "EMA", "weights_sha256": folder.weights_checksum,
+        "run": str(run.folder), "version": __version__, "data": dataset.name, "release": dataset.release,
+        "split": args.split, "rows": len(x), "weights": weights, "weights_sha256": checksum,
         "dtype": args.dtype, "parameters": model.num_parameters,
     }  # fmt: skip
     key = json.dumps([{**facts, "run": ""}, [asdict(p) for p in protocols]])
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
-    journal = Journal(folder.folder / f"evaluation-{name}.partial.jsonl", rank)
+    journal = Journal(run.folder / f"evaluation-{name}.partial.jsonl", rank)
     total, kept = sum(count_pieces(p, x) for p in protocols), len(journal.pieces)
     if kept and rank == 0:
         console.print(f"going on from an earlier attempt: {kept} of {total} pieces are done")
@@ -157,12 +158,12 @@ def run(args: Namespace) -> None:
         raise
     entropy = dataset.distribution.entropy() if dataset.distribution else None
     result = {**facts, "entropy_nats": entropy, "estimates": [asdict(e) for e in estimates]}
-    append_line(folder.folder / "evaluations.jsonl", result)
+    append_line(run.folder / "evaluations.jsonl", result)
     journal.remove()
     if args.json:
         print(json.dumps(result, indent=2))
         return
-    print(estimates_table({folder.folder.name: estimates}))
+    print(estimates_table({run.folder.name: estimates}))
     print(f"{facts['weights']} weights, {args.dtype}; {dataset.name}, {args.split} rows: {dataset.release}")
     if entropy is not None:
         print(f"entropy of the data: {bits_per_dim(entropy, x):.3f} bits/dim ({entropy:.3f} nats)")

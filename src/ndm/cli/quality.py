@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from .common import add_common, add_run, add_sampling, draw, require_positive, select_device
+from .common import add_common, add_run, add_sampling, draw, open_run, require_positive, select_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,11 +42,10 @@ def run(args: Namespace) -> None:
     from ..journal import append_line
     from ..progress import console
     from ..quality import inception_distances, inception_metrics, quality
-    from ..training import Run
+    from ..serialization import weights_checksum
 
     require_positive(args, "num", "steps")
-    run = Run.open(args.run)
-    dataset = run.load_dataset(args.data.path)
+    run, model, dataset = open_run(args)
     if args.inception is not None:  # before an hour of sampling
         if getattr(dataset.decoder(), "levels", None) != 256:
             raise InputError(f"--inception is for 8-bit images, and {dataset.name} holds others; leave it out")
@@ -55,10 +54,10 @@ def run(args: Namespace) -> None:
         inception_metrics()
     facts = {"run": str(run.folder), "data": dataset.name, "release": dataset.release, "seed": args.seed}
     if args.samples is None:
-        model = run.load_model().to(select_device(args.device))
+        model = model.to(select_device(args.device))
         steps = args.steps or run.sampling_steps
         x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed)
-        facts |= {"solver": args.solver, "steps": steps, "weights_sha256": run.weights_checksum}
+        facts |= {"solver": args.solver, "steps": steps, "weights_sha256": weights_checksum(model)}
     else:
         x = read_samples(args.samples)
         facts |= {"samples": str(args.samples)}

@@ -8,7 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from .common import add_common, add_run, add_sampling, draw, require_positive, select_device
+from .common import add_common, add_run, add_sampling, draw, open_run, require_positive, select_device
 
 
 def make_parser() -> ArgumentParser:
@@ -33,16 +33,14 @@ def run(args: Namespace) -> None:
 
     from ..pictures import write_samples
     from ..progress import console
-    from ..training import Run
 
     if args.out.suffix not in (".png", ".npz"):
         raise InputError(f"--out must end in .png or .npz, got {args.out}")
     require_positive(args, "num", "steps")
     if args.out.is_dir():
         raise InputError(f"--out {args.out} is a folder; give a file name")
-    run = Run.open(args.run)
-    model = run.load_model().to(select_device(args.device))
-    dataset = run.load_dataset(args.data.path)
+    run, model, dataset = open_run(args)
+    model = model.to(select_device(args.device))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     steps = args.steps or run.sampling_steps
     x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed, args.mode)

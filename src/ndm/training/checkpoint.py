@@ -87,6 +87,21 @@ class Checkpoints:
                 warn(f"{error}; trying the one before")
         return None
 
+    def find(self, which: str) -> State:
+        """The ``newest`` whole checkpoint, the ``best`` by validation, or that of a step, given by its number.
+
+        Raises:
+            InputError: if there is none, saying which there are, or it is damaged.
+        """
+        newest = self.latest()
+        names: dict[str, Any] = {str(step): step for step in self.steps()}
+        if newest is not None:
+            names |= {"newest": newest.step, "best": newest.values["best_step"]}
+        if names.get(which) not in self.steps():
+            there = ", ".join(name for name in names if names[name] in self.steps()) or "none"
+            raise InputError(f"no checkpoint {which!r} in {self.folder}; there are: {there}")
+        return self.load(names[which])
+
     def load(self, step: int) -> State:
         """One checkpoint, verified.
 

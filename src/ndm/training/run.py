@@ -13,7 +13,7 @@ import torch
 from ..config import Config, make_config, make_model, read_settings
 from ..data import Dataset, load_dataset
 from ..errors import InputError
-from ..files import sha256, write_whole
+from ..files import write_whole
 from ..journal import append_line, read_lines
 from ..model import NDM
 from ..progress import console, progress_bar, training_news
@@ -199,14 +199,23 @@ class Run:
         """All lines of ``metrics.jsonl``."""
         return read_lines(self.metrics_file)
 
-    @property
-    def weights_checksum(self) -> str:
-        """SHA-256 of the model's weights file."""
-        return sha256(self.model_folder / "model.safetensors")
+    def load_model(self, checkpoint: str | None = None, dataset: Dataset | None = None) -> NDM:
+        """The trained model, in evaluation mode, or the average of weights in a checkpoint.
 
-    def load_model(self) -> NDM:
-        """The trained model, in evaluation mode."""
-        return NDM.from_pretrained(self.model_folder)
+        Args:
+            checkpoint: newest, best, or a step; None is the finished model.
+            dataset: the run's, which a checkpoint's model is built for; loaded unless given.
+
+        Raises:
+            InputError: if there is no such model.
+        """
+        if checkpoint is None:
+            return NDM.from_pretrained(self.model_folder)
+        state = Checkpoints(self.folder / "checkpoints").find(checkpoint)
+        model = make_model(self.config, dataset or self.load_dataset())
+        prefix = "average."
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)})
+        return model.eval().requires_grad_(False)
 
 
 def _identity(dataset: Dataset) -> dict[str, Any]:

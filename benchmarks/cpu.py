@@ -67,7 +67,7 @@ def main() -> None:
         config = make_config(settings)
         dataset = load_dataset(**asdict(config.data))
         folder = args.out / name.replace(" ", "-")
-        if not (folder / "model").exists():
+        if not any("validation_bpd" in record for record in Run(folder).metrics()):  # not there, or interrupted
             steps = max(2, int(args.seconds / time_steps(config, dataset)))
             training = replace(config.training, steps=steps, warmup=min(100, steps // 4), ema_decay=0.99)
             training = replace(training, evaluate_every=steps, sample_every=0, checkpoint_every=steps)

@@ -48,7 +48,8 @@ def main() -> None:
         figures, seconds, result = [], [], {}
         for seed in range(args.seeds):
             folder = args.out / f"{recipe}-seed{seed}"
-            if not (folder / "model").exists() and ndm(
+            # Written last: an interrupted training leaves a model too.
+            if not (folder / "samples.png").exists() and ndm(
                 ["train", recipe, "--out", str(folder), "--seed", str(seed), "--overwrite"]
             ):
                 raise SystemExit(f"training {recipe} failed")

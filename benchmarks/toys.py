@@ -34,7 +34,8 @@ def main() -> int:
     rows, bad = [], 0
     for recipe in args.recipes:
         folder = args.out / f"{recipe}-seed{args.seed}"
-        if not (folder / "model").exists() and command(
+        # Written last: an interrupted training leaves a model too.
+        if not (folder / "samples.png").exists() and command(
             ["train", recipe, "--out", str(folder), "--seed", str(args.seed), "--overwrite"]
         ):
             raise SystemExit(f"training {recipe} failed")

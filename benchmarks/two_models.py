@@ -38,7 +38,8 @@ def main() -> None:
         figures: list[tuple[float, float]] = []
         for seed in range(args.seeds):
             folder = args.out / f"{recipe}-eta{eta}-seed{seed}"
-            if not (folder / "model").exists() and ndm(
+            # Written last: an interrupted training leaves a model too.
+            if not (folder / "samples.png").exists() and ndm(
                 ["train", recipe, "--out", str(folder), "--seed", str(seed), "--overwrite",
                  "--training.eta_range", str(eta)]
             ):  # fmt: skip

@@ -108,7 +108,8 @@ def _folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
             f"{key} is {old} in {run.folder} and {new} here: a run goes on as it began; leave the option out, or start "
             "a new run"
         )
-    run.check_data(dataset)
-    if moved and PartialState().is_main_process:
-        config.save(run.config_file)
+    if moved:
+        run.check_data(dataset)
+        if PartialState().is_main_process:
+            config.save(run.config_file)
     return run

@@ -90,6 +90,7 @@ def run(args: Namespace) -> None:
         run.draw_samples(model, dataset, "samples.png")
     elif processes.is_main_process:
         shutil.copyfile(last, run.folder / "samples.png")
+    processes.wait_for_everyone()  # one that leaves early takes its connections with it, and the others abort
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
 
 

@@ -1,0 +1,86 @@
+"""Parts by name: every kind of part has a registry, and a part joins it where it is defined.
+
+    SCHEDULES = Registry[type["Schedule"]]("schedule")
+
+    @SCHEDULES.register("linear")
+    class LinearSchedule(Schedule): ...
+
+    SCHEDULES.find("linear")    # the class; an unknown name is refused, with the names there are
+
+The command line, the recipes and saved models look parts up here and nowhere else. A name that is read from a file is
+only looked up: nothing is ever imported because a file names it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, TypeVar
+
+from ..errors import InputError
+
+T = TypeVar("T")
+Part = TypeVar("Part")
+
+
+class Registry(Mapping[str, T]):
+    """The parts of one kind by name, in the order in which they were registered.
+
+    Args:
+        kind: what the parts are called in messages, e.g. ``"schedule"``.
+    """
+
+    classes: ClassVar[dict[str, type]] = {}
+    """Every registered class of every kind by its own name, which is how saved models name it."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._parts: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[Part], Part]:
+        """A decorator that registers a class or a function under ``name``.
+
+        Raises:
+            InputError: if the name, or the class's own name, is already taken by another part.
+        """
+
+        def join(part: Part) -> Part:
+            self.add(name, part)  # type: ignore[arg-type]
+            return part
+
+        return join
+
+    def add(self, name: str, part: T) -> None:
+        """Register a part under a name; see :meth:`register`."""
+        if name in self._parts:
+            raise InputError(f"there is already a {self.kind} named {name!r}; choose another name")
+        if isinstance(part, type):
+            if self.classes.get(part.__name__, part) is not part:
+                raise InputError(f"there is already a registered class {part.__name__}; choose another name")
+            self.classes[part.__name__] = part
+        self._parts[name] = part
+
+    def find(self, name: str) -> T:
+        """The part of that name.
+
+        Raises:
+            InputError: if there is none, with the most similar name and all names.
+        """
+        if name in self._parts:
+            return self._parts[name]
+        similar = difflib.get_close_matches(str(name), self._parts, n=1)
+        guess = f"did you mean {similar[0]!r}? " if similar else ""
+        raise InputError(f"unknown {self.kind} {name!r}; {guess}choose one of {', '.join(self._parts)}")
+
+    def name_of(self, part: object) -> str | None:
+        """The name under which a part is registered, or None."""
+        return next((name for name, other in self._parts.items() if other is part), None)
+
+    def __getitem__(self, name: str) -> T:
+        return self._parts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)

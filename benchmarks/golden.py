@@ -67,7 +67,16 @@ def record(folder: Path) -> dict[str, Any]:
     images = np.random.default_rng(0).integers(0, 256, (300, 28, 28)).astype(np.uint8)
     images[:, 6:20, 6:20] //= 8  # dark inside, so that there is something to learn
     np.savez(folder / "images.npz", x_train=images)
-    common = ("--training.steps", 50, "--training.checkpoint_every", 20, "--training.evaluate_every", 25, "--device", "cpu")
+    common = (
+        "--training.steps",
+        50,
+        "--training.checkpoint_every",
+        20,
+        "--training.evaluate_every",
+        25,
+        "--device",
+        "cpu",
+    )
     found: dict[str, Any] = {}
     for recipe in ("digits", "digits-t10"):
         command("train", recipe, "--out", folder / recipe, *common)
@@ -94,7 +103,20 @@ def record(folder: Path) -> dict[str, Any]:
     found["doctor"] = without_timings(json.loads(command("doctor", folder / "digits", *common)))
     for solver in SAMPLERS:
         file = folder / f"{solver}.npz"
-        command("sample", folder / "digits", "--solver", solver, "--steps", 10, "--num", 16, "--out", file, "--device", "cpu")
+        command(
+            "sample",
+            folder / "digits",
+            "--solver",
+            solver,
+            "--steps",
+            10,
+            "--num",
+            16,
+            "--out",
+            file,
+            "--device",
+            "cpu",
+        )
         found[f"sample-{solver}"] = checksum(dict(np.load(file)))
     options = ("--num", 120, "--steps", 5, "--device", "cpu", "--json")
     found["quality"] = without_timings(json.loads(command("quality", folder / "digits", *options)))

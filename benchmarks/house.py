@@ -1,6 +1,6 @@
 """How large the package's parts are: modules at the top, long functions, functions of many parameters, lines.
 
-    python benchmarks/house.py [FOLDER]      # src/ndm unless given
+python benchmarks/house.py [FOLDER]      # src/ndm unless given
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ def functions(tree: ast.AST, prefix: str = "") -> list[tuple[str, int, int]]:
             name = f"{prefix}{node.name}"
             a = node.args
             names = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs, a.vararg, a.kwarg) if p is not None]
-            found.append((name, (node.end_lineno or 0) - node.lineno + 1, len([n for n in names if n not in ("self", "cls")])))
+            found.append(
+                (name, (node.end_lineno or 0) - node.lineno + 1, len([n for n in names if n not in ("self", "cls")]))
+            )
             name += "."
         elif isinstance(node, ast.ClassDef):
             name = f"{prefix}{node.name}."
@@ -32,7 +34,11 @@ def functions(tree: ast.AST, prefix: str = "") -> list[tuple[str, int, int]]:
 def main() -> None:
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent / "src" / "ndm"
     files = sorted(root.rglob("*.py"))
-    found = [(f"{path.relative_to(root)}: {name}", *size) for path in files for name, *size in functions(ast.parse(path.read_text()))]
+    found = [
+        (f"{path.relative_to(root)}: {name}", *size)
+        for path in files
+        for name, *size in functions(ast.parse(path.read_text()))
+    ]
     long = [(name, lines) for name, lines, _ in found if lines > LONG]
     many = [(name, count) for name, _, count in found if count > MANY]
     print(f"modules at the top level: {len(list(root.glob('*.py')))}")

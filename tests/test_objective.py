@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import ndm
-from ndm.objective import continuous_diffusion, discrete_diffusion
+from ndm.objective import bound_terms, continuous_diffusion, discrete_diffusion, draw, step_around
 
 from conftest import SmoothNet
 from oracle import LinearGaussian
@@ -23,7 +23,7 @@ def model_with(transform, schedule=None, eta=1.0, tied_to="time", **predictor):
 
 
 def same_latent(model, x, t, seed=3):
-    """The z_t that the diffusion terms draw from a generator with this seed."""
+    """A draw of z_t from a generator with this seed."""
     return model.process(x).marginal(t).sample(torch.Generator().manual_seed(seed))
 
 
@@ -34,7 +34,7 @@ def test_identity_is_vdm_in_continuous_time():
     level = model.process.schedule(t)
     x_hat = model(same_latent(model, X, t), t).curve.x
     expected = torch.exp(-level.gamma) * level.d_gamma * (X - x_hat).pow(2).sum(1) / 2
-    actual = continuous_diffusion(model, model.process(X), t, torch.Generator().manual_seed(3))
+    actual = continuous_diffusion(model, model.process(X), same_latent(model, X, t), t)
     torch.testing.assert_close(actual, expected)
 
 
@@ -47,7 +47,7 @@ def test_identity_is_vdm_in_discrete_time(steps):
     x_hat = model(same_latent(model, X, t), t).curve.x
     snr_s, snr_t = (torch.exp(-model.process.schedule(r).gamma) for r in (s, t))
     expected = steps * (snr_s - snr_t) * (X - x_hat).pow(2).sum(1) / 2
-    actual = discrete_diffusion(model, model.process(X), u, steps, torch.Generator().manual_seed(3))
+    actual = steps * discrete_diffusion(model, model.process(X), same_latent(model, X, t), *step_around(u, steps))
     torch.testing.assert_close(actual, expected)
 
 
@@ -61,7 +61,7 @@ def test_identity_with_learned_variance_is_the_log_ratio():
     excess = gap[:, None] * p.variance
     delta2 = gap[:, None] * (X - p.curve.x) ** 2
     expected = steps / 2 * ((1 + delta2) / (1 + excess) - 1 + torch.log1p(excess)).sum(1)
-    actual = discrete_diffusion(model, model.process(X), u, steps, torch.Generator().manual_seed(3))
+    actual = steps * discrete_diffusion(model, model.process(X), same_latent(model, X, t), *step_around(u, steps))
     torch.testing.assert_close(actual, expected)
 
 
@@ -88,13 +88,13 @@ def test_continuous_bound_has_the_closed_form_of_any_transform(kind, eta, tied_t
     d_gamma = level.d_gamma[:, None]
     norm2 = ((1 + eta) / 2 * gap(t) - slope / d_gamma).pow(2).sum(1)
     expected = torch.exp(-level.gamma) * level.d_gamma * norm2 / (2 * eta)
-    actual = continuous_diffusion(model, q, t, torch.Generator().manual_seed(3))
+    actual = continuous_diffusion(model, q, same_latent(model, X, t), t)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
     # The same by an eta per row, whatever the process's own; each row's bound is that of a process of its eta.
     etas = torch.tensor([0.5, 3.0])
     norm2 = ((1 + etas)[:, None] / 2 * gap(t) - slope / d_gamma).pow(2).sum(1)
     expected = torch.exp(-level.gamma) * level.d_gamma * norm2 / (2 * etas)
-    actual = continuous_diffusion(model, q, t, torch.Generator().manual_seed(3), etas)
+    actual = continuous_diffusion(model, model.process(X, eta=etas), same_latent(model, X, t), t)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-7)
 
 
@@ -334,7 +334,7 @@ def test_reconstruction_is_averaged_over_the_noise_of_z_0(generator):
 class HalfWeights(ndm.LowDiscrepancyTimes):
     """Weights of a half, and a record of what it is told."""
 
-    def forward(self, x, generator=None):
+    def forward(self, x, generator=None, rank=0, count=1):
         t, weight = super().forward(x, generator)
         return t, weight / 2
 
@@ -348,3 +348,20 @@ def test_times_observe_the_loss_without_its_weight(steps, generator):
     model, times = ndm.NDM(process, ndm.Predictor(SmoothNet(2, 2)), ndm.GaussianDecoder()), HalfWeights()
     diffusion = ndm.bound(model, torch.randn(5, 2), steps, times, generator).diffusion
     torch.testing.assert_close(diffusion, times.told / 2)
+
+
+@pytest.mark.parametrize("steps", [None, 4])
+def test_parts_of_a_batch_have_together_the_draws_and_the_terms_of_the_whole(steps):
+    """Two processes, each with two rows of four, draw what one draws for all four."""
+    model, x = model_with(ndm.TimeBasis(SmoothNet(3, 6, timed=False), 2)), torch.randn(4, 3)
+    encode, times = model.encode(x), ndm.LowDiscrepancyTimes()
+    whole = draw(encode, times, torch.Generator().manual_seed(1))
+    parts = [draw(encode[2 * rank : 2 * rank + 2], times, torch.Generator().manual_seed(1), rank, 2) for rank in (0, 1)]
+    for one, two in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(one, torch.cat(two))
+    assert not torch.equal(parts[0].eps_t, parts[1].eps_t)
+    together = bound_terms(model, x, encode, whole, steps)
+    for rank, part in enumerate(parts):
+        rows = slice(2 * rank, 2 * rank + 2)
+        terms = bound_terms(model, x[rows], encode[rows], part, steps)
+        torch.testing.assert_close(terms.diffusion, together.diffusion[rows])

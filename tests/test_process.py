@@ -61,17 +61,17 @@ def test_posterior_is_ddpms_for_the_identity():
 def test_posterior_with_a_variance_marginalises_an_uncertain_x(eta):
     process = ndm.ForwardProcess(ndm.CosineSchedule(-6.0, 4.0))
     z_t, variance = torch.randn(2, 3), torch.rand(2, 3)
-    certain, uncertain = process(X).posterior(z_t, S, T, eta), process(X, variance).posterior(z_t, S, T, eta)
-    weight = process(X + 1).posterior(z_t, S, T, eta).mean - certain.mean
+    certain, uncertain = (process(X, v, eta).posterior(z_t, S, T) for v in (None, variance))
+    weight = process(X + 1, eta=eta).posterior(z_t, S, T).mean - certain.mean
     torch.testing.assert_close(uncertain.mean, certain.mean)
     torch.testing.assert_close(uncertain.std**2, certain.std**2 + weight**2 * variance)
 
 
 def test_posterior_at_eta_zero_follows_the_deterministic_path():
-    q = make()(X)
+    q = make()(X, eta=0.0)
     eps = torch.randn(2, 3)
     at_s, at_t = q.marginal(S), q.marginal(T)
-    step = q.posterior(at_t.mean + at_t.std * eps, S, T, eta=0.0)
+    step = q.posterior(at_t.mean + at_t.std * eps, S, T)
     torch.testing.assert_close(step.mean, at_s.mean + at_s.std * eps)
     assert (step.std == 0).all()
 
@@ -105,10 +105,10 @@ def test_eta_of_a_call_overrides_the_process():
     own, other = make(eta=0.4), make(eta=1.0)
     z = torch.randn(2, 3)
     for eta in (0.4, torch.tensor([0.4, 0.4])):
-        torch.testing.assert_close(other(X).reverse_drift(z, T, eta=eta), own(X).reverse_drift(z, T))
-        torch.testing.assert_close(other.noise_rate(T, eta=eta), own.noise_rate(T))
+        torch.testing.assert_close(other(X, eta=eta).reverse_drift(z, T), own(X).reverse_drift(z, T))
+        torch.testing.assert_close(other(X, eta=eta).noise_rate(T), own.noise_rate(T))
         for field in ("mean", "std"):
-            changed, expected = other(X).posterior(z, S, T, eta=eta), own(X).posterior(z, S, T)
+            changed, expected = other(X, eta=eta).posterior(z, S, T), own(X).posterior(z, S, T)
             torch.testing.assert_close(getattr(changed, field), getattr(expected, field))
 
 

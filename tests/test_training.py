@@ -14,10 +14,11 @@ import ndm
 from ndm.config import Config, DataConfig, ModelConfig, TrainingConfig, make_model
 from ndm.data import load_dataset
 from ndm.likelihood import bits_per_dim
+from ndm.objective import draw
 from ndm.progress import progress_bar
 from ndm.tensors import seeded
 from ndm.training import Checkpoints, Run, Trainer, learning_rate, train
-from ndm.training.loss import Loss, random_eta
+from ndm.training.loss import Loss
 from ndm.training.validation import validation_nats
 
 
@@ -232,8 +233,9 @@ def test_a_run_goes_on_exactly_from_between_skipped_steps(bad, saved, tmp_path):
 def test_eta_is_drawn_log_uniformly_one_per_row_and_changes_the_training():
     """n = 4000 draws in [1/4, 4]: the mean of log eta within 4 standard errors of 0, its range nearly filled."""
     x, model = torch.zeros(4000, 1), make_model(SMALL, load_dataset("digits"))
-    assert random_eta(model, x, 1.0, torch.Generator()) is None
-    log_eta = random_eta(model, x, 4.0, torch.Generator().manual_seed(0)).log()
+    losses = [Loss(model, replace(SMALL, training=replace(SMALL.training, eta_range=r))) for r in (1.0, 4.0)]
+    assert losses[0].draw_eta(x, torch.Generator()) is None
+    log_eta = losses[1].draw_eta(x, torch.Generator().manual_seed(0)).log()
     width = torch.tensor(4.0).log()
     assert log_eta.abs().max() <= width and log_eta.max() > 0.99 * width and log_eta.min() < -0.99 * width
     assert log_eta.mean().abs() < 4 * width / 3**0.5 / 4000**0.5
@@ -376,7 +378,8 @@ def test_validation_is_the_mean_bound_of_the_validation_rows():
 
 def test_dropout_is_a_function_of_step_part_and_process(monkeypatch):
     """With the same rows, times and noise, nothing but dropout is left to differ."""
-    monkeypatch.setattr("ndm.training.loss.seeded", lambda *_, **__: torch.Generator().manual_seed(0))
+    monkeypatch.setattr("ndm.training.loss.seeded", lambda *_: torch.Generator().manual_seed(0))
+    monkeypatch.setattr("ndm.training.loss.draw", lambda x, times, generator, *_: draw(x, times, generator))
     config = replace(SMALL, model=replace(SMALL.model, dropout=0.5))
     model, x = make_model(config, load_dataset("digits")), load_dataset("digits").train[:16]
     for p in model.parameters():

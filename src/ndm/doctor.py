@@ -19,7 +19,7 @@ from torch import Tensor
 from .decoder import CategoricalDecoder
 from .likelihood import bits_per_dim, ode_likelihood
 from .model import NDM
-from .objective import bound, continuous_diffusion, discrete_diffusion
+from .objective import bound, continuous_diffusion, discrete_diffusion, step_around
 from .sampling import velocity_field
 from .solvers import SolverError, VectorField
 from .tensors import full_times, seeded, sum_rows
@@ -102,9 +102,12 @@ def _profile(model: NDM, x: Tensor, steps: int | None, passes: int, generator: t
             offset, _ = LowDiscrepancyTimes()(q.curve.x, generator)
             t = (k + offset) / BINS
             if steps is None:
-                loss = continuous_diffusion(model, q, t, generator)
+                z_t = q.marginal(t).sample(generator)
+                loss = continuous_diffusion(model, q, z_t, t)
             else:
-                loss = discrete_diffusion(model, q, t, steps, generator)
+                s, t = step_around(t, steps)
+                z_t = q.marginal(t).sample(generator)
+                loss = steps * discrete_diffusion(model, q, z_t, s, t)
             total += bits_per_dim(loss, x).mean().item() / BINS / max(1, passes // 4)
         profile.append(total)
     return profile

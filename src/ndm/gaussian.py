@@ -29,9 +29,13 @@ class Gaussian:
         """N(0, I) with the shape, dtype and device of ``like``."""
         return cls(torch.zeros_like(like), torch.ones_like(like))
 
+    def at(self, eps: Tensor) -> Tensor:
+        """mean + std eps, the draw that standard normal noise ``eps`` stands for, ``(B, *)``."""
+        return self.mean + self.std * eps
+
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """One reparameterised draw, shape ``(B, *)``."""
-        return self.mean + self.std * randn_like(self.mean, generator)
+        return self.at(randn_like(self.mean, generator))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of ``z`` in nats, shape ``(B,)``."""

@@ -56,12 +56,18 @@ class NDM(nn.Module):
         self.predictor = predictor
         self.decoder = decoder
 
-    def forward(self, z_t: Tensor, t: Tensor) -> ConditionalProcess:
-        """The reverse process at ``z_t``: the forward process given the prediction made from it."""
+    def forward(self, z_t: Tensor, t: Tensor, eta: float | Tensor | None = None) -> ConditionalProcess:
+        """The reverse process at ``z_t``: the forward process given the prediction made from it.
+
+        Args:
+            z_t: latents, ``(B, *)``.
+            t: their times, ``(B,)``.
+            eta: in the place of the process's own, see :class:`ForwardProcess`.
+        """
         x_hat, coefficients, variance = self.predictor(z_t, t, self.process.schedule(t))
         if coefficients is None:
-            return self.process(x_hat, variance)
-        return self.process.along(BasisCurve(x_hat, coefficients), variance)
+            return self.process(x_hat, variance, eta)
+        return self.process.along(BasisCurve(x_hat, coefficients), variance, eta)
 
     @property
     def reference(self) -> Tensor:

@@ -28,7 +28,7 @@ from .errors import InputError
 from .gaussian import Gaussian
 from .model import NDM
 from .process import ConditionalProcess
-from .tensors import expand, full_times, sum_rows
+from .tensors import expand, full_times, randn_like, sum_rows
 from .times import LowDiscrepancyTimes
 
 
@@ -43,6 +43,36 @@ class Bound(NamedTuple):
     def total(self) -> Tensor:
         """The bound on -log p(x), ``(B,)``, nats."""
         return self.prior + self.diffusion + self.reconstruction
+
+    def weighted(self, weight: Tensor) -> Bound:
+        """The same with the diffusion term times ``weight``, ``(B,)``."""
+        return self._replace(diffusion=weight * self.diffusion)
+
+
+class Draws(NamedTuple):
+    """Everything that is drawn for the bound of a batch ``(B, *)``."""
+
+    t: Tensor
+    """Where the diffusion term is evaluated, ``(B,)``."""
+    weight: Tensor
+    """What makes its mean over such times unbiased, ``(B,)``."""
+    eps_0: Tensor
+    """The noise of z_0, ``(B, *)``."""
+    eps_t: Tensor
+    """The noise of z_t, ``(B, *)``."""
+
+
+def draw(
+    x: Tensor,
+    times: LowDiscrepancyTimes,
+    generator: torch.Generator | None = None,
+    rank: int = 0,
+    count: int = 1,
+) -> Draws:
+    """The draws for encoded rows ``x``, ``(B, *)``, which are part ``rank`` of ``count`` equal parts of a batch."""
+    eps_0 = randn_like(x, generator, rank, count)
+    t, weight = times(x, generator, rank, count)
+    return Draws(t, weight, eps_0, randn_like(x, generator, rank, count))
 
 
 def bound(
@@ -74,43 +104,53 @@ def bound(
         raise InputError(f"steps must be at least 1 (or None for continuous time), got {steps}")
     model.process.schedule.check_steps(steps)
     times = LowDiscrepancyTimes() if times is None else times
-
     x_model = model.encode(x)
-    q = model.process(x_model)
+    draws = draw(x_model, times, generator)
+    terms = bound_terms(model, x, x_model, draws, steps, eta)
+    times.observe(draws.t, terms.diffusion.detach())
+    return terms.weighted(draws.weight)
+
+
+def bound_terms(
+    model: NDM, x: Tensor, x_model: Tensor, draws: Draws, steps: int | None = None, eta: Tensor | None = None
+) -> Bound:
+    """The terms of :func:`bound` as a function of its draws, the diffusion term without its weight.
+
+    Args:
+        x, x_model: the data in their own units and encoded, ``(B, *)``.
+    """
+    q = model.process(x_model, eta=eta)
     start, end = full_times(0.0, x_model), full_times(1.0, x_model)
 
     z_1 = q.marginal(end)
     prior = z_1.kl(Gaussian.standard(z_1.mean))
 
-    z_0 = q.marginal(start).sample(generator)
+    z_0 = q.marginal(start).at(draws.eps_0)
     reconstruction = model.decoder.nll(x, z_0, model.process.schedule(start))
 
-    t, weight = times(x_model, generator)
     if steps is None:
-        diffusion = continuous_diffusion(model, q, t, generator, eta)
+        z_t = q.marginal(draws.t).at(draws.eps_t)
+        diffusion = continuous_diffusion(model, q, z_t, draws.t)
     else:
-        diffusion = discrete_diffusion(model, q, t, steps, generator, eta)
-    times.observe(t, diffusion.detach())
-    return Bound(prior, weight * diffusion, reconstruction)
+        s, t = step_around(draws.t, steps)
+        z_t = q.marginal(t).at(draws.eps_t)
+        diffusion = steps * discrete_diffusion(model, q, z_t, s, t)
+    return Bound(prior, diffusion, reconstruction)
 
 
-def discrete_diffusion(
-    model: NDM, q: ConditionalProcess, u: Tensor, steps: int, generator: torch.Generator | None = None,
-    eta: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """T KL(q(z_s | z_t, x) || p(z_s | z_t)) of the step that contains ``u``, ``(B,)``, nats."""
+def step_around(u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The ends s < t of the step, of ``steps`` equal ones, that contains ``u``; each ``(B,)``."""
     i = (u * steps).floor().clamp(max=steps - 1)
-    s, t = i / steps, (i + 1) / steps
-    z_t = q.marginal(t).sample(generator)
-    p = model(z_t, t)
-    return steps * q.posterior(z_t, s, t, eta).kl(p.posterior(z_t, s, t, eta))
+    return i / steps, (i + 1) / steps
 
 
-def continuous_diffusion(
-    model: NDM, q: ConditionalProcess, t: Tensor, generator: torch.Generator | None = None, eta: Tensor | None = None
-) -> Tensor:
+def discrete_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """KL(q(z_s | z_t, x) || p(z_s | z_t)), ``(B,)``, nats: one step's part of the diffusion term."""
+    p = model(z_t, t, q.eta)
+    return q.posterior(z_t, s, t).kl(p.posterior(z_t, s, t))
+
+
+def continuous_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, t: Tensor) -> Tensor:
     """The diffusion term's density at ``t``, ``(B,)``, nats per unit of time."""
-    z_t = q.marginal(t).sample(generator)
-    p = model(z_t, t)
-    g = model.process.noise_rate(t, eta)
-    return sum_rows(((q.reverse_drift(z_t, t, eta) - p.reverse_drift(z_t, t, eta)) / expand(g, z_t)) ** 2) / 2
+    p = model(z_t, t, q.eta)
+    return sum_rows(((q.reverse_drift(z_t, t) - p.reverse_drift(z_t, t)) / expand(q.noise_rate(t), z_t)) ** 2) / 2

@@ -77,30 +77,40 @@ class ForwardProcess(nn.Module):
         self.eta = eta
         self.tied_to = tied_to
 
-    def forward(self, x: Tensor, variance: Tensor | None = None) -> ConditionalProcess:
-        """The process given ``x`` of shape ``(B, *)`` in model units, or given a prediction with its variance."""
-        return ConditionalProcess(self, self.transform(x), variance)
+    def forward(
+        self, x: Tensor, variance: Tensor | None = None, eta: float | Tensor | None = None
+    ) -> ConditionalProcess:
+        """The process given x, or given a prediction of it.
 
-    def along(self, curve: Curve, variance: Tensor | None = None) -> ConditionalProcess:
+        Args:
+            x: data or a prediction in model units, ``(B, *)``.
+            variance: elementwise variance of a prediction.
+            eta: a number, or one per row ``(B,)``, in the place of the process's own; at 0 the posterior's mean is
+                DDIM's step.
+        """
+        return self.along(self.transform(x), variance, eta)
+
+    def along(
+        self, curve: Curve, variance: Tensor | None = None, eta: float | Tensor | None = None
+    ) -> ConditionalProcess:
         """The process given a (predicted) curve: no transform is evaluated."""
-        return ConditionalProcess(self, curve, variance)
+        return ConditionalProcess(self, curve, variance, self.eta if eta is None else eta)
 
-    def curve_time(self, t: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
+    def curve_time(self, t: Tensor, noise: NoiseLevel) -> tuple[Tensor, Tensor]:
         """The variable the transform sees at ``t``, and its time derivative."""
         if self.tied_to == "time":
             return t, torch.ones_like(t)
         start = self.schedule(torch.zeros_like(t)).sigma
-        return level.sigma**2 - start**2, 2 * level.sigma * level.d_sigma
+        return noise.sigma**2 - start**2, 2 * noise.sigma * noise.d_sigma
 
-    def clock(self, t: Tensor, eta: float | Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Gamma = eta gamma and its time derivative at ``t``, each ``(B,)``; ``eta`` overrides the process's own."""
-        eta = self.eta if eta is None else eta
-        level = self.schedule(t)
-        return eta * level.gamma, eta * level.d_gamma
-
-    def noise_rate(self, t: Tensor, eta: float | Tensor | None = None) -> Tensor:
+    def noise_rate(self, t: Tensor) -> Tensor:
         """The diffusion coefficient g of the reverse SDE at ``t``, shape ``(B,)``; it does not depend on x."""
-        return self.schedule(t).sigma * self.clock(t, eta)[1] ** 0.5
+        return noise_rate(self.schedule(t), self.eta)
+
+
+def noise_rate(noise: NoiseLevel, eta: float | Tensor) -> Tensor:
+    """g = s (dGamma/dt)^(1/2), the diffusion coefficient, of the shape of the noise level's values."""
+    return noise.sigma * (eta * noise.d_gamma) ** 0.5
 
 
 class ConditionalProcess:
@@ -113,26 +123,39 @@ class ConditionalProcess:
         curve: t -> F(x, t).
         variance: elementwise variance v of the prediction; it widens the posterior by (alpha_s - kappa alpha_t)^2 v,
             which for the identity is what x ~ N(x_hat, v) adds, and for any F scales with the step as it must.
+        eta: the rate of the clock, dGamma = eta dgamma; a number, or one per row ``(B,)``.
     """
 
-    def __init__(self, process: ForwardProcess, curve: Curve, variance: Tensor | None = None) -> None:
+    def __init__(
+        self, process: ForwardProcess, curve: Curve, variance: Tensor | None = None, eta: float | Tensor = 1.0
+    ) -> None:
         self.process = process
         self.curve = curve
         self.variance = variance
+        self.eta = eta
+
+    def clock(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Gamma and its time derivative at ``t``, each ``(B,)``."""
+        noise = self.process.schedule(t)
+        return self.eta * noise.gamma, self.eta * noise.d_gamma
+
+    def noise_rate(self, t: Tensor) -> Tensor:
+        """The diffusion coefficient g of the reverse SDE at ``t``, shape ``(B,)``."""
+        return noise_rate(self.process.schedule(t), self.eta)
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """m and s at ``t``; s broadcasts against m."""
-        level = self.process.schedule(t)
-        value = self.curve(self.process.curve_time(t, level)[0])
-        return expand(level.alpha, value) * value, expand(level.sigma, value)
+        noise = self.process.schedule(t)
+        value = self.curve(self.process.curve_time(t, noise)[0])
+        return expand(noise.alpha, value) * value, expand(noise.sigma, value)
 
     def affine_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """m, s and their time derivatives at ``t``."""
-        level = self.process.schedule(t)
-        tau, d_tau = self.process.curve_time(t, level)
+        noise = self.process.schedule(t)
+        tau, d_tau = self.process.curve_time(t, noise)
         value, slope = self.curve.with_derivative(tau)
         alpha, sigma, d_alpha, d_sigma = (
-            expand(a, value) for a in (level.alpha, level.sigma, level.d_alpha, level.d_sigma)
+            expand(a, value) for a in (noise.alpha, noise.sigma, noise.d_alpha, noise.d_sigma)
         )
         return alpha * value, sigma, d_alpha * value + alpha * expand(d_tau, value) * slope, d_sigma
 
@@ -145,20 +168,19 @@ class ConditionalProcess:
         check_times(self.curve.x, t=t)
         return Gaussian(*self.affine(t))
 
-    def posterior(self, z_t: Tensor, s: Tensor, t: Tensor, eta: float | Tensor | None = None) -> Gaussian:
-        """q(z_s | z_t, x) for ``s < t``.
+    def posterior(self, z_t: Tensor, s: Tensor, t: Tensor) -> Gaussian:
+        """q(z_s | z_t, x) for ``s < t``; at eta = 0 its mean is DDIM's step, and its std is what ``variance`` gives.
 
         Args:
             z_t: latents, ``(B, *)``.
             s, t: times in [0, 1], ``(B,)``.
-            eta: overrides the process's own; at 0 the mean is DDIM's step, and the std is what ``variance`` gives.
 
         Raises:
             InputError: if ``s`` or ``t`` is not of shape ``(B,)``.
         """
         check_times(z_t, s=s, t=t)
         (m_s, s_s), (m_t, s_t) = self.affine(s), self.affine(t)
-        log_rho = expand(self.process.clock(s, eta)[0] - self.process.clock(t, eta)[0], z_t) / 2
+        log_rho = expand(self.clock(s)[0] - self.clock(t)[0], z_t) / 2
         kappa = log_rho.exp() * s_s / s_t
         # expm1: the gap is tiny for many steps. Never sqrt(s_s^2 - var), which is 0 for large gaps in float32.
         variance = -(s_s**2) * torch.expm1(2 * log_rho)
@@ -181,9 +203,9 @@ class ConditionalProcess:
         m, s = self.affine(t)
         return (m - z) / s**2
 
-    def reverse_drift(self, z: Tensor, t: Tensor, eta: float | Tensor | None = None) -> Tensor:
+    def reverse_drift(self, z: Tensor, t: Tensor) -> Tensor:
         """Drift b of the SDE dz = b dt + g dw that runs from t = 1 to 0 with these marginals."""
         check_times(z, t=t)
         m, s, d_m, d_s = self.affine_with_derivative(t)
         velocity, score = d_m + d_s / s * (z - m), (m - z) / s**2
-        return velocity - expand(self.process.noise_rate(t, eta), z) ** 2 / 2 * score
+        return velocity - expand(self.noise_rate(t), z) ** 2 / 2 * score

@@ -108,8 +108,8 @@ def ancestral(
     z = z_1
     for i in reversed(range(steps)):
         s, t = full_times(i / steps, z), full_times((i + 1) / steps, z)
-        p = model(z, t)
-        z = p.posterior(z, s, t, eta=0.0).mean if deterministic else p.posterior(z, s, t).sample(generator)
+        posterior = model(z, t, eta=0.0 if deterministic else None).posterior(z, s, t)
+        z = posterior.mean if deterministic else posterior.sample(generator)
     return z
 
 

@@ -38,40 +38,31 @@ def full_times(value: float, x: Tensor) -> Tensor:
     return torch.full(x.shape[:1], value, dtype=x.dtype, device=x.device)
 
 
-class Shard(torch.Generator):
-    """The generator of one of several processes that share a batch: each draws for all rows, and keeps its own.
+def randn_like(x: Tensor, generator: torch.Generator | None = None, rank: int = 0, count: int = 1) -> Tensor:
+    """Standard normal noise shaped like ``x``, drawn on the generator's device so that a seed means one thing.
 
-    So that any number of processes sees the same draws. Made by :func:`seeded` with ``rank`` and ``count``.
+    Args:
+        rank, count: ``x`` is the part number ``rank`` of ``count`` equal parts of a batch. The noise of the whole
+            batch is drawn and this part of it returned, so that the parts together hold the draws of one process.
     """
-
-    rank: int = 0
-    count: int = 1
+    return _draw(torch.randn, tuple(x.shape), x, generator, rank, count)
 
 
-def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise shaped like ``x``, drawn on the generator's device so that a seed means one thing."""
-    return _draw(torch.randn, tuple(x.shape), x, generator)
+def rand(
+    shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None, rank: int = 0, count: int = 1
+) -> Tensor:
+    """Uniform numbers in ``[0, 1)`` with the dtype and device of ``like``; of shape ``()`` the same for every part.
 
-
-def rand(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform numbers in ``[0, 1)`` with the dtype and device of ``like``; of shape ``()`` the same in every shard."""
-    return _draw(torch.rand, shape, like, generator)
-
-
-def place(generator: torch.Generator | None) -> tuple[int, int]:
-    """The rank of a generator's process among those that share the batch, and their number."""
-    return _place(generator)
-
-
-def _place(generator: torch.Generator | None) -> tuple[int, int]:
-    return (generator.rank, generator.count) if isinstance(generator, Shard) else (0, 1)
+    ``rank`` and ``count`` are those of :func:`randn_like`.
+    """
+    return _draw(torch.rand, shape, like, generator, rank, count)
 
 
 def _draw(
-    sampler: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
-) -> Tensor:
+    sampler: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None,
+    rank: int, count: int,
+) -> Tensor:  # fmt: skip
     device = like.device if generator is None else generator.device
-    rank, count = _place(generator)
     if count == 1 or not shape:
         return sampler(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
     rows, *rest = shape
@@ -87,18 +78,9 @@ def rows_at_once(shape: Sequence[int], most: int) -> int:
     return max(1, min(most, 2**19 // math.prod(shape)))
 
 
-def draw_uncompiled() -> None:
-    """Leave everything that touches a generator out of torch.compile, which cannot trace one."""
-    global _draw, _place
-    _draw, _place = (torch.compiler.disable(getattr(f, "__wrapped__", f)) for f in (_draw, _place))
-
-
-def seeded(*key: int, rank: int = 0, count: int = 1) -> Shard:
+def seeded(*key: int) -> torch.Generator:
     """A CPU generator for a key such as (seed, purpose, step): different keys give unrelated streams."""
-    generator = Shard()
-    generator.manual_seed(hashed(*key))
-    generator.rank, generator.count = rank, count
-    return generator
+    return torch.Generator().manual_seed(hashed(*key))
 
 
 def hashed(*key: int) -> int:

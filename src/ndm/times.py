@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .tensors import place, rand
+from .tensors import rand
 
 
 class LowDiscrepancyTimes(nn.Module):
@@ -24,9 +24,15 @@ class LowDiscrepancyTimes(nn.Module):
     observed: Tensor | None = None
     """What ``update`` learns from: sums over rows, which processes that share a batch add up before."""
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Times and weights, both ``(B,)``, for the rows of ``x``."""
-        rank, count = place(generator)
+    def forward(
+        self, x: Tensor, generator: torch.Generator | None = None, rank: int = 0, count: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Times and weights, both ``(B,)``, for the rows of ``x``.
+
+        Args:
+            rank, count: ``x`` is the part number ``rank`` of ``count`` equal parts of a batch, whose times together
+                cover [0, 1] evenly.
+        """
         slots = torch.arange(rank * len(x), (rank + 1) * len(x), dtype=x.dtype, device=x.device)
         t = (rand((), x, generator) + slots / (count * len(x))) % 1
         return t, torch.ones_like(t)
@@ -65,8 +71,10 @@ class ImportanceTimes(LowDiscrepancyTimes):
         root = torch.where(self.seen.all(), self.second_moment, 1.0).sqrt()
         return (1 - self.uniform) * root / root.mean() + self.uniform
 
-    def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        u, _ = super().forward(x, generator)
+    def forward(
+        self, x: Tensor, generator: torch.Generator | None = None, rank: int = 0, count: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        u, _ = super().forward(x, generator, rank, count)
         density = self.density().to(x)
         bins = len(density)
         edges = torch.cat([density.new_zeros(1), density.cumsum(0) / bins])

@@ -23,7 +23,6 @@ from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
-from ..tensors import draw_uncompiled
 from .average import Average
 from .checkpoint import Checkpoints, State
 from .loss import Loss
@@ -67,9 +66,6 @@ class Trainer:
         rank, count = accelerator.process_index, accelerator.num_processes
         self.log = log
         self.loss, self.optimizer = self.prepare(Loss(model, config, rank, count))
-        if self.settings.compile:
-            draw_uncompiled()
-            self.loss.compile()
         self.module: Loss = accelerator.unwrap_model(self.loss)
         self.average = Average(self.module.model, self.settings.ema_decay)
         self.step = self.skipped = self.skipped_in_a_row = 0

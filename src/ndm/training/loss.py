@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from ..config import Config
 from ..likelihood import bits_per_dim
 from ..model import NDM
-from ..objective import bound
+from ..objective import bound_terms, draw
+from ..support.streams import Stream
 from ..tensors import hashed, rand, seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
-
-_NOISE, _ETA, _DROPOUT = 0, 3, 4  # purposes of the seeded streams, apart from those of the data
 
 
 class Loss(nn.Module):
@@ -36,21 +35,24 @@ class Loss(nn.Module):
         self.times = ImportanceTimes(uniform=uniform) if uniform < 1 else LowDiscrepancyTimes()
         self.steps, self.eta_range = config.training.bound_steps, config.training.eta_range
         self.seed, self.rank, self.count = config.seed, rank, count
+        # What is compiled is a pure function: everything random is drawn before it, but for dropout.
+        self.terms = torch.compile(bound_terms) if config.training.compile else bound_terms
 
     def forward(self, x: Tensor, step: int, microstep: int = 0) -> Tensor:
         """Means over the rows ``x`` of the three terms, ``(3,)``, bits/dim."""
-        shard = {"rank": self.rank, "count": self.count}
+        key = (step, microstep)
+        x_model = self.model.encode(x)
+        eta = self.draw_eta(x_model, seeded(self.seed, Stream.ETA, *key))
+        draws = draw(x_model, self.times, seeded(self.seed, Stream.NOISE, *key), self.rank, self.count)
         if self.training:
-            torch.manual_seed(hashed(self.seed, _DROPOUT, step, microstep, self.rank))
-        eta = random_eta(self.model, x, self.eta_range, seeded(self.seed, _ETA, step, microstep, **shard))
-        generator = seeded(self.seed, _NOISE, step, microstep, **shard)
-        terms = bound(self.model, x, self.steps, self.times, generator, eta)
-        return torch.stack([bits_per_dim(term, x).mean() for term in terms])
+            torch.manual_seed(hashed(self.seed, Stream.DROPOUT, *key, self.rank))
+        terms = self.terms(self.model, x, x_model, draws, self.steps, eta)
+        self.times.observe(draws.t, terms.diffusion.detach())
+        return torch.stack([bits_per_dim(term, x).mean() for term in terms.weighted(draws.weight)])
 
-
-def random_eta(model: NDM, x: Tensor, largest: float, generator: torch.Generator) -> Tensor | None:
-    """One eta per row of ``x``, log-uniform between ``1 / largest`` and ``largest``; None (the process's own) for 1."""
-    if largest == 1:
-        return None
-    u = rand((len(x),), model.reference, generator)
-    return (math.log(largest) * (2 * u - 1)).exp()
+    def draw_eta(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
+        """One eta per row, log-uniform between ``1 / eta_range`` and it; None, the process's own, for a range of 1."""
+        if self.eta_range == 1:
+            return None
+        u = rand((len(x),), x, generator, self.rank, self.count)
+        return (math.log(self.eta_range) * (2 * u - 1)).exp()

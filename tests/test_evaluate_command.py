@@ -44,7 +44,7 @@ def uniform_data(monkeypatch):
     """Two pixels of any number of levels, every value equally likely; ``uniform-256`` and ``uniform-17``."""
     for levels in (256, 17):
         x = torch.randint(levels, (12, 2), generator=torch.Generator().manual_seed(levels))
-        data = Dataset(f"uniform-{levels}", x, x, x, lambda k=levels: ndm.CategoricalDecoder(k), release="made up")
+        data = Dataset(f"uniform-{levels}", x, x, x, levels=levels, release="made up")
         monkeypatch.setitem(ndm.data.dataset.DATASETS, data.name, lambda d=data: d)
 
 

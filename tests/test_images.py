@@ -85,7 +85,7 @@ def test_mnist_reads_the_archives_and_keeps_the_official_order(tmp_path, monkeyp
     before = sorted(os.listdir(raw))
     data = load_dataset("mnist", path=str(tmp_path))
     assert equal(data.train, x[:8, None]) and equal(data.validation, x[8:, None]) and equal(data.test, test[:, None])
-    assert data.shape == (1, 28, 28) and data.train.dtype == torch.uint8 and data.decoder().levels == 256
+    assert data.shape == (1, 28, 28) and data.train.dtype == torch.uint8 and data.levels == 256
     assert "published archives" in data.release and "8/3/4" in data.release
     assert sorted(os.listdir(raw)) == before  # nothing is unpacked: the folder may be read-only
 
@@ -296,7 +296,7 @@ def test_pictures_of_the_right_size_are_read_exactly_and_split_by_a_fixed_permut
     assert equal(rows_of(data), x[permuted(40)].transpose(0, 3, 1, 2))
     assert (len(data.train), len(data.validation), len(data.test)) == (34, 2, 4)
     assert "40 pictures of the folder set" in data.release and "34/2/4" in data.release
-    assert data.shape == (channels, 8, 8) and data.decoder().levels == 256
+    assert data.shape == (channels, 8, 8) and data.levels == 256
     x = data.batch(5, 0, 3)
     assert x.dtype == torch.uint8 and torch.equal(x, data.batch(5, 0, 3))
     assert not torch.equal(x, data.batch(5, 0, 4)) and not torch.equal(x, data.batch(5, 1, 3))

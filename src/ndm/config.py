@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
 from .data import Dataset, shape_of
-from .decoder import CategoricalDecoder, Decoder
+from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from .errors import InputError
 from .files import write_whole
 from .levels import RANK, LevelsPredictor
@@ -352,7 +352,14 @@ def make_network(
 
 def make_model(config: Config, dataset: Dataset) -> NDM:
     """The untrained model of a config, for a data set."""
-    return build_model(config, dataset.shape, dataset.decoder())
+    return build_model(config, dataset.shape, make_decoder(dataset))
+
+
+def make_decoder(dataset: Dataset) -> Decoder:
+    """The decoder of a data set's units."""
+    if dataset.levels is not None:
+        return CategoricalDecoder(dataset.levels)
+    return GaussianDecoder(0.0 if dataset.mean is None else dataset.mean, 1.0 if dataset.std is None else dataset.std)
 
 
 def build_model(config: Config, shape: Sequence[int], decoder: Decoder) -> NDM:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -13,14 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from ..errors import InputError
+from ..support.streams import Stream
 from ..tensors import seeded
 from .toys import Checkerboard, GaussianMixture, moons, ring
 
 Split = Literal["train", "validation", "test"]
 OnBadFile = Literal["refuse", "skip"]
-_ORDER, _ROWS, _FLIPS = 1, 2, 11  # purposes of the seeded streams; training has its own
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,20 @@ class Dataset:
     train: Tensor
     validation: Tensor
     test: Tensor
-    decoder: Callable[[], Decoder]
+    levels: int | None = None
+    """The number K of values 0..K-1 that an element can take; None for real numbers."""
+    mean: Tensor | None = None
+    std: Tensor | None = None
+    """Real numbers are standardised with this mean and standard deviation; None is 0 and 1."""
     distribution: GaussianMixture | Checkerboard | None = None
     release: str = ""
     """Where the rows come from and how they were split: part of every reported number."""
     flip: bool = False
     """Mirror each row of a training batch left to right with probability 1/2."""
+
+    def __post_init__(self) -> None:
+        if self.levels is not None and (self.mean is not None or self.std is not None):
+            raise InputError(f"the data set {self.name} has either levels or a mean and std; give one of the two")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,12 +57,12 @@ class Dataset:
     def batch(self, size: int, seed: int, step: int) -> Tensor:
         """The training batch of a step: a function of (seed, step) alone, epoch after epoch in a new order."""
         if self.distribution is not None:
-            return self.distribution.sample(size, seeded(seed, _ROWS, step)).float()
+            return self.distribution.sample(size, seeded(seed, Stream.ROWS, step)).float()
         # index_select copies whole rows, where train[order] goes byte by byte: 6 times faster on images, mapped or not.
         x = self.train.index_select(0, self.rows(size, seed, step))
         if not self.flip:
             return x
-        mirrored = torch.randint(2, (size,), generator=seeded(seed, _FLIPS, step)).bool().numpy()
+        mirrored = torch.randint(2, (size,), generator=seeded(seed, Stream.FLIPS, step)).bool().numpy()
         pixels = x.numpy()  # the same memory; numpy reverses bytes four times as fast as torch
         pixels[mirrored] = pixels[mirrored][..., ::-1]
         return x
@@ -73,12 +80,12 @@ class Dataset:
 
 @lru_cache(maxsize=4)
 def _order(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=seeded(seed, _ORDER, epoch))
+    return torch.randperm(n, generator=seeded(seed, Stream.ORDER, epoch))
 
 
 def image_dataset(name: str, train: Tensor, validation: Tensor, test: Tensor, release: str) -> Dataset:
     """A set of 8-bit images, ``(N, C, H, W)`` each."""
-    return Dataset(name, train, validation, test, partial(CategoricalDecoder, levels=256), release=release)
+    return Dataset(name, train, validation, test, levels=256, release=release)
 
 
 def held_out(n: int, name: str) -> tuple[int, int]:
@@ -103,7 +110,7 @@ def digits() -> Dataset:
     """scikit-learn's 8x8 digits, 17 levels: 1350 rows train, 150 validate, 297 test, after a fixed permutation."""
     x = _digits_pixels()
     return Dataset(
-        "digits", x[:1350], x[1350:1500], x[1500:], lambda: CategoricalDecoder(levels=17),
+        "digits", x[:1350], x[1350:1500], x[1500:], levels=17,
         release="UCI optical digits, test part, as in scikit-learn; permutation seed 0, split 1350/150/297",
     )  # fmt: skip
 
@@ -123,8 +130,8 @@ def _from_distribution(name: str, distribution: GaussianMixture | Checkerboard, 
     # One scale for all dimensions, so that the data's geometry is kept.
     mean, std = rows.mean(0), rows.std()
     return Dataset(
-        name, rows[: 2 * n], rows[2 * n : 3 * n], rows[3 * n :], lambda: GaussianDecoder(mean, std), distribution,
-        release="draws from the exact distribution, seed 2^31",
+        name, rows[: 2 * n], rows[2 * n : 3 * n], rows[3 * n :], mean=mean, std=std,
+        distribution=distribution, release="draws from the exact distribution, seed 2^31",
     )  # fmt: skip
 
 

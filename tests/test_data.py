@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 import ndm
 from ndm.config import make_decoder
-from ndm.data import Checkerboard, load_dataset, moons, ring
+from ndm.data import Checkerboard, load_dataset, moons, register, ring, shape_of
 from ndm.support.streams import Stream
 
 
@@ -185,3 +185,34 @@ def test_the_decoder_follows_from_the_units():
     assert torch.equal(make_decoder(plain).encode(plain.train), plain.train)
     with pytest.raises(ndm.InputError, match="levels or a mean and std"):
         replace(ring, levels=256)
+
+
+@register("theirs", shape=(3,))
+def theirs(path, size=4):
+    """A data set of a user's own, registered where it is defined."""
+    x = torch.arange(30.0).view(10, 3) + size
+    return ndm.data.Dataset("theirs", x[:8], x[8:9], x[9:], release=f"made of {path}")
+
+
+def test_a_data_set_of_ones_own_is_registered_in_one_place():
+    assert theirs("here").release == "made of here"  # the decorator leaves the function as it is
+    data = load_dataset("theirs", path="here", size=5)
+    assert data.train[0, 0] == 5 and data.release == "made of here" and shape_of("theirs") == data.shape
+    with pytest.raises(ndm.InputError, match="theirs needs path"):
+        load_dataset("theirs")
+    with pytest.raises(ndm.InputError, match="theirs has no on_bad_file"):
+        load_dataset("theirs", path="here", on_bad_file="skip")
+    with pytest.raises(ndm.InputError, match="already a data set named 'theirs'"):
+        register("theirs")(theirs)
+    with pytest.raises(ndm.InputError, match=r"did you mean 'theirs'\? choose one of digits, .*theirs"):
+        load_dataset("their")
+
+
+@pytest.mark.parametrize("name", ["digits", "gmm-digits", "ring", "moons", "checkerboard"])
+def test_the_table_knows_the_shape_of_a_row(name):
+    assert shape_of(name) == shape_of(name, size=7) == load_dataset(name).shape
+
+
+def test_the_shape_of_a_row_may_depend_on_the_size_or_on_the_data():
+    assert shape_of("images", size=7) == (3, 7, 7)
+    assert shape_of("images") is None and shape_of("array") is None and shape_of("nothing") is None

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
-from .data import Dataset, shape_of
+from .data import DataConfig, Dataset, shape_of
 from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from .errors import InputError
 from .files import write_whole
@@ -30,26 +30,6 @@ from .transform import Identity, Linear, Network, TimeBasis, Transform
 def _require(condition: bool, rule: str, value: Any) -> None:
     if not condition:
         raise InputError(f"{rule}, got {value}")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is learned.
-
-    Args:
-        name: digits, gmm-digits, ring, moons, checkerboard, mnist, cifar10, imagenet32, imagenet64, celebahq256,
-            images (any folder of pictures) or array (.npy, or .npz with x_train).
-        path: the file or folder of sets that are not made here.
-        size: height and width to which a folder's pictures are brought.
-        flip: mirror training images left to right at random.
-        on_bad_file: refuse a folder with damaged or too small pictures, or skip them.
-    """
-
-    name: str = "digits"
-    path: str | None = None
-    size: int | None = None
-    flip: bool = False
-    on_bad_file: Literal["refuse", "skip"] = "refuse"
 
 
 # Settings that only some networks read.

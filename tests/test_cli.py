@@ -16,7 +16,6 @@ from ndm.cli import COMMANDS, main, parse
 from ndm.cli.common import draw
 from ndm.config import find_recipe, read_settings
 from ndm.data import load_dataset, ring
-from ndm.decoder import CategoricalDecoder
 from ndm.evaluation import Protocol, evaluate
 from ndm.quality import Score, quality
 from ndm.training import Run
@@ -351,7 +350,7 @@ def test_quality_without_usable_samples_says_what_to_do(run, tmp_path, capsys):
 def test_fid_without_its_libraries_fails_before_sampling(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("ndm.cli.quality.draw", lambda *_: pytest.fail("sampled"))
     monkeypatch.setitem(sys.modules, "torch_fidelity", None)
-    bytes_ = replace(load_dataset("digits"), decoder=lambda: CategoricalDecoder(256))
+    bytes_ = replace(load_dataset("digits"), levels=256)
     monkeypatch.setattr(Run, "load_dataset", lambda *_: bytes_)
     (tmp_path / "weights.pth").touch()
     assert main(["quality", str(run), "--inception", str(tmp_path / "weights.pth")]) == 2

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import nn
 import ndm
 from ndm.cli import main
 from ndm.config import Config, DataConfig, ModelConfig
-from ndm.data import Dataset
+from ndm.data import Dataset, register
 from ndm.evaluation import Protocol
 from ndm.serialization import REGISTERED
 from ndm.training import Run
@@ -39,17 +40,18 @@ def evaluated(capsys, *arguments):
     return {e["estimator"]: e for e in json.loads(capsys.readouterr().out)["estimates"]}
 
 
-@pytest.fixture
-def uniform_data(monkeypatch):
+def uniform_data(levels):
     """Two pixels of any number of levels, every value equally likely; ``uniform-256`` and ``uniform-17``."""
-    for levels in (256, 17):
-        x = torch.randint(levels, (12, 2), generator=torch.Generator().manual_seed(levels))
-        data = Dataset(f"uniform-{levels}", x, x, x, lambda k=levels: ndm.CategoricalDecoder(k), release="made up")
-        monkeypatch.setitem(ndm.data.dataset.DATASETS, data.name, lambda d=data: d)
+    x = torch.randint(levels, (12, 2), generator=torch.Generator().manual_seed(levels))
+    return Dataset(f"uniform-{levels}", x, x, x, levels=levels, release="made up")
+
+
+register("uniform-17")(partial(uniform_data, 17))
+register("uniform-256")(partial(uniform_data, 256))
 
 
 @pytest.mark.parametrize("levels", [17, 256])
-def test_a_flat_decoder_scores_log2_of_the_levels(levels, uniform_data, tmp_path, capsys):
+def test_a_flat_decoder_scores_log2_of_the_levels(levels, tmp_path, capsys):
     """All noise at t = 0: p(x | z_0) is 1/K whatever z_0 is. Every term but the reconstruction vanishes."""
     net = ndm.nn.MLP((2,), width=8, depth=1)
     nn.init.normal_(net.head.weight)
@@ -93,9 +95,7 @@ class UniformMean(nn.Module):
         return (log_weight.softmax(-1) * nodes).sum(-1)
 
 
-def test_uniform_dequantisation_of_a_uniform_density_scores_log2_of_the_levels(
-    uniform_data, tmp_path, capsys, monkeypatch
-):
+def test_uniform_dequantisation_of_a_uniform_density_scores_log2_of_the_levels(tmp_path, capsys, monkeypatch):
     """This protocol has no decoder: it asks for the density of x + u, so the model that must score log2(K) is the one
     whose ODE carries the uniform density on [-1, 1]^D. The exact predictor does, up to the smoothing e^{gamma_0 / 2} of
     the cube's edges, which the seeded draws here are further from than eight standard deviations."""

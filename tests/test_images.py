@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 import ndm
-from ndm.data import folder, images, load_dataset
+from ndm.data import cache as cache_module
+from ndm.data import folder, load_dataset, published
+from ndm.data.cache import cache_folder
 from ndm.data.dataset import held_out
 
 # No warning reaches the user. (numpy itself leaves a damaged zip file open.)
@@ -32,7 +34,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def offline(monkeypatch):
-    """torchvision without a network: whatever it is asked to download is not to be had."""
+    """torchvision without a network: every download fails."""
 
     def refuse(*args, **kwargs):
         raise OSError("no network here")
@@ -72,11 +74,11 @@ def write_mnist(path, monkeypatch, held_out=3):
     raw = path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     parts = pixels(11, 28, 28), pixels(4, 28, 28, seed=1)
-    for name, x in zip(images.MNIST, parts, strict=True):
+    for name, x in zip(published.MNIST, parts, strict=True):
         content = gzip.compress(struct.pack(">4I", 0x803, *x.shape) + x.tobytes())
         (raw / f"{name}.gz").write_bytes(content)
-        monkeypatch.setitem(images.MNIST, name, md5(content))
-    monkeypatch.setitem(images.HELD_OUT, "mnist", held_out)
+        monkeypatch.setitem(published.MNIST, name, md5(content))
+    monkeypatch.setitem(published.HELD_OUT, "mnist", held_out)
     return raw, *parts
 
 
@@ -85,17 +87,17 @@ def test_mnist_reads_the_archives_and_keeps_the_official_order(tmp_path, monkeyp
     before = sorted(os.listdir(raw))
     data = load_dataset("mnist", path=str(tmp_path))
     assert equal(data.train, x[:8, None]) and equal(data.validation, x[8:, None]) and equal(data.test, test[:, None])
-    assert data.shape == (1, 28, 28) and data.train.dtype == torch.uint8 and data.decoder().levels == 256
+    assert data.shape == (1, 28, 28) and data.train.dtype == torch.uint8 and data.levels == 256
     assert "published archives" in data.release and "8/3/4" in data.release
     assert sorted(os.listdir(raw)) == before  # nothing is unpacked: the folder may be read-only
 
 
 def test_5000_rows_validate_and_checksums_are_the_published_ones():
-    assert images.HELD_OUT["mnist"] == images.HELD_OUT["cifar10"] == 5_000
+    assert published.HELD_OUT["mnist"] == published.HELD_OUT["cifar10"] == 5_000
     from torchvision.datasets import CIFAR10, MNIST
 
-    assert {f"{name}.gz": value for name, value in images.MNIST.items()}.items() <= dict(MNIST.resources).items()
-    assert dict(map(tuple, CIFAR10.train_list + CIFAR10.test_list)) == images.CIFAR10
+    assert {f"{name}.gz": value for name, value in published.MNIST.items()}.items() <= dict(MNIST.resources).items()
+    assert dict(map(tuple, CIFAR10.train_list + CIFAR10.test_list)) == published.CIFAR10
 
 
 def test_mnist_reads_unpacked_files_and_says_that_they_are_not_verified(tmp_path, monkeypatch, offline):
@@ -123,10 +125,10 @@ def test_mnist_is_kept_in_the_cache_unless_there_is_a_path(cache, monkeypatch, o
     assert equal(load_dataset("mnist").train, x[:8, None])
     monkeypatch.delenv("NDM_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent / "xdg"))
-    assert folder.cache_folder() == cache.parent / "xdg" / "ndm"
+    assert cache_folder() == cache.parent / "xdg" / "ndm"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(cache.parent))
-    assert folder.cache_folder() == cache.parent / ".cache" / "ndm"
+    assert cache_folder() == cache.parent / ".cache" / "ndm"
 
 
 @pytest.mark.parametrize(
@@ -160,13 +162,13 @@ def test_a_missing_torchvision_is_named(tmp_path, monkeypatch):
 
 def write_cifar10(path, monkeypatch, archive):
     x = pixels(12, 3, 32, 32)
-    monkeypatch.setitem(images.HELD_OUT, "cifar10", 4)
+    monkeypatch.setitem(published.HELD_OUT, "cifar10", 4)
     contents = {
         f"cifar-10-batches-py/{name}": pickle.dumps({"data": x[2 * k : 2 * k + 2].reshape(2, -1), "labels": [0, 0]})
-        for k, name in enumerate(images.CIFAR10)
+        for k, name in enumerate(published.CIFAR10)
     }
     for name, content in contents.items():
-        monkeypatch.setitem(images.CIFAR10, name.rpartition("/")[2], md5(content))
+        monkeypatch.setitem(published.CIFAR10, name.rpartition("/")[2], md5(content))
     if archive:
         with tarfile.open(path / "cifar-10-python.tar.gz", "w:gz") as tar:
             for name, content in contents.items():
@@ -219,21 +221,21 @@ def write_imagenet(path, monkeypatch, size=32):
     for k, rows in enumerate(np.array_split(x, 10)):
         np.savez(path / f"train_data_batch_{k + 1}.npz", data=rows.reshape(len(rows), -1), labels=np.zeros(len(rows)))
     np.savez(path / "val_data.npz", data=test.reshape(3, -1), labels=np.zeros(3))
-    monkeypatch.setitem(images.HELD_OUT, f"imagenet{size}", 5)
+    monkeypatch.setitem(published.HELD_OUT, f"imagenet{size}", 5)
     return x, test
 
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_imagenet_is_converted_once_into_one_memory_mapped_file(size, tmp_path, cache, monkeypatch):
     x, test = write_imagenet(tmp_path / "Imagenet_box_npz", monkeypatch, size)
-    monkeypatch.setattr(images, "BLOCK", 2)
+    monkeypatch.setattr(published, "BLOCK", 2)
     data = load_dataset(f"imagenet{size}", path=tmp_path)
     assert equal(data.train, x[:20]) and equal(data.validation, x[20:]) and equal(data.test, test)
     assert "Chrabaszcz" in data.release and "resampling box" in data.release and "20/5/3" in data.release
     (file,) = cache.iterdir()
     assert equal(torch.from_numpy(np.load(file)), np.concatenate([x, test]))
     assert hashlib.sha256(np.load(file).tobytes()).hexdigest()[:16] in data.release
-    monkeypatch.setattr(images, "_batches", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(published, "imagenet_blocks", lambda *_: pytest.fail("converted again"))
     again = load_dataset(f"imagenet{size}", path=tmp_path)
     assert torch.equal(again.train, data.train) and again.release == data.release
     # Mapped, not read: what is written to the file is seen in the rows.
@@ -296,7 +298,7 @@ def test_pictures_of_the_right_size_are_read_exactly_and_split_by_a_fixed_permut
     assert equal(rows_of(data), x[permuted(40)].transpose(0, 3, 1, 2))
     assert (len(data.train), len(data.validation), len(data.test)) == (34, 2, 4)
     assert "40 pictures of the folder set" in data.release and "34/2/4" in data.release
-    assert data.shape == (channels, 8, 8) and data.decoder().levels == 256
+    assert data.shape == (channels, 8, 8) and data.levels == 256
     x = data.batch(5, 0, 3)
     assert x.dtype == torch.uint8 and torch.equal(x, data.batch(5, 0, 3))
     assert not torch.equal(x, data.batch(5, 0, 4)) and not torch.equal(x, data.batch(5, 1, 3))
@@ -331,14 +333,14 @@ def test_pictures_are_cropped_in_the_centre_and_resized(tmp_path):
 def test_the_second_load_decodes_nothing_and_a_changed_folder_is_decoded_again(tmp_path, monkeypatch):
     x, path = pixels(10, 8, 8), tmp_path / "set"
     write_pictures(path, x)
-    calls, decode = [], folder._decode
-    monkeypatch.setattr(folder, "_decode", lambda *args: calls.append(args) or decode(*args))
+    calls, decode = [], folder.decode_picture
+    monkeypatch.setattr(folder, "decode_picture", lambda *args: calls.append(args) or decode(*args))
     first = load_dataset("images", path=path, size=8)
     assert len(calls) == 10
     again = load_dataset("images", path=path, size=8, flip=True)
     assert len(calls) == 10 and torch.equal(rows_of(again), rows_of(first)) and again.release == first.release
     assert load_dataset("images", path=path, size=4).shape == (1, 4, 4) and len(calls) == 20
-    for file in folder.cache_folder().glob("*.npy"):  # as a copy that was broken off leaves them
+    for file in cache_folder().glob("*.npy"):  # as a copy that was broken off leaves them
         file.write_bytes(file.read_bytes()[:-1])
     assert load_dataset("images", path=path, size=8).release == first.release and len(calls) == 30
     calls.clear()
@@ -401,7 +403,7 @@ def test_bad_pictures_are_skipped_if_asked_and_named(spoilt, capsys):
 def test_a_failure_midway_leaves_no_file(tmp_path, cache, monkeypatch):
     write_pictures(tmp_path / "set", pixels(10, 8, 8))
     monkeypatch.setattr(folder, "BLOCK", 2)
-    seen, decode = [], folder._read_all
+    seen, decode = [], folder.read_pictures
 
     def interrupted(*args):
         for block in decode(*args):
@@ -411,7 +413,7 @@ def test_a_failure_midway_leaves_no_file(tmp_path, cache, monkeypatch):
                     raise KeyboardInterrupt
             yield block
 
-    monkeypatch.setattr(folder, "_read_all", interrupted)
+    monkeypatch.setattr(folder, "read_pictures", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_dataset("images", path=tmp_path / "set", size=8)
     assert seen == [[".tmp"]] * 3 and list(cache.iterdir()) == []
@@ -429,7 +431,7 @@ def test_a_long_conversion_shows_its_progress(tmp_path, monkeypatch, capsys):
     write_pictures(tmp_path / "set", pixels(10, 8, 8))
     load_dataset("images", path=tmp_path / "set", size=8)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(folder, "LONG", 10)
+    monkeypatch.setattr(cache_module, "LONG", 10)
     load_dataset("images", path=tmp_path / "set", size=4)
     shown = capsys.readouterr().err
     assert "examining images4" in shown and "reading images4" in shown and shown.count("10/10") == 2

@@ -16,6 +16,7 @@ from ndm import quality as module
 from ndm.quality import (
     c2st,
     inception_distances,
+    matched_rows,
     memorisation,
     pca,
     precision_recall,
@@ -254,7 +255,7 @@ def test_the_baseline_is_of_held_out_training_rows(monkeypatch):
     """The very rows given as samples score the baseline, except that as samples they are copies and there they are
     not; and it is the training rows that are far from the test rows here."""
     train, test = torch.randn(240, 1, 2, 3) + 2, torch.randn(100, 1, 2, 3)
-    _, _, _, held = module._prepare(test, train, test, 3, 2000)
+    _, _, _, held = matched_rows(test, train, test, 3, 2000)
     assert len(held.unique()) == 100
     fitted = []
     monkeypatch.setattr(module, "pca", lambda rows, seed: fitted.append(rows) or pca(rows, seed))

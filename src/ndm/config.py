@@ -14,8 +14,8 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
-from .data import Dataset, shape_of
-from .decoder import CategoricalDecoder, Decoder
+from .data import DataConfig, Dataset, shape_of
+from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from .errors import InputError
 from .files import write_whole
 from .levels import RANK, LevelsPredictor
@@ -30,26 +30,6 @@ from .transform import Identity, Linear, Network, TimeBasis, Transform
 def _require(condition: bool, rule: str, value: Any) -> None:
     if not condition:
         raise InputError(f"{rule}, got {value}")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is learned.
-
-    Args:
-        name: digits, gmm-digits, ring, moons, checkerboard, mnist, cifar10, imagenet32, imagenet64, celebahq256,
-            images (any folder of pictures) or array (.npy, or .npz with x_train).
-        path: the file or folder of sets that are not made here.
-        size: height and width to which a folder's pictures are brought.
-        flip: mirror training images left to right at random.
-        on_bad_file: refuse a folder with damaged or too small pictures, or skip them.
-    """
-
-    name: str = "digits"
-    path: str | None = None
-    size: int | None = None
-    flip: bool = False
-    on_bad_file: Literal["refuse", "skip"] = "refuse"
 
 
 # Settings that only some networks read.
@@ -352,7 +332,14 @@ def make_network(
 
 def make_model(config: Config, dataset: Dataset) -> NDM:
     """The untrained model of a config, for a data set."""
-    return build_model(config, dataset.shape, dataset.decoder())
+    return build_model(config, dataset.shape, make_decoder(dataset))
+
+
+def make_decoder(dataset: Dataset) -> Decoder:
+    """The decoder of a data set's units."""
+    if dataset.levels is not None:
+        return CategoricalDecoder(dataset.levels)
+    return GaussianDecoder(0.0 if dataset.mean is None else dataset.mean, 1.0 if dataset.std is None else dataset.std)
 
 
 def build_model(config: Config, shape: Sequence[int], decoder: Decoder) -> NDM:

@@ -107,7 +107,7 @@ def quality(samples: Tensor, train: Tensor, test: Tensor, seed: int = 0, max_row
         >>> for score in quality(samples, dataset.train, dataset.test):
         ...     print(f"{score.name:24s}{score.value:8.3f}  (training rows: {score.baseline:.3f})  {score.direction}")
     """
-    samples, train, test, held = _prepare(samples, train, test, seed, max_rows)
+    samples, train, test, held = matched_rows(samples, train, test, seed, max_rows)
     rest = torch.ones(len(train), dtype=torch.bool, device=train.device)
     rest[held] = False
     x, y, base = samples.double(), test.double(), train[held].double()
@@ -275,7 +275,7 @@ def inception_distances(
     if any(x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) for x in images):
         raise InputError("FID and KID need images: uint8 from 0 to 255, shapes (N, 1 or 3, H, W)")
     fid, kid = inception_metrics()
-    samples, train, test, held = _prepare(samples, train, test, seed, max_rows)
+    samples, train, test, held = matched_rows(samples, train, test, seed, max_rows)
     try:
         torch.load(weights, map_location="cpu", weights_only=True)  # torchmetrics itself would run code from the file
         inception = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(samples.device)
@@ -312,10 +312,18 @@ def inception_distances(
     return [Score(name, value, None, baseline, "lower is better") for name, value, baseline in pairs]
 
 
-def _prepare(
+def matched_rows(
     samples: Tensor, train: Tensor, test: Tensor, seed: int, max_rows: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The three sets checked, samples and test rows cut to n, and which n training rows stand in for samples."""
+    """The rows that the metrics compare: as many samples as test rows, and the training rows of the baseline.
+
+    Returns:
+        The n samples, all training rows, the n test rows, and the indices of the n training rows that stand in for
+        samples in the baseline.
+
+    Raises:
+        InputError: if a set is too small or not finite, or their shapes differ.
+    """
     sets = {"samples": samples, "train": train, "test": test}
     for name, rows in sets.items():
         need = 2 * MIN_ROWS if name == "train" else MIN_ROWS

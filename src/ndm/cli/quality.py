@@ -47,7 +47,7 @@ def run(args: Namespace) -> None:
     require_positive(args, "num", "steps")
     run, model, dataset = open_run(args)
     if args.inception is not None:  # before an hour of sampling
-        if getattr(dataset.decoder(), "levels", None) != 256:
+        if dataset.levels != 256:
             raise InputError(f"--inception is for 8-bit images, and {dataset.name} holds others; leave it out")
         if not args.inception.is_file():
             raise InputError(f"--inception {args.inception}: no such file")

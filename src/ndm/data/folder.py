@@ -1,53 +1,35 @@
-"""Folders of pictures, decoded once into a memory-mapped file of rows that later runs read as fast as memory."""
+"""Folders of pictures. They are decoded once, into a memory-mapped file that later runs read as fast as memory."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..errors import InputError
-from .dataset import Dataset, OnBadFile, held_out, image_dataset
+from .cache import Rows, counted, find_rows, fingerprint, write_rows
+from .dataset import Dataset, held_out, image_dataset
+from .names import register
+from .settings import OnBadFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
-CELEBAHQ = (26_000, 1_000, 3_000)
+CELEBAHQ = (26_000, 1_000, 3_000)  # rows that train, validate and test
 BLOCK = 128  # pictures decoded at a time
-LONG = 2_000  # rows from which a progress bar is shown
 T = TypeVar("T")
 
 
-class Rows(NamedTuple):
-    """Memory-mapped rows ``(N, C, H, W)``, uint8, and a checksum of their content."""
-
-    x: Tensor
-    checksum: str
-
-
-def cache_folder() -> Path:
-    """Where downloads and decoded rows are kept: NDM_DATA if it is set, else ``ndm`` in the user's cache."""
-    if folder := os.environ.get("NDM_DATA"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ndm"
-
-
 def existing_folder(path: str | Path) -> Path:
-    """The folder of a path.
+    """The path as a folder that exists.
 
     Raises:
-        InputError: if there is none.
+        InputError: if it is not a folder.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -55,92 +37,17 @@ def existing_folder(path: str | Path) -> Path:
     return folder
 
 
-def fingerprint(folder: Path, names: Iterable[str]) -> str:
-    """A key that changes with the folder, with its files' order, and with the name, length or time of any of them."""
-
-    def describe(file: str) -> Any:
-        try:
-            stat = os.stat(file)
-        except OSError:  # a broken link, say: whoever reads the file will complain
-            return None
-        return stat.st_size, stat.st_mtime_ns
-
-    files = [(name, describe(os.path.join(folder, name))) for name in names]
-    return hashlib.sha256(json.dumps([str(folder.resolve()), files]).encode()).hexdigest()[:16]
-
-
-def find_rows(name: str, key: str) -> Rows | None:
-    """The rows that :func:`write_rows` has kept under a name and a key, if it has."""
-    for path in cache_folder().glob(f"{name}-{key}-*.npy"):
-        try:
-            rows = np.load(path, mmap_mode="r")
-        except ValueError:  # cut short; whoever finds no rows writes them again
-            continue
-        with warnings.catch_warnings():
-            # Nobody writes to rows. Mode "c" would not warn, but the system refuses it for files larger than memory.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return Rows(torch.from_numpy(rows), path.stem.rpartition("-")[2])
-    return None
-
-
-def write_rows(name: str, key: str, shape: Sequence[int], blocks: Iterable[np.ndarray], total: int) -> Rows:
-    """Keep blocks of rows, each ``(n, *shape)``, in one file: whole, or not at all.
-
-    Args:
-        total: how many rows there are to go through, for the progress bar; ``blocks`` may hold fewer.
+def picture_names(folder: Path) -> list[str]:
+    """The relative paths of all pictures in a folder and below it, in natural order: 2.png comes before 10.png.
 
     Raises:
-        InputError: if the file cannot be written; what ``blocks`` raises passes through.
+        InputError: if there are no pictures.
     """
-    header, checksum, count = {"descr": "|u1", "fortran_order": False}, hashlib.sha256(), 0
-    # Processes that start together each write their own file; the last one to finish replaces an equal one.
-    partial_file = cache_folder() / f"{name}-{key}-{os.getpid()}.tmp"
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        with partial_file.open("wb") as file, counted(f"reading {name}", total) as advance:
-            # The number of rows is known at the end only: numpy's header has room for it to grow in place.
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (0, *shape)})
-            for block in blocks:
-                content = np.ascontiguousarray(block).data
-                checksum.update(content)
-                file.write(content)
-                count += len(block)
-                advance(len(block))
-            file.seek(0)
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *shape)})
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial_file, cache_folder() / f"{name}-{key}-{checksum.hexdigest()[:16]}.npy")
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"cannot write to {cache_folder()}: {reason}; set NDM_DATA to a folder with room") from None
-    finally:
-        if partial_file.exists():
-            partial_file.unlink()
-    rows = find_rows(name, key)
-    assert rows is not None
-    return rows
-
-
-@contextmanager
-def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar, if there is much to do, and the function that moves it on."""
-    if total < LONG:
-        yield lambda _: None
-        return
-    from ..progress import progress_bar
-
-    with progress_bar(title, total) as bar:
-        yield lambda count: bar.advance(bar.task_ids[0], count)
-
-
-def picture_names(folder: Path) -> list[str]:
-    """Every picture below a folder, as a relative path, in the order of its name: 2.png before 10.png."""
     names: list[str] = []
     for parent, _, files in os.walk(folder):
         below = Path(parent).relative_to(folder).as_posix()
         prefix = "" if below == "." else f"{below}/"
-        # Hidden files are what file managers leave: macOS writes a ._name.png that is no picture.
+        # File managers leave hidden files that are not pictures, such as macOS's ._name.png.
         names += [prefix + file for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
     if not names:
         raise InputError(f"no pictures ({' '.join(SUFFIXES)}) in {folder} or below it; set path to where they are")
@@ -152,7 +59,7 @@ def _natural(name: str) -> list[Any]:
 
 
 def _mode(size: int, path: Path) -> str:
-    """L or RGB, from the file's header alone."""
+    """The mode in which a picture is kept, L or RGB; only the file's header is read."""
     from PIL import Image
 
     with Image.open(path) as picture:
@@ -163,8 +70,8 @@ def _mode(size: int, path: Path) -> str:
         return "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
 
 
-def _decode(size: int, mode: str, path: Path) -> np.ndarray:
-    """The centre of a picture, ``(C, size, size)``."""
+def decode_picture(size: int, mode: str, path: Path) -> np.ndarray:
+    """The largest centred square of a picture, resized to ``(C, size, size)``, uint8."""
     from PIL import Image, ImageOps
 
     with Image.open(path) as file:
@@ -172,7 +79,7 @@ def _decode(size: int, mode: str, path: Path) -> np.ndarray:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         picture = picture.crop((left, top, left + side, top + side)).convert(mode)
-        # A picture of the right size is returned as it is.
+        # Pillow returns a picture that already has this size unchanged.
         picture = picture.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(picture, dtype=np.uint8).reshape(size, size, -1).transpose(2, 0, 1)
 
@@ -180,12 +87,23 @@ def _decode(size: int, mode: str, path: Path) -> np.ndarray:
 def _attempt(read: Callable[[Path], T], path: Path) -> T | Exception:
     try:
         return read(path)
-    except Exception as error:  # Pillow raises a dozen kinds of error over damaged files
+    except Exception as error:  # Pillow raises many kinds of errors on damaged files
         return error
 
 
-def _read_all(read: Callable[[Path], T], folder: Path, names: Sequence[str], bad: dict[str, str]) -> Iterator[list[T]]:
-    """What ``read`` makes of the files, in blocks and in order; those that it fails on go to ``bad``, with why."""
+def read_pictures(
+    read: Callable[[Path], T], folder: Path, names: Sequence[str], bad: dict[str, str]
+) -> Iterator[list[T]]:
+    """Apply a function to every file of a folder, in parallel.
+
+    Args:
+        read: the function; it is given a path.
+        folder, names: the folder, and the files' paths in it.
+        bad: this is filled with the names of the files on which ``read`` fails, and with the reasons.
+
+    Yields:
+        The results in blocks, in the order of the names, without those of bad files.
+    """
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(names), BLOCK):
             block = names[start : start + BLOCK]
@@ -209,23 +127,27 @@ def _complaint(bad: dict[str, str], folder: Path, total: int) -> str:
 def _decode_all(
     folder: Path, names: Sequence[str], size: int, mode: str, bad: dict[str, str], on_bad_file: OnBadFile
 ) -> Iterator[np.ndarray]:
-    for block in _read_all(partial(_decode, size, mode), folder, [n for n in names if n not in bad], bad):
+    for block in read_pictures(partial(decode_picture, size, mode), folder, [n for n in names if n not in bad], bad):
         if block:
             yield np.stack(block)
-    # Only now, so that one message names every bad file; raised before the rows are kept.
+    # This waits until all files are read, so that one message names every bad file; the rows are not yet kept then.
     if bad and (on_bad_file == "refuse" or len(names) - len(bad) < 3):
         advice = "remove them, or set on_bad_file to skip" if on_bad_file == "refuse" else "too few are left"
         raise InputError(f"{_complaint(bad, folder, len(names))}; {advice}")
 
 
 def picture_rows(name: str, folder: Path, names: Sequence[str], size: int, on_bad_file: OnBadFile) -> Rows:
-    """The pictures as rows in the order of ``names``, from the cache if they are there.
+    """The pictures as rows in the order of ``names``; they are decoded only if the cache does not hold them.
 
     Args:
-        name: of the rows in the cache; it must tell apart what is made of the same pictures in different sizes.
+        name: name of the rows in the cache, which must differ between sizes.
+        folder, names: the folder, and the pictures' paths in it.
+        size: height and width of the rows in pixels.
+        on_bad_file: refuse pictures that are damaged or smaller than ``size``, or skip them.
 
     Raises:
-        InputError: naming the pictures that are damaged or smaller than ``size``, unless they are to be skipped.
+        InputError: if there are bad pictures and they are not skipped, or too few others; the message names them. Also
+            if Pillow is not installed.
     """
     key = fingerprint(folder, names)
     rows = find_rows(name, key)
@@ -238,7 +160,7 @@ def picture_rows(name: str, folder: Path, names: Sequence[str], size: int, on_ba
     bad: dict[str, str] = {}
     modes: set[str] = set()
     with counted(f"examining {name}", len(names)) as advance:
-        for block in _read_all(partial(_mode, size), folder, names, bad):
+        for block in read_pictures(partial(_mode, size), folder, names, bad):
             modes.update(block)
             advance(len(block))
     mode = "L" if modes == {"L"} else "RGB"
@@ -251,13 +173,20 @@ def picture_rows(name: str, folder: Path, names: Sequence[str], size: int, on_ba
     return rows
 
 
+@register("images", shape=(3, None, None))
 def image_folder(path: str | Path, size: int, on_bad_file: OnBadFile = "refuse") -> Dataset:
-    """Any folder of pictures, and of folders of them: centre-cropped, resized to ``size``, transparency dropped.
+    """All pictures in a folder and in the folders below it, cropped to a centred square and resized.
 
-    Grey ones have one channel if all are grey. The rows are a fixed permutation of the pictures sorted by name.
+    The rows have one channel if every picture is grey, otherwise three. Transparency is dropped. The pictures are
+    sorted by name and then put in a fixed random order.
+
+    Args:
+        path: the folder.
+        size: height and width of the rows in pixels.
+        on_bad_file: refuse pictures that are damaged or smaller than ``size``, or skip them.
 
     Raises:
-        InputError: see :func:`picture_rows`.
+        InputError: if the folder does not exist or holds too few pictures; see also :func:`picture_rows`.
     """
     if size < 1:
         raise InputError(f"size must be at least 1, got {size}")
@@ -266,7 +195,7 @@ def image_folder(path: str | Path, size: int, on_bad_file: OnBadFile = "refuse")
     folder = existing_folder(path)
     names = picture_names(folder)
     held_out(len(names), str(folder))
-    # The file is written in the permuted order, so that the splits are slices of it and none is copied into memory.
+    # The file is written in the permuted order, so that each split is a slice of it and is not copied into memory.
     names = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
     x, checksum = picture_rows(f"images{size}", folder, names, size, on_bad_file)
     validation, test = held_out(len(x), str(folder))
@@ -280,11 +209,15 @@ def image_folder(path: str | Path, size: int, on_bad_file: OnBadFile = "refuse")
     )  # fmt: skip
 
 
+@register("celebahq256", shape=(3, 256, 256))
 def celebahq256(path: str | Path) -> Dataset:
-    """CelebA-HQ at 256x256: of its 30,000 pictures by name the last 3,000 test; the 1,000 before them validate.
+    """CelebA-HQ at 256x256, 30,000 pictures sorted by name: the last 3,000 test, and the 1,000 before them validate.
+
+    Args:
+        path: the folder of the pictures.
 
     Raises:
-        InputError: if the folder does not hold 30,000 good pictures; see :func:`picture_rows`.
+        InputError: if the folder does not hold 30,000 good pictures.
     """
     folder = existing_folder(path)
     names = picture_names(folder)

@@ -1,6 +1,6 @@
-"""Published image sets and arrays: MNIST, CIFAR-10, downsampled ImageNet, ``.npz`` and ``.npy`` files of one's own.
+"""Published sets of images: MNIST, CIFAR-10 and downsampled ImageNet.
 
-Files with a published checksum are read straight from their archives, so a folder that cannot be written to will do.
+MNIST and CIFAR-10 are read from the published archives without unpacking them, so the folder may be read-only.
 
 References:
     Chrabaszcz, Loshchilov, Hutter. A Downsampled Variant of ImageNet as an Alternative to the CIFAR datasets. 2017.
@@ -17,19 +17,19 @@ import re
 import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import sha256
-from .dataset import Dataset, held_out, image_dataset
-from .folder import cache_folder, existing_folder, find_rows, fingerprint, write_rows
+from .array import READ_ERRORS
+from .cache import cache_folder, find_rows, fingerprint, write_rows
+from .dataset import Dataset, image_dataset
+from .folder import existing_folder
+from .names import register
 
 MNIST = {
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",  # MD5 of the .gz
@@ -43,12 +43,10 @@ CIFAR10 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-# Last rows of the training part, for validation.
+# How many of the last rows of the training part validate.
 HELD_OUT = {"mnist": 5_000, "cifar10": 5_000, "imagenet32": 10_000, "imagenet64": 10_000}
 RESAMPLINGS = re.compile("(?<![a-z])(box|lanczos|bicubic|bilinear|hamming|nearest)(?![a-z])")
-ARRAYS = ("x_train", "x_validation", "x_test")
-BLOCK = 10_000
-READ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+BLOCK = 10_000  # rows that are converted at a time
 
 
 def _download(kind: str, folder: Path, advice: str) -> None:
@@ -80,14 +78,16 @@ def _idx(path: Path, content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=16).view(n, 1, height, width)
 
 
+@register("mnist", shape=(1, 28, 28))
 def mnist(path: str | Path | None = None) -> Dataset:
-    """MNIST: the last 5,000 of the 60,000 training images validate, the official 10,000 test.
+    """MNIST. The last 5,000 of the 60,000 training images validate; the official 10,000 test images test.
 
     Args:
-        path: the folder of ``MNIST/raw`` (torchvision's layout, packed or not), where it is downloaded if need be.
+        path: the folder that holds ``MNIST/raw`` (torchvision's layout, packed or unpacked). Missing files are
+            downloaded to it.
 
     Raises:
-        InputError: if a file is damaged, or missing and not to be had.
+        InputError: if a file is damaged, or if it is missing and cannot be downloaded.
     """
     folder = cache_folder() if path is None else Path(path).expanduser()
     raw = folder / "MNIST" / "raw"
@@ -105,14 +105,16 @@ def mnist(path: str | Path | None = None) -> Dataset:
     return _official("mnist", parts[0], parts[1], source)
 
 
+@register("cifar10", shape=(3, 32, 32))
 def cifar10(path: str | Path | None = None) -> Dataset:
-    """CIFAR-10: the last 5,000 of the 50,000 training images validate, the official 10,000 test.
+    """CIFAR-10. The last 5,000 of the 50,000 training images validate; the official 10,000 test images test.
 
     Args:
-        path: the folder of ``cifar-10-python.tar.gz`` or of ``cifar-10-batches-py``, downloaded if need be.
+        path: the folder that holds ``cifar-10-python.tar.gz`` or ``cifar-10-batches-py``. If both are missing, the
+            archive is downloaded to it.
 
     Raises:
-        InputError: if a file is damaged, or missing and not to be had.
+        InputError: if a file is damaged, or if it is missing and cannot be downloaded.
     """
     folder = cache_folder() if path is None else Path(path).expanduser()
     archive, unpacked = folder / "cifar-10-python.tar.gz", folder / "cifar-10-batches-py"
@@ -128,7 +130,7 @@ def cifar10(path: str | Path | None = None) -> Dataset:
             raise InputError(f"{archive} is damaged; delete it, and the next run downloads it") from None
     parts = []
     for name, md5 in CIFAR10.items():
-        # Unpickling runs code, so it waits until the file is known to be the published one.
+        # Unpickling runs code, so the file must first be known to be the published one.
         batch = pickle.loads(_verified(place / name, contents[name], md5), encoding="latin1")
         parts.append(torch.from_numpy(batch["data"]).view(-1, 3, 32, 32))
     return _official("cifar10", torch.cat(parts[:-1]), parts[-1], "CIFAR-10, official python version")
@@ -148,27 +150,34 @@ def _official(name: str, x: Tensor, test: Tensor, source: str) -> Dataset:
     return image_dataset(name, x[:train], x[train:], test, release)
 
 
+@register("imagenet32", shape=(3, 32, 32))
 def imagenet32(path: str | Path) -> Dataset:
-    """ImageNet at 32x32, see :func:`imagenet`."""
+    """ImageNet at 32x32; see :func:`imagenet`."""
     return imagenet(path, 32)
 
 
+@register("imagenet64", shape=(3, 64, 64))
 def imagenet64(path: str | Path) -> Dataset:
-    """ImageNet at 64x64, see :func:`imagenet`."""
+    """ImageNet at 64x64; see :func:`imagenet`."""
     return imagenet(path, 64)
 
 
 def imagenet(path: str | Path, size: int) -> Dataset:
-    """Downsampled ImageNet, the npz batches of image-net.org: its validation part tests, its last 10,000 rows validate.
+    """Downsampled ImageNet from the npz batches of image-net.org.
 
-    There are two releases, and the same model scores about 0.25 bits/dim differently on them. This is the newer one
-    (Chrabaszcz et al.); the older one (van den Oord et al.), folders of PNG files, can be read by ``images``.
+    The last 10,000 rows of the training part validate. The official validation part tests.
+
+    There are two releases of downsampled ImageNet, and the scores of one model on them differ by about 0.25 bits/dim.
+    This function reads the newer release (Chrabaszcz et al.). The older release (van den Oord et al.) consists of
+    folders of PNG files, which the data set ``images`` reads.
 
     Args:
-        path: the folder of ``train_data_batch_1.npz`` to ``_10.npz`` and ``val_data.npz``, or one above it.
+        path: the folder that holds ``train_data_batch_1.npz`` to ``_10.npz`` and ``val_data.npz``, or a folder above
+            it.
+        size: height and width of the images in pixels, 32 or 64.
 
     Raises:
-        InputError: if a file is missing, there twice, damaged or of another size.
+        InputError: if a file is missing, found twice, damaged, or of another size.
     """
     folder, name = existing_folder(path), f"imagenet{size}"
     wanted = [*(f"train_data_batch_{k}.npz" for k in range(1, 11)), "val_data.npz"]
@@ -180,7 +189,7 @@ def imagenet(path: str | Path, size: int) -> Dataset:
     files = [places[0] for places in found.values()]
     counts = [_count(file, size) for file in files]
     key = fingerprint(folder, [str(file.relative_to(folder)) for file in files])
-    rows = find_rows(name, key) or write_rows(name, key, (3, size, size), _batches(files, size), sum(counts))
+    rows = find_rows(name, key) or write_rows(name, key, (3, size, size), imagenet_blocks(files, size), sum(counts))
     train = sum(counts[:-1])
     named = RESAMPLINGS.search(str(files[0].relative_to(folder.parent)).lower())
     source = (
@@ -192,7 +201,7 @@ def imagenet(path: str | Path, size: int) -> Dataset:
 
 
 def _count(file: Path, size: int) -> int:
-    """The number of rows of one batch, from its header alone."""
+    """The number of rows in one file; only its header is read."""
     try:
         with zipfile.ZipFile(file) as archive, archive.open("data.npy") as member:
             np.lib.format.read_magic(member)
@@ -204,7 +213,8 @@ def _count(file: Path, size: int) -> int:
     return shape[0]
 
 
-def _batches(files: list[Path], size: int) -> Iterator[np.ndarray]:
+def imagenet_blocks(files: list[Path], size: int) -> Iterator[np.ndarray]:
+    """The rows of all files in blocks ``(n, 3, size, size)``."""
     for file in files:
         try:
             with np.load(file, allow_pickle=False) as archive:
@@ -213,69 +223,3 @@ def _batches(files: list[Path], size: int) -> Iterator[np.ndarray]:
             raise InputError(f"{file} is damaged; get it again from image-net.org") from None
         for start in range(0, len(x), BLOCK):
             yield x[start : start + BLOCK]
-
-
-def array(path: str | Path) -> Dataset:
-    """Images of one's own, uint8: ``.npz`` with x_train and optionally x_validation and x_test, or ``.npy``.
-
-    A split without an array is taken from x_train (or from the one array of a ``.npy``) by a fixed permutation. All
-    rows are held in memory.
-
-    Args:
-        path: the file; its arrays are ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``, C being 1 or 3.
-
-    Raises:
-        InputError: if the file cannot be read, or an array is missing or of another kind.
-    """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise InputError(f"{file} is not a file; set path to a .npz or .npy file")
-    try:
-        loaded: Any = np.load(file, mmap_mode="r", allow_pickle=False)
-        arrays = {"x_train": loaded}
-        if not isinstance(loaded, np.ndarray):
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files if name in ARRAYS}
-                if "x_train" not in arrays:
-                    raise InputError(f"{file} holds no x_train but {', '.join(loaded.files)}; save it with that name")
-    except InputError:
-        raise
-    except READ_ERRORS:
-        raise InputError(f"{file} is damaged or not plain .npz or .npy; save uint8 arrays with numpy.savez") from None
-    x = {name: _channels_first(a, f"{name} of {file}") for name, a in arrays.items()}
-    for name, a in x.items():
-        if a.shape[1:] != x["x_train"].shape[1:]:
-            raise InputError(
-                f"{name} of {file} is {a.shape}, x_train {x['x_train'].shape}; images must be of one shape"
-            )
-    n, start = len(x["x_train"]), len(x["x_train"])
-    counts = dict(zip(ARRAYS[1:], held_out(n, str(file)), strict=True))
-    missing = [name for name in counts if name not in x]
-    order = np.random.default_rng(0).permutation(n) if missing else np.arange(n)
-    for name in missing:
-        start, end = start - counts[name], start
-        x[name] = x["x_train"][order[start:end]]
-    x["x_train"] = x["x_train"][order[:start]]
-    train, validation, test = (torch.from_numpy(np.ascontiguousarray(x[name])) for name in ARRAYS)
-    how = f"{' and '.join(missing)} by permutation seed 0 of x_train" if missing else "as in the file"
-    release = f"{file.name}, sha256 {sha256(file)[:16]}; {how}, split {len(train)}/{len(validation)}/{len(test)}"
-    return image_dataset("array", train, validation, test, release)
-
-
-def _channels_first(x: np.ndarray, what: str) -> np.ndarray:
-    wanted = "uint8 values 0..255 of shape (N, H, W), (N, H, W, C) or (N, C, H, W), where C is 1 or 3"
-    if x.dtype != np.uint8:
-        raise InputError(f"{what} is {x.dtype}; convert it to {wanted}")
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.ndim != 4 or not {x.shape[1], x.shape[3]} & {1, 3}:
-        raise InputError(f"{what} has shape {x.shape}; bring it to {wanted}")
-    elif x.shape[1] in (1, 3) and x.shape[3] in (1, 3):
-        raise InputError(
-            f"{what} has shape {x.shape}, whose channels may come first or last; crop or pad the other side"
-        )
-    elif x.shape[3] in (1, 3):
-        x = x.transpose(0, 3, 1, 2)
-    if x.size == 0:
-        raise InputError(f"{what} has shape {x.shape} and so no pixels; save it again")
-    return x

@@ -1,0 +1,45 @@
+"""The handwritten digits that come with scikit-learn, and a Gaussian mixture that is fitted to them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .dataset import Dataset, endless_dataset
+from .mixture import GaussianMixture
+from .names import register
+
+
+def _pixels() -> Tensor:
+    """All digits in a fixed random order, ``(1797, 1, 8, 8)``, integers 0..16."""
+    from sklearn.datasets import load_digits
+
+    images = load_digits().images[np.random.default_rng(0).permutation(1797)]
+    return torch.from_numpy(images.astype(np.uint8))[:, None]
+
+
+@register("digits", shape=(1, 8, 8))
+def digits() -> Dataset:
+    """The 8x8 digits with 17 levels, in a fixed random order: 1350 rows train, 150 validate and 297 test."""
+    x = _pixels()
+    return Dataset(
+        "digits", x[:1350], x[1350:1500], x[1500:], levels=17,
+        release="UCI optical digits, test part, as in scikit-learn; permutation seed 0, split 1350/150/297",
+    )  # fmt: skip
+
+
+@register("gmm-digits", shape=(64,))
+def gmm_digits(components: int = 10, noise: float = 0.1) -> Dataset:
+    """Endless 64-dimensional rows from a Gaussian mixture that is fitted to the training digits, scaled to [-1, 1].
+
+    Args:
+        components: number of Gaussians.
+        noise: its square is added to the variance of each pixel.
+    """
+    from sklearn.mixture import GaussianMixture as Fit
+
+    x = _pixels()[:1350].flatten(1).double().numpy() / 8 - 1
+    fit = Fit(components, covariance_type="full", reg_covar=noise**2, random_state=0).fit(x)
+    parts = (torch.from_numpy(a) for a in (fit.weights_, fit.means_, fit.covariances_))
+    return endless_dataset("gmm-digits", GaussianMixture(*parts))

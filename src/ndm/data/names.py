@@ -1,0 +1,117 @@
+"""The table of data sets. A data set joins it where its loader is defined, and is then known by its name everywhere.
+
+    @register("clouds", shape=(3,))
+    def clouds(path: str | Path) -> Dataset: ...
+
+A loader is a function that returns a :class:`Dataset`. Its parameters are those of ``path``, ``size`` and
+``on_bad_file`` that it uses, and a parameter without a default value must be set by the user.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from ..errors import InputError
+from ..support.registry import Registry
+from .dataset import Dataset
+from .settings import OnBadFile
+
+Shape = tuple[int | None, ...]
+Load = TypeVar("Load", bound=Callable[..., Dataset])
+
+
+class Source(NamedTuple):
+    """A loader, and the shape of its rows if that is known before they are loaded."""
+
+    load: Callable[..., Dataset]
+    shape: Shape | None = None
+    """A None in it stands for the ``size`` that the user sets."""
+
+
+DATASETS = Registry[Source]("data set")
+
+
+def register(name: str, shape: Shape | None = None) -> Callable[[Load], Load]:
+    """A decorator that registers a function as the loader of a data set.
+
+    Args:
+        name: the data set's name.
+        shape: the shape of a row, if it is known before the data are loaded. The number of parameters of a recipe can
+            then be told without its data. A None in it stands for the ``size`` that the user sets.
+
+    Raises:
+        InputError: if another data set has that name.
+
+    Example:
+        >>> from ndm.data import Dataset, load_dataset, register
+        >>> @register("bits", shape=(4,))
+        ... def bits():
+        ...     x = torch.randint(2, (100, 4), generator=torch.Generator().manual_seed(0))
+        ...     return Dataset("bits", x[:80], x[80:90], x[90:], levels=2, release="fair coins, seed 0")
+        >>> load_dataset("bits").shape
+        (4,)
+    """
+
+    def join(load: Load) -> Load:
+        DATASETS.add(name, Source(load, shape))
+        return load
+
+    return join
+
+
+def shape_of(name: str, size: int | None = None) -> tuple[int, ...] | None:
+    """The shape of a row, without loading the data; None if only the data tell it.
+
+    The pictures of a folder are assumed to be in colour.
+    """
+    shape = DATASETS[name].shape if name in DATASETS else None
+    if shape is None:
+        return None
+    sides = tuple(n or size or 0 for n in shape)
+    return sides if all(sides) else None
+
+
+def load_dataset(
+    name: str,
+    path: str | Path | None = None,
+    size: int | None = None,
+    flip: bool = False,
+    on_bad_file: OnBadFile = "refuse",
+) -> Dataset:
+    """Load a data set by its name.
+
+    Args:
+        name: a name of :data:`DATASETS`.
+        path: the file or folder that holds the data. MNIST and CIFAR-10 are downloaded to it if they are not there.
+            Without a path they are kept in the user's cache.
+        size: height and width of ``images`` in pixels.
+        flip: mirror each training image left to right with probability 1/2.
+        on_bad_file: whether ``images`` refuses a folder with damaged or too small files, or skips those files.
+
+    Raises:
+        InputError: if the name is unknown, if the data set needs an option that is not given or is given one that it
+            does not use, or if the data cannot be read.
+
+    Example:
+        >>> from ndm.data import load_dataset
+        >>> load_dataset("digits").shape
+        (1, 8, 8)
+    """
+    load = DATASETS.find(name).load
+    given = {"path": path, "size": size, "on_bad_file": None if on_bad_file == "refuse" else on_bad_file}
+    options = {option: value for option, value in given.items() if value is not None}
+    known = inspect.signature(load).parameters
+    for option in options:
+        if option not in known:
+            raise InputError(f"the data set {name} has no {option}; leave it out")
+    for option in given:
+        if option in known and known[option].default is inspect.Parameter.empty and option not in options:
+            raise InputError(f"the data set {name} needs {option}; set it")
+    dataset = load(**options)
+    if flip and len(dataset.shape) != 3:
+        raise InputError(f"the data set {name} holds no images to flip; leave flip out")
+    return replace(dataset, flip=flip)

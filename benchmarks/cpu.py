@@ -15,41 +15,43 @@ from pathlib import Path
 
 import torch
 
-from ndm.config import Config, find_recipe, make_config, make_model, read_settings
 from ndm.data import Dataset, load_dataset
 from ndm.evaluation import markdown_table
-from ndm.training import Run, Trainer
+from ndm.experiment import Config, Run, make_config, make_model
+from ndm.experiment.recipe import find_recipe, read_settings
+from ndm.experiment.settings import merged
+from ndm.training import Trainer
 
 BASE = "mnist-small-conventional"
-FINE = {"model.patch": 1, "model.width": 24, "model.multipliers": [1, 2, 4], "model.attention": []}
+FINE = {"model": {"patch": 1, "width": 24, "multipliers": [1, 2, 4], "attention": []}}
 VARIANTS = {
     "base": {},
-    "patch 1": {**FINE, "training.batch_size": 16},
-    "patch 4": {"model.patch": 4, "model.width": 96, "model.depth": 2, "model.multipliers": [1]},
-    "no Fourier features": {"model.fourier": []},
-    "width 32": {"model.width": 32},
-    "width 48": {"model.width": 48},
-    "width 64": {"model.width": 64},
-    "depth 2": {"model.width": 48, "model.depth": 2},
-    "batch 16": {"training.batch_size": 16},
-    "batch 64": {"training.batch_size": 64},
-    "learning rate 2e-3": {"training.learning_rate": 2e-3},
-    "times by importance": {"training.uniform_times": 0.1},
-    "uniform times": {"training.uniform_times": 1.0},
-    "v": {"model.parameterization": "v"},
-    "bf16": {"training.precision": "bf16"},
+    "patch 1": {**FINE, "training": {"batch_size": 16}},
+    "patch 4": {"model": {"patch": 4, "width": 96, "depth": 2, "multipliers": [1]}},
+    "no Fourier features": {"model": {"fourier": []}},
+    "width 32": {"model": {"width": 32}},
+    "width 48": {"model": {"width": 48}},
+    "width 64": {"model": {"width": 64}},
+    "depth 2": {"model": {"width": 48, "depth": 2}},
+    "batch 16": {"training": {"batch_size": 16}},
+    "batch 64": {"training": {"batch_size": 64}},
+    "learning rate 2e-3": {"training": {"learning_rate": 0.002}},
+    "times by importance": {"training": {"uniform_times": 0.1}},
+    "uniform times": {"training": {"uniform_times": 1.0}},
+    "v": {"model": {"parameterization": "v"}},
+    "bf16": {"training": {"precision": "bf16"}},
 }
 
 
 def time_steps(config: Config, dataset: Dataset, seconds: float = 10) -> float:
     """Processor seconds of a step, the first one left out."""
     torch.manual_seed(0)
-    trainer = Trainer(make_model(config, dataset), dataset, config)
-    trainer._update(*trainer._gradient())
+    trainer = Trainer(make_model(config, dataset), dataset, config.training, config.seed)
+    trainer.update(*trainer.gradient())
     start = time.process_time()
     while time.process_time() - start < seconds:
         trainer.step += 1
-        trainer._update(*trainer._gradient())
+        trainer.update(*trainer.gradient())
     return (time.process_time() - start) / trainer.step
 
 
@@ -63,7 +65,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for name in args.variants:
-        settings = {**read_settings(find_recipe(BASE)), "data.path": str(args.mnist), **VARIANTS[name]}
+        settings = merged(merged(read_settings(find_recipe(BASE)), {"data": {"path": str(args.mnist)}}), VARIANTS[name])
         config = make_config(settings)
         dataset = load_dataset(**asdict(config.data))
         folder = args.out / name.replace(" ", "-")
@@ -71,7 +73,9 @@ def main() -> None:
             steps = max(2, int(args.seconds / time_steps(config, dataset)))
             training = replace(config.training, steps=steps, warmup=min(100, steps // 4), ema_decay=0.99)
             training = replace(training, evaluate_every=steps, sample_every=0, checkpoint_every=steps)
-            Run.create(folder, replace(config, training=training), overwrite=True).train(dataset, title=name)
+            run = Run.create(folder, replace(config, training=training), overwrite=True)
+            if not run.train(dataset, title=name).finished:
+                raise SystemExit("interrupted; the same command goes on with the other variants")
         run = Run.open(folder)
         *_, last = (record for record in run.metrics() if "validation_bpd" in record)
         size = f"{run.load_model().num_parameters:,}"

@@ -17,7 +17,7 @@ from statistics import mean, stdev
 
 from ndm.cli import main as ndm
 from ndm.evaluation import markdown_table
-from ndm.training import Run
+from ndm.experiment import Run
 
 RECIPES = ["digits-conventional", "digits", "digits-linear", "digits-t10-conventional", "digits-t10"]
 

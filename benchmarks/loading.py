@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ndm.config import Config, find_recipe, make_config, make_model, read_settings
 from ndm.data import load_dataset
 from ndm.evaluation import markdown_table
+from ndm.experiment import Config, make_model, read_config
 from ndm.training import Trainer
 
 
@@ -39,11 +39,11 @@ def measure(config: Config, steps: int) -> tuple[int, float, float]:
         return rows
 
     object.__setattr__(dataset, "batch", timed)
-    trainer = Trainer(make_model(config, dataset), dataset, config)
-    trainer._update(*trainer._gradient())
+    trainer = Trainer(make_model(config, dataset), dataset, config.training, config.seed)
+    trainer.update(*trainer.gradient())
     spent, start = 0.0, time.perf_counter()
     for trainer.step in range(1, steps + 1):
-        trainer._update(*trainer._gradient())
+        trainer.update(*trainer.gradient())
     return len(dataset.train), 1000 * spent / steps, 1000 * (time.perf_counter() - start) / steps
 
 
@@ -67,7 +67,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         make_pictures(Path(folder), args.files)
         for recipe, path in (("mnist-small", args.mnist), ("images", Path(folder))):
-            config = make_config(read_settings(find_recipe(recipe)))
+            config = read_config(recipe)
             config = replace(config, data=replace(config.data, path=str(path)))
             rows, batch, step = measure(config, args.steps)
             worst = max(worst, batch / step)

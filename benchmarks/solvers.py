@@ -24,11 +24,11 @@ from torch import Tensor, nn
 import ndm
 from ndm.data import load_dataset, ring
 from ndm.evaluation import markdown_table
+from ndm.experiment import Run
 from ndm.gaussian import Gaussian
 from ndm.likelihood import draw_latent, ode_log_prob
 from ndm.sampling import velocity_field
 from ndm.solvers import solve_ode
-from ndm.training import Run
 
 SOLVERS = ("dopri5", "torchdiffeq:dopri5", "scipy:RK45")
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)

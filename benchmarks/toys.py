@@ -20,7 +20,7 @@ import ndm
 from ndm.cli import main as command
 from ndm.data import load_dataset
 from ndm.evaluation import markdown_table
-from ndm.training import Run
+from ndm.experiment import Run
 
 LIMITS = {"ring": 0.05, "checkerboard": 0.15, "moons": 0.15}
 

@@ -18,7 +18,7 @@ import torch
 from ndm.cli import main as ndm
 from ndm.data import load_dataset
 from ndm.evaluation import Protocol, evaluate, markdown_table
-from ndm.training import Run
+from ndm.experiment import Run
 
 MODELS = {
     "digits-conventional": ("digits-conventional", 1),

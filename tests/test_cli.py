@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 import ndm
-from ndm.cli import COMMANDS, main, parse
+from ndm.cli import main
+from ndm.cli.commands import COMMANDS
 from ndm.cli.common import draw
-from ndm.config import find_recipe, read_settings
 from ndm.data import load_dataset, ring
 from ndm.evaluation import Protocol, evaluate
+from ndm.experiment import Run
+from ndm.experiment.recipe import find_recipe, read_settings
 from ndm.quality import Score, quality
-from ndm.training import Run
 from ndm.training.validation import validation_nats
 
 TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
@@ -133,7 +134,7 @@ def test_recipes_and_help(capsys):
     with pytest.raises(SystemExit):
         main(["train", "mnist-small", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    steps = read_settings(find_recipe("mnist-small"))["training.steps"]
+    steps = read_settings(find_recipe("mnist-small"))["training"]["steps"]
     assert f"default: {steps})" in shown and "default: levels)" in shown
 
 
@@ -191,7 +192,7 @@ def test_the_samples_of_the_last_step_are_drawn_once(tmp_path, monkeypatch):
 
 
 BAD = [
-    (["trian"], "unknown command 'trian'; choose one of demo"),
+    (["trian"], "unknown command 'trian'; did you mean 'train'? choose one of demo"),
     (["train", "digit", "--out", "RUN"], "no recipe or file 'digit'"),
     (["train", "digits", "--out", "RUN", "--training.stepz", "3"], "stepz"),
     (["train", "digits", "--out", "RUN", "--training.steps", "many"], "training.steps"),
@@ -239,9 +240,10 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(arguments, messag
 
 
 def test_options_may_stand_before_the_recipe_and_override_it():
-    _, args = parse(["train", "--seed", "3", "digits-t10", "--model.width", "24"])
-    assert (args.recipe, args.seed, args.model.width) == ("digits-t10", 3, 24)
-    assert (args.model.schedule, args.model.transform, args.training.bound_steps) == ("learned", "time_basis", 10)
+    args = COMMANDS["train"].parse(["--seed", "3", "digits-t10", "--model.width", "24"])
+    config = args.config
+    assert (args.recipe, config.seed, config.model.width) == ("digits-t10", 3, 24)
+    assert (config.model.schedule, config.model.transform, config.training.bound_steps) == ("learned", "time_basis", 10)
 
 
 def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path, capsys):

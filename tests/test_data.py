@@ -9,8 +9,8 @@ import torch
 from sklearn.datasets import load_digits
 
 import ndm
-from ndm.config import make_decoder
 from ndm.data import Checkerboard, load_dataset, moons, register, ring, shape_of
+from ndm.experiment import make_decoder
 from ndm.support.streams import Stream
 
 

@@ -16,11 +16,10 @@ from torch import nn
 
 import ndm
 from ndm.cli import main
-from ndm.config import Config, DataConfig, ModelConfig
-from ndm.data import Dataset, register
+from ndm.data import DataConfig, Dataset, register
 from ndm.evaluation import Protocol
-from ndm.serialization import REGISTERED
-from ndm.training import Run
+from ndm.experiment import Config, ModelConfig, Run
+from ndm.support.registry import CLASSES
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +98,7 @@ def test_uniform_dequantisation_of_a_uniform_density_scores_log2_of_the_levels(t
     """This protocol has no decoder: it asks for the density of x + u, so the model that must score log2(K) is the one
     whose ODE carries the uniform density on [-1, 1]^D. The exact predictor does, up to the smoothing e^{gamma_0 / 2} of
     the cube's edges, which the seeded draws here are further from than eight standard deviations."""
-    monkeypatch.setitem(REGISTERED, "UniformMean", UniformMean)
+    monkeypatch.setitem(CLASSES, "UniformMean", UniformMean)
     ends = (-22.0, 18.0)
     for levels in (17, 256):
         process = ndm.ForwardProcess(ndm.LinearSchedule(*ends))

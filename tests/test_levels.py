@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import ndm
-from ndm.config import build_model, make_config
+from ndm.experiment import make_config
+from ndm.experiment.build import build_model
 
 SCHEDULE = ndm.LinearSchedule(-9.0, 5.0)
 
@@ -111,8 +112,10 @@ def test_logits_keep_their_precision_under_autocast():
 def test_a_model_of_levels_is_built_from_a_config_trained_and_loaded_again(tmp_path, levels, transform):
     config = make_config(
         {
-            "model.parameterization": "levels", "model.transform": transform, "model.width": 8, "model.depth": 1,
-            "model.predict_curve": transform == "time_basis", "model.num_basis": 2,
+            "model": {
+                "parameterization": "levels", "transform": transform, "width": 8, "depth": 1,
+                "predict_curve": transform == "time_basis", "num_basis": 2,
+            }
         }
     )  # fmt: skip
     model = build_model(config, (1, 4, 4), ndm.CategoricalDecoder(levels))
@@ -130,7 +133,7 @@ def test_a_model_of_levels_is_built_from_a_config_trained_and_loaded_again(tmp_p
 
 
 def test_what_has_no_levels_and_what_does_not_fit_is_refused():
-    config = make_config({"model.parameterization": "levels"})
+    config = make_config({"model": {"parameterization": "levels"}})
     with pytest.raises(ndm.InputError, match="quantised"):
         build_model(config, (2,), ndm.GaussianDecoder())
     with pytest.raises(ndm.InputError, match="levels must be"):

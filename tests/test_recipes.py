@@ -1,14 +1,17 @@
 """Recipes: each builds its real model, and trains a few steps at reduced width through the same code."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from ndm.cli import main
-from ndm.config import count_parameters, fields_of, make_config, make_model, read_settings, recipes
 from ndm.data import load_dataset, shape_of
 from ndm.data.dataset import image_dataset
+from ndm.experiment import make_model, read_config, recipes
+from ndm.experiment.build import count_parameters
+from ndm.experiment.recipe import read_settings
+from ndm.experiment.settings import GROUPS
 from ndm.training import Trainer
 from ndm.training.loss import Loss
 
@@ -35,7 +38,7 @@ LARGE = ("imagenet32", "imagenet64", "celebahq256")
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in recipes()])
 def test_every_recipe_trains_three_steps_at_reduced_width(name):
-    config = make_config(read_settings(recipes()[name]))
+    config = read_config(name)
     small = replace(
         config,
         model=replace(config.model, width=8, transform_width=8, depth=1, transform_depth=1, heads=1),
@@ -44,7 +47,7 @@ def test_every_recipe_trains_three_steps_at_reduced_width(name):
     dataset, records = stand_in(small), []
     model = make_model(small, dataset)
     before = [p.detach().clone() for p in model.parameters()]
-    average = Trainer(model, dataset, small, log=records.append).run()
+    average = Trainer(model, dataset, small.training, small.seed, log=records.append).run()
     assert [r["step"] for r in records if "bpd" in r] == [3] and not any("skipped" in r for r in records)
     assert all(0 < r.get("validation_bpd", 1) < float("inf") for r in records)
     moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
@@ -59,10 +62,10 @@ def test_every_recipe_has_its_number_of_parameters(capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert set(lines) == set(recipes()) and set(PAPER) < set(lines)
     for name, path in recipes().items():
-        count = count_parameters(make_config(read_settings(path)))
+        count = count_parameters(read_config(path))
         assert (f"{count:,}" if count else "by the data") in lines[name]
     for name in ("digits", "mnist-small", "cifar10-small"):
-        config = make_config(read_settings(recipes()[name]))
+        config = read_config(name)
         assert count_parameters(config) == make_model(config, stand_in(config)).num_parameters
 
 
@@ -78,13 +81,13 @@ def test_values_say_where_they_are_from(name):
     lines = recipes()[name].read_text().splitlines()
     inside = lines[lines.index("model:") :]
     said = {line.split(":")[0].strip() for line in inside if any(source in line for source in sources)}
-    assert said == {*fields_of("model"), *fields_of("training")} - FREE - IDLE
+    assert said == {f.name for group in ("model", "training") for f in fields(GROUPS[group])} - FREE - IDLE
 
 
 def test_neural_and_conventional_recipes_are_matched():
     """The same data, budget and schedule; parameters within 2 %."""
     for neural, conventional in (("digits", "digits-conventional"), ("mnist-small", "mnist-small-conventional")):
-        a, b = (make_config(read_settings(recipes()[name])) for name in (neural, conventional))
+        a, b = (read_config(name) for name in (neural, conventional))
         assert (a.data, a.training, a.seed) == (b.data, b.training, b.seed)
         assert count_parameters(a) == pytest.approx(count_parameters(b), rel=0.02)
 
@@ -95,8 +98,8 @@ def test_bf16_gives_the_gradients_of_fp32():
     With Fourier features of z = alpha F(x, t) + sigma eps, or of F's own input, the rounding of F would count hundreds
     of times: none of the five recipes has them.
     """
-    assert not any(read_settings(recipes()[name]).get("model.fourier") for name in PAPER)
-    config = make_config(read_settings(recipes()["mnist"]))
+    assert not any(read_settings(recipes()[name])["model"].get("fourier") for name in PAPER)
+    config = read_config("mnist")
     small = replace(config.model, width=8, transform_width=8, depth=1, transform_depth=1, heads=1, dropout=0.0)
     config = replace(config, model=small)
     torch.manual_seed(0)
@@ -105,7 +108,7 @@ def test_bf16_gives_the_gradients_of_fp32():
     for p in model.parameters():
         if not p.any():
             torch.nn.init.normal_(p, std=0.1)
-    loss, gradients = Loss(model, config).train(), []
+    loss, gradients = Loss(model, config.training).train(), []
     for enabled in (False, True):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 import ndm
 from ndm.cli import main
-from ndm.config import Config, ModelConfig, TrainingConfig
 from ndm.data import load_dataset
-from ndm.training import Checkpoints, Run, State
+from ndm.experiment import Config, ModelConfig, Run
+from ndm.training import Checkpoints, State, TrainingConfig
 
 CONFIG = Config(
     model=ModelConfig(width=16, depth=1, dropout=0.2, transform="time_basis", schedule="learned"),
@@ -93,7 +93,7 @@ def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(call, whole, t
         flush(descriptor)
 
     monkeypatch.setattr("ndm.training.checkpoint.os.fsync", fatal)
-    monkeypatch.setattr("ndm.training.run.append_line", lambda *_: None)  # it waits for the disk too
+    monkeypatch.setattr("ndm.experiment.run.append_line", lambda *_: None)  # it waits for the disk too
     assert status_of(in_a_child(lambda: run.train(dataset))) == -signal.SIGKILL
     monkeypatch.undo()
     assert Checkpoints(run.folder / "checkpoints").latest().step == (5 if call == 4 else 4)

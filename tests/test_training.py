@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import ndm
-from ndm.config import Config, DataConfig, ModelConfig, TrainingConfig, make_model
-from ndm.data import load_dataset
+from ndm.data import DataConfig, load_dataset
+from ndm.experiment import Config, ModelConfig, Run, make_model
 from ndm.likelihood import bits_per_dim
 from ndm.objective import draw
 from ndm.progress import progress_bar
 from ndm.tensors import seeded
-from ndm.training import Checkpoints, Run, Trainer, learning_rate, train
+from ndm.training import Checkpoints, Trainer, TrainingConfig, learning_rate, train
 from ndm.training.loss import Loss
 from ndm.training.validation import validation_nats
 
@@ -36,7 +36,7 @@ SMALL = Config(
 def trained(config, log=lambda _: None):
     dataset = load_dataset(config.data.name)
     torch.manual_seed(config.seed)
-    return train(make_model(config, dataset), dataset, config, log=log)
+    return train(make_model(config, dataset), dataset, config.training, config.seed, log=log)
 
 
 def test_learning_rate_is_the_papers():
@@ -74,7 +74,7 @@ def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_refere
     start = weight.detach().double().clone()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", spy)
-        average = train(model, dataset, config, log=records.append)
+        average = train(model, dataset, config.training, config.seed, log=records.append)
     reference = start
     for step, value in enumerate(seen):
         decay = min(0.8, (1 + step) / (10 + step))
@@ -93,7 +93,7 @@ def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_refere
 def test_one_process_asks_its_device_for_no_float64(monkeypatch):
     """Some devices have none."""
     dataset, seen = load_dataset("digits"), []
-    trainer = Trainer(make_model(SMALL, dataset), dataset, SMALL)
+    trainer = Trainer(make_model(SMALL, dataset), dataset, SMALL.training)
     reduce = trainer.accelerator.reduce
     monkeypatch.setattr(trainer.accelerator, "reduce", lambda x, *a: seen.append(x.dtype) or reduce(x, *a))
     trainer.run()
@@ -103,7 +103,7 @@ def test_one_process_asks_its_device_for_no_float64(monkeypatch):
 @pytest.mark.parametrize("uniform", [0.1, 0.5, 1.0])
 def test_the_share_of_uniform_times_is_the_one_asked_for(uniform):
     config = replace(SMALL, training=replace(SMALL.training, uniform_times=uniform))
-    times = Loss(make_model(config, load_dataset("digits")), config).times
+    times = Loss(make_model(config, load_dataset("digits")), config.training).times
     assert isinstance(times, ndm.ImportanceTimes) is (uniform < 1)
     if uniform < 1:
         times.seen.fill_(True)
@@ -178,9 +178,9 @@ def test_a_step_without_a_finite_gradient_is_skipped_counted_and_its_rows_are_lo
     """Steps 3 and 7 of 20 leave weights and average as they are; their rows are those of the batch."""
     records, settings = [], replace(SMALL.training, evaluate_every=0)
     model, dataset = poisoned({3, 7})
-    trainer = Trainer(model, dataset, replace(SMALL, training=settings), log=records.append)
+    trainer = Trainer(model, dataset, settings, log=records.append)
     before, moved = [p.clone() for p in model.parameters()], []
-    gradient = trainer._gradient
+    gradient = trainer.gradient
 
     def watch():
         now = [p.detach().clone() for p in model.parameters()]
@@ -188,7 +188,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_counted_and_its_rows_are_lo
         before[:] = now
         return gradient()
 
-    trainer._gradient = watch
+    trainer.gradient = watch
     average = trainer.run()
     assert [step for step in range(1, 20) if not moved[step]] == [4, 8]  # what the step before it did
     skips = [record for record in records if "skipped" in record]
@@ -200,7 +200,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_counted_and_its_rows_are_lo
 def test_too_many_skipped_steps_in_a_row_stop_the_run_with_a_good_checkpoint(tmp_path):
     settings = replace(SMALL.training, max_skipped=3)
     model, dataset = poisoned({4, *range(6, 20)})
-    trainer = Trainer(model, dataset, replace(SMALL, training=settings), folder=tmp_path)
+    trainer = Trainer(model, dataset, settings, folder=tmp_path)
     with pytest.raises(ndm.InputError, match=r"3 steps in a row.*the last is step 9.*lower training.learning_rate"):
         trainer.run()
     state = Checkpoints(tmp_path / "checkpoints").latest()
@@ -215,7 +215,7 @@ def test_a_run_goes_on_exactly_from_between_skipped_steps(bad, saved, tmp_path):
 
     def trainer(bad, folder=tmp_path):
         model, dataset = poisoned(bad)
-        return Trainer(model, dataset, config, folder=folder)
+        return Trainer(model, dataset, config.training, config.seed, folder=folder)
 
     whole, states = trainer(bad), {}
     save = whole.save
@@ -233,7 +233,7 @@ def test_a_run_goes_on_exactly_from_between_skipped_steps(bad, saved, tmp_path):
 def test_eta_is_drawn_log_uniformly_one_per_row_and_changes_the_training():
     """n = 4000 draws in [1/4, 4]: the mean of log eta within 4 standard errors of 0, its range nearly filled."""
     x, model = torch.zeros(4000, 1), make_model(SMALL, load_dataset("digits"))
-    losses = [Loss(model, replace(SMALL, training=replace(SMALL.training, eta_range=r))) for r in (1.0, 4.0)]
+    losses = [Loss(model, replace(SMALL.training, eta_range=r)) for r in (1.0, 4.0)]
     assert losses[0].draw_eta(x, torch.Generator()) is None
     log_eta = losses[1].draw_eta(x, torch.Generator().manual_seed(0)).log()
     width = torch.tensor(4.0).log()
@@ -252,18 +252,18 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint_from_which_a_run_goes_o
 
     def trainer(folder=None, log=lambda _: None):
         torch.manual_seed(0)
-        return Trainer(make_model(config, dataset), dataset, config, log=log, folder=folder)
+        return Trainer(make_model(config, dataset), dataset, config.training, config.seed, log=log, folder=folder)
 
     whole = trainer().run().state_dict()
     first = trainer(tmp_path, records.append)
-    gradient = first._gradient
+    gradient = first.gradient
 
     def kill():
         if first.step == 7:
             os.kill(os.getpid(), number)
         return gradient()
 
-    first._gradient = kill
+    first.gradient = kill
     average = first.run()
     assert torch.isfinite(ndm.bound(average, dataset.test[:2]).total).all()
     assert records[-1]["interrupted"] == signal.Signals(number).name and records[-1]["step"] == 8
@@ -357,7 +357,7 @@ def test_gradients_are_those_of_the_step_alone_with_its_own_noise():
         patch.setattr(
             torch.optim.AdamW, "step", lambda *_, **__: seen.append([p.grad.clone() for p in model.parameters()])
         )
-        train(model, dataset, config)
+        train(model, dataset, config.training)
     for step, gradients in enumerate(seen):
         x = dataset.batch(16, 0, step)
         total = ndm.bound(model, x, generator=seeded(0, 0, step, 0)).total
@@ -372,7 +372,7 @@ def test_validation_is_the_mean_bound_of_the_validation_rows():
     bounds = [bits_per_dim(ndm.bound(model, x, generator=generator).total.detach(), x).mean() for _ in range(6)]
     records = []
     frozen = replace(SMALL, training=replace(SMALL.training, steps=1, learning_rate=0.0, weight_decay=0.0, warmup=0))
-    train(model, dataset, replace(frozen, training=replace(frozen.training, evaluate_every=1)), log=records.append)
+    train(model, dataset, replace(frozen.training, evaluate_every=1), log=records.append)
     assert records[-1]["validation_bpd"] == pytest.approx(torch.stack(bounds).mean().item(), rel=1e-6)
 
 
@@ -386,7 +386,7 @@ def test_dropout_is_a_function_of_step_part_and_process(monkeypatch):
         nn.init.normal_(p, std=0.3)
 
     def value(step, part, rank):
-        return Loss(model, replace(config, training=SMALL.training), rank, 2).train()(x, step, part).sum().item()
+        return Loss(model, SMALL.training, 0, rank, 2).train()(x, step, part).sum().item()
 
     values = [value(*key) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]]
     assert len(set(values)) == 4
@@ -398,7 +398,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(tmp_path):
     records = []
     config = replace(SMALL, training=replace(SMALL.training, trackers=["tensorboard"]))
     dataset = load_dataset("digits")
-    Trainer(make_model(config, dataset), dataset, config, log=records.append, folder=tmp_path).run()
+    Trainer(make_model(config, dataset), dataset, config.training, log=records.append, folder=tmp_path).run()
     (file,) = (tmp_path / "ndm").glob("events*")
     events = reader.EventAccumulator(str(file))
     events.Reload()

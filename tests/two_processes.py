@@ -9,9 +9,9 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
 
-from ndm.config import Config, ModelConfig, TrainingConfig, make_model
 from ndm.data import load_dataset
-from ndm.training import Trainer
+from ndm.experiment import Config, ModelConfig, make_model
+from ndm.training import Trainer, TrainingConfig
 from ndm.training.optimization import make_optimizer
 from ndm.training.state import get_weights
 
@@ -51,8 +51,8 @@ def results(config, folder, kind=Trainer):
     for p in model.parameters():
         torch.nn.init.normal_(p, std=0.3)  # nothing that starts at zero stays there
     records = []
-    trainer = kind(model, dataset, config, log=records.append, folder=folder)
-    trainer._gradient()
+    trainer = kind(model, dataset, config.training, config.seed, log=records.append, folder=folder)
+    trainer.gradient()
     whole = lambda p: p.full_tensor() if hasattr(p, "full_tensor") else p  # noqa: E731
     out = {f"gradient/{k}": whole(p.grad).clone() for k, p in trainer.module.model.named_parameters()}
     trainer.module.times.observed = None
@@ -64,7 +64,7 @@ def results(config, folder, kind=Trainer):
     out |= {f"average/{k}": v for k, v in average.items()}
     out |= {f"weights/{k}": v for k, v in get_weights(trainer.module.model).items()}
     out |= {f"times/{k}": v for k, v in trainer.module.times.state_dict().items()}
-    again = kind(make_model(config, dataset), dataset, config, folder=folder)
+    again = kind(make_model(config, dataset), dataset, config.training, config.seed, folder=folder)
     again.load(again.checkpoints.load(2))
     out |= {f"resumed/{k}": v for k, v in again.run().state_dict().items()}
     values = [record["validation_bpd"] for record in records if "validation_bpd" in record]

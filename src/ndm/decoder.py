@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from .errors import InputError
 from .schedule import NoiseLevel
+from .support.registry import savable
 from .tensors import expand, rand, randn_like, sum_rows
 
 
@@ -43,34 +44,41 @@ def level_values(levels: int, like: Tensor) -> Tensor:
     return (2 * torch.arange(levels, dtype=like.dtype, device=like.device) + 1) / levels - 1
 
 
-def log_likelihoods(z: Tensor, level: NoiseLevel, levels: int) -> Tensor:
+def log_likelihoods(z: Tensor, noise: NoiseLevel, levels: int) -> Tensor:
     """log N(z_i; alpha v_k, sigma^2) of every level up to a constant, at any time, ``(B, *, levels)``."""
     # Divided by sigma before the levels are spread out: the large tensor is touched as little as possible. The square
     # is not multiplied out: at little noise its terms are 10^5 times their difference.
-    centre = expand(level.alpha / level.sigma, z)[..., None] * level_values(levels, z)
-    return -0.5 * ((z / expand(level.sigma, z))[..., None] - centre).square()
+    centre = expand(noise.alpha / noise.sigma, z)[..., None] * level_values(levels, z)
+    return -0.5 * ((z / expand(noise.sigma, z))[..., None] - centre).square()
 
 
 class Decoder(nn.Module):
     """Base of all decoders."""
 
-    discrete: bool
+    levels: int | None = None
+    """The number of values that an element can take; None for real numbers."""
+
+    @property
+    def discrete(self) -> bool:
+        """Whether the data are integers."""
+        return self.levels is not None
 
     def encode(self, x: Tensor) -> Tensor:
         """Data units to model units, ``(B, *) -> (B, *)``; refuses what it cannot represent."""
         raise NotImplementedError
 
-    def nll(self, x: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
+    def nll(self, x: Tensor, z_0: Tensor, noise: NoiseLevel) -> Tensor:
         """-log p(x | z_0) in nats, or its expectation given x where that is closed form; ``(B,)``."""
         raise NotImplementedError
 
     def decode(
-        self, z_0: Tensor, level: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
+        self, z_0: Tensor, noise: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
         """A draw from p(x | z_0), or its mode, in data units."""
         raise NotImplementedError
 
 
+@savable
 class CategoricalDecoder(Decoder):
     """Integers 0..levels-1: images (256 levels) and any other quantised data.
 
@@ -78,7 +86,7 @@ class CategoricalDecoder(Decoder):
         levels: number K of values an element can take.
     """
 
-    discrete = True
+    levels: int
 
     def __init__(self, levels: int) -> None:
         super().__init__()
@@ -105,15 +113,15 @@ class CategoricalDecoder(Decoder):
         """Uniform noise over the cell of each level, added to encoded data ``(B, *)``."""
         return x_model + self.cell * (rand(tuple(x_model.shape), x_model, generator) - 0.5)
 
-    def log_probs(self, z_0: Tensor, level: NoiseLevel) -> Tensor:
+    def log_probs(self, z_0: Tensor, noise: NoiseLevel) -> Tensor:
         """log p(x_i = k | z_0) of every level, ``(B, *, K)``."""
-        return functional.log_softmax(log_likelihoods(z_0, level, self.levels), dim=-1)
+        return functional.log_softmax(log_likelihoods(z_0, noise, self.levels), dim=-1)
 
-    def nll(self, x: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
-        alpha, sigma = expand(level.alpha, z_0), expand(level.sigma, z_0)
+    def nll(self, x: Tensor, z_0: Tensor, noise: NoiseLevel) -> Tensor:
+        alpha, sigma = expand(noise.alpha, z_0), expand(noise.sigma, z_0)
         # A level d away from the nearest weighs at most exp(-d (d - 1) (cell alpha / sigma)^2 / 2) of it; those below
         # e^-40 change no digit, and with little noise they are nearly all.
-        sharpness = self.cell * (level.alpha / level.sigma).min().item()
+        sharpness = self.cell * (noise.alpha / noise.sigma).min().item()
         reach = math.ceil(0.5 + (0.25 + 80 / sharpness**2) ** 0.5)
         count = min(self.levels, 2 * reach + 1)
         nearest = ((z_0.detach() / alpha + 1) / self.cell - 0.5).round()
@@ -125,9 +133,9 @@ class CategoricalDecoder(Decoder):
         return sum_rows(0.5 * own**2 + torch.logsumexp(-0.5 * near**2, dim=-1))
 
     def decode(
-        self, z_0: Tensor, level: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
+        self, z_0: Tensor, noise: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
-        log_probs = self.log_probs(z_0, level)
+        log_probs = self.log_probs(z_0, noise)
         if mode:
             return log_probs.argmax(-1)
         flat = log_probs.exp().reshape(-1, self.levels)
@@ -136,6 +144,7 @@ class CategoricalDecoder(Decoder):
         return draws.to(z_0.device).reshape(z_0.shape)
 
 
+@savable
 class GaussianDecoder(Decoder):
     """Real-valued data, standardised on the way in and restored on the way out.
 
@@ -143,7 +152,6 @@ class GaussianDecoder(Decoder):
         mean, std: what is subtracted and divided by; numbers, or one per element of a sample (lists or tensors).
     """
 
-    discrete = False
     mean: Tensor
     std: Tensor
 
@@ -165,14 +173,14 @@ class GaussianDecoder(Decoder):
         """log |d(data units) / d(model units)| of each row of ``x``, ``(B,)``."""
         return sum_rows(self.std.to(x.dtype).log().expand_as(x))
 
-    def nll(self, x: Tensor, z_0: Tensor, level: NoiseLevel) -> Tensor:
-        per_element = (math.log(2 * math.pi) + level.gamma + 1) / 2
+    def nll(self, x: Tensor, z_0: Tensor, noise: NoiseLevel) -> Tensor:
+        per_element = (math.log(2 * math.pi) + noise.gamma + 1) / 2
         return x[0].numel() * per_element + self.log_scale(z_0)
 
     def decode(
-        self, z_0: Tensor, level: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
+        self, z_0: Tensor, noise: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
-        x = z_0 / expand(level.alpha, z_0)
+        x = z_0 / expand(noise.alpha, z_0)
         if not mode:
-            x = x + expand((level.gamma / 2).exp(), z_0) * randn_like(z_0, generator)
+            x = x + expand((noise.gamma / 2).exp(), z_0) * randn_like(z_0, generator)
         return x * self.std.to(x.dtype) + self.mean.to(x.dtype)

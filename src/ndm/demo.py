@@ -8,19 +8,18 @@ from pathlib import Path
 
 import torch
 
-from .config import Config, find_recipe, make_config, read_settings
 from .data import load_dataset
 from .evaluation import Estimate, Protocol, estimates_table, evaluate, markdown_table
+from .experiment import Config, Run, read_config
 from .model import NDM
 from .pictures import draw_samples, draw_trajectories, draw_transform
 from .progress import console, progress_bar
 from .sampling import sample
-from .training import Run
 
 MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
 
 
-def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> None:
+def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bool:
     """Train, evaluate, draw.
 
     Args:
@@ -28,6 +27,9 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> No
         steps: training steps of each model (the recipes' own numbers give slightly better models).
         seed: of both models.
         device: where to compute.
+
+    Returns:
+        False if Ctrl-C or SIGTERM stopped a training, and with it the demo.
 
     Raises:
         InputError: if ``out`` cannot be written or ``steps`` is not positive.
@@ -40,7 +42,9 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> No
     for title, config in configs.items():
         began = time.perf_counter()
         run = Run.create(out / f"run-{title.lower()}", config, overwrite=True)
-        models[title] = run.train(dataset, device, f"training {title}")
+        models[title], finished = run.train(dataset, device, f"training {title}")
+        if not finished:
+            return False
         seconds, size = time.perf_counter() - began, models[title].num_parameters
         facts.append([title, config.description, f"{size:,}", str(steps), f"{seconds:.0f}"])
 
@@ -67,11 +71,12 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> No
         f"Look at {out}/samples.png first, then {out}/transform.png (what F does to a digit), "
         f"{out}/trajectories.png and the numbers in {out}/summary.md. ({time.perf_counter() - start:.0f} s in all)"
     )
+    return True
 
 
 def demo_config(recipe: str, seed: int, steps: int) -> Config:
     """A recipe with the demo's seed and number of steps."""
-    config = replace(make_config(read_settings(find_recipe(recipe))), seed=seed)
+    config = replace(read_config(recipe), seed=seed)
     return replace(config, training=replace(config.training, steps=steps))
 
 

@@ -23,14 +23,16 @@ from torch import Tensor, nn
 
 from .decoder import level_values, log_likelihoods
 from .errors import InputError
-from .predictor import Prediction, Predictor
+from .predictor import PREDICTORS, BasePredictor, Prediction
 from .schedule import NoiseLevel
+from .support.blueprint import Blueprint
 
 RANK = 16
 """Numbers per element that suffice for 256 levels."""
 
 
-class LevelsPredictor(Predictor):
+@PREDICTORS.register("levels")
+class LevelsPredictor(BasePredictor):
     r"""Reads ``net(z_t, t)`` as logits over the levels of each element.
 
     The logits have low rank, :math:`\ell_{ik} = \sum_r a_{ir} B_{rk}`: the network gives ``rank`` numbers a per
@@ -49,12 +51,13 @@ class LevelsPredictor(Predictor):
         InputError: if levels or rank are too small.
     """
 
+    levels: int
     basis: Tensor
 
     def __init__(
         self, net: nn.Module, levels: int, rank: int = RANK, num_basis: int = 0, variance: bool = False
     ) -> None:
-        super().__init__(net, "x", num_basis, variance)
+        super().__init__(net, num_basis, variance)
         if levels < 2 or rank < 1:
             raise InputError(f"levels must be at least 2 and rank at least 1, got {levels} and {rank}")
         self.levels = levels
@@ -64,12 +67,19 @@ class LevelsPredictor(Predictor):
         else:
             self.register_buffer("basis", torch.eye(levels), persistent=False)
 
-    def forward(self, z_t: Tensor, t: Tensor, level: NoiseLevel) -> Prediction:
-        """The prediction at ``z_t``; arguments and errors are those of :class:`Predictor`."""
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> LevelsPredictor:
+        m, levels = blueprint.settings, blueprint.levels
+        if levels is None:
+            raise InputError("model.parameterization levels is for quantised data, and these are real numbers; use v")
+        curve, rank = m.num_basis if m.predict_curve else 0, min(RANK, levels)
+        return cls(blueprint.predictor_network(rank + curve), levels, rank, curve, m.variance)
+
+    def forward(self, z_t: Tensor, t: Tensor, noise: NoiseLevel) -> Prediction:
         logits, coefficients = self.outputs(z_t, t, len(self.basis), self.num_basis)
         with torch.autocast(z_t.device.type, enabled=False):
             a = logits.unflatten(1, (len(self.basis), z_t.shape[1])).movedim(1, -1)
-            weights = (a @ self.basis.to(z_t) + log_likelihoods(z_t, level, self.levels)).softmax(-1)
+            weights = (a @ self.basis.to(z_t) + log_likelihoods(z_t, noise, self.levels)).softmax(-1)
             values = level_values(self.levels, z_t)
             x_hat = (weights * values).sum(-1)  # a product of matrices may be allowed TF32
             variance = (weights * (values - x_hat[..., None]) ** 2).sum(-1) if self.variance else None

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from .decoder import Decoder
 from .errors import InputError
-from .levels import LevelsPredictor
-from .predictor import Predictor
+from .predictor import BasePredictor
 from .process import ConditionalProcess, ForwardProcess
-from .transform import BasisCurve, TimeBasis
+from .transform import BasisCurve
 
 
 class NDM(nn.Module):
@@ -37,17 +36,14 @@ class NDM(nn.Module):
         >>> ndm.bound(model, x).total.mean().backward()
     """
 
-    def __init__(self, process: ForwardProcess, predictor: Predictor, decoder: Decoder) -> None:
+    def __init__(self, process: ForwardProcess, predictor: BasePredictor, decoder: Decoder) -> None:
         super().__init__()
-        transform = process.transform
-        if predictor.num_basis and not (
-            isinstance(transform, TimeBasis) and transform.num_basis == predictor.num_basis
-        ):
+        if predictor.num_basis and process.transform.predictable != predictor.num_basis:
             raise InputError(
                 f"a predicted curve (Predictor(num_basis={predictor.num_basis})) needs a TimeBasis transform with the "
                 "same num_basis; use num_basis=0 to evaluate F(x_hat)"
             )
-        if isinstance(predictor, LevelsPredictor) and predictor.levels != getattr(decoder, "levels", None):
+        if predictor.levels is not None and predictor.levels != decoder.levels:
             raise InputError(
                 f"LevelsPredictor(levels={predictor.levels}) needs CategoricalDecoder(levels={predictor.levels}): "
                 "both must mean the same values"
@@ -92,7 +88,7 @@ class NDM(nn.Module):
         Raises:
             InputError: if the schedule, process or decoder is of your own class (networks and transforms may be).
         """
-        from .serialization import save
+        from .saving import save
 
         save(self, Path(folder))
 
@@ -113,7 +109,7 @@ class NDM(nn.Module):
         Raises:
             InputError: if a file is missing, truncated or not ours, or a network must be passed.
         """
-        from .serialization import load
+        from .saving import load
 
         supplied = {"predictor": predictor, "transform": transform}
         return load(Path(folder), {k: v for k, v in supplied.items() if v is not None})

@@ -36,12 +36,14 @@ from torch import Tensor, nn
 from .errors import InputError
 from .gaussian import Gaussian
 from .schedule import NoiseLevel, Schedule
+from .support.registry import savable
 from .tensors import check_times, expand
 from .transform import Curve, Identity, Transform
 
 TiedTo = Literal["time", "noise"]
 
 
+@savable
 class ForwardProcess(nn.Module):
     r"""q(z_t | x) = N(alpha_t F(x, t), sigma_t^2 I).
 

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import InputError
+from .support.blueprint import Blueprint
+from .support.registry import Registry
 
 
 class NoiseLevel(NamedTuple):
@@ -57,6 +59,11 @@ class Schedule(nn.Module):
         self.gamma_min = gamma_min
         self.gamma_max = gamma_max
 
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Schedule:
+        """The schedule of a recipe's settings."""
+        return cls(blueprint.settings.gamma_min, blueprint.settings.gamma_max)
+
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """gamma(t) and its time derivative, both of the shape of ``t``."""
         raise NotImplementedError
@@ -84,6 +91,10 @@ class Schedule(nn.Module):
             )
 
 
+SCHEDULES = Registry[type[Schedule]]("schedule")
+
+
+@SCHEDULES.register("linear")
 class LinearSchedule(Schedule):
     """gamma linear in t."""
 
@@ -92,6 +103,7 @@ class LinearSchedule(Schedule):
         return self.gamma_min + span * t, torch.full_like(t, span)
 
 
+@SCHEDULES.register("cosine")
 class CosineSchedule(Schedule):
     """alpha = cos(y), sigma = sin(y) with the angle y linear in t, between the angles of the end points."""
 
@@ -104,6 +116,7 @@ class CosineSchedule(Schedule):
         return 2 * torch.log(sine / cosine), 2 * (end - start) / (sine * cosine)
 
 
+@SCHEDULES.register("learned")
 class LearnedSchedule(Schedule):
     r"""A learned increasing gamma whose end points are pinned by construction.
 
@@ -139,6 +152,7 @@ class LearnedSchedule(Schedule):
         return self.gamma_min + scale * (value - start), scale * derivative
 
 
+@SCHEDULES.register("stepwise")
 class StepwiseSchedule(Schedule):
     """Free learned increments of gamma, one per step: the most flexible schedule for one number of steps.
 
@@ -152,6 +166,12 @@ class StepwiseSchedule(Schedule):
         super().__init__(gamma_min, gamma_max)
         self.steps = steps
         self.logits = nn.Parameter(torch.zeros(steps))
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Schedule:
+        if blueprint.bound_steps is None:
+            raise InputError("model.schedule stepwise needs training.bound_steps, the number of steps it belongs to")
+        return cls(blueprint.settings.gamma_min, blueprint.settings.gamma_max, blueprint.bound_steps)
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         steps = self.logits.numel()

@@ -21,12 +21,15 @@ References:
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .support.blueprint import Blueprint
+from .support.registry import Registry
 from .tensors import expand
 
 
@@ -92,17 +95,37 @@ class NetworkCurve(Curve):
 class Transform(nn.Module):
     """Base of all transforms: ``transform(x)`` returns a :class:`Curve`."""
 
+    linear: ClassVar[bool] = False
+    """Whether F is linear in x. The ODE and the SDE are then one model once the predictor is exact."""
+
+    @property
+    def predictable(self) -> int:
+        """How many coefficients of its curve a predictor may predict, so that F(x_hat) is not evaluated; 0 for none."""
+        return 0
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Transform:
+        """The transform of a recipe's settings."""
+        return cls()
+
     def forward(self, x: Tensor) -> Curve:
         raise NotImplementedError
 
 
+TRANSFORMS = Registry[type[Transform]]("transform")
+
+
+@TRANSFORMS.register("identity")
 class Identity(Transform):
     """F(x, t) = x: conventional diffusion (DDPM, VDM)."""
+
+    linear = True
 
     def forward(self, x: Tensor) -> BasisCurve:
         return BasisCurve(x)
 
 
+@TRANSFORMS.register("linear")
 class Linear(Transform):
     r"""Gains along orthonormal directions: :math:`F(x, t) = R\,\mathrm{diag}(1 + \sum_k t^k w_k) R^\top x`.
 
@@ -114,6 +137,8 @@ class Linear(Transform):
         rotation: ``"none"`` (R = I), ``"fixed"`` (the buffer ``fixed_rotation``, which the caller fills, e.g. with
             principal directions) or ``"learned"`` (R = exp(A - A^T)).
     """
+
+    linear = True
 
     def __init__(self, dim: int, num_basis: int = 2, rotation: Literal["none", "fixed", "learned"] = "none") -> None:
         super().__init__()
@@ -127,6 +152,10 @@ class Linear(Transform):
             self.register_buffer("fixed_rotation", torch.eye(dim))
         if rotation == "learned":
             self.generator = nn.Parameter(torch.zeros(dim, dim))
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Linear:
+        return cls(math.prod(blueprint.shape), blueprint.settings.num_basis, blueprint.settings.rotation)
 
     def rotation_matrix(self) -> Tensor | None:
         """R of shape ``(D, D)``, or None for the identity."""
@@ -152,6 +181,7 @@ class Linear(Transform):
         return BasisCurve(x, torch.cat([h_k.view_as(x) for h_k in h], dim=1))
 
 
+@TRANSFORMS.register("time_basis")
 class TimeBasis(Transform):
     r"""One network evaluation gives the whole curve: :math:`F(x, t) = x + \sum_k t^k h_k(x)`.
 
@@ -172,6 +202,15 @@ class TimeBasis(Transform):
         self.net = net
         self.num_basis = num_basis
 
+    @property
+    def predictable(self) -> int:
+        return self.num_basis
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> TimeBasis:
+        num_basis = blueprint.settings.num_basis
+        return cls(blueprint.transform_network(num_basis, timed=False), num_basis)
+
     def forward(self, x: Tensor) -> BasisCurve:
         coefficients = self.net(x).to(x.dtype)
         expected = (x.shape[0], self.num_basis * x.shape[1], *x.shape[2:])
@@ -182,6 +221,7 @@ class TimeBasis(Transform):
         return BasisCurve(x, coefficients)
 
 
+@TRANSFORMS.register("network")
 class Network(Transform):
     """F(x, t) = (1 - t) x + t f(x, t) with any network f; its time derivative comes from forward-mode AD.
 
@@ -192,6 +232,10 @@ class Network(Transform):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Network:
+        return cls(blueprint.transform_network(1, timed=True))
 
     def forward(self, x: Tensor) -> NetworkCurve:
         return NetworkCurve(self.net, x)

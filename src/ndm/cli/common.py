@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Dataset
+    from ..experiment import Run
     from ..model import NDM
-    from ..training import Run
+
+
+INTERRUPTED = 130
+"""The exit status of a command that Ctrl-C or SIGTERM stopped."""
 
 
 def select_device(name: str) -> str:
@@ -62,7 +66,7 @@ def open_run(args: Namespace) -> tuple[Run, NDM, Dataset]:
     Raises:
         InputError: if one of them is not there.
     """
-    from ..training import Run
+    from ..experiment import Run
 
     run = Run.open(args.run) if args.checkpoint is None else Run.started(args.run)
     dataset = run.load_dataset(args.data.path)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .common import add_common, select_device
+from .commands import COMMANDS, Command, parsed_by
+from .common import INTERRUPTED, add_common, select_device
 
 
 def make_parser() -> ArgumentParser:
@@ -22,7 +23,11 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def run(args: Namespace) -> None:
+def run(args: Namespace) -> int:
     from ..demo import demo
 
-    demo(args.out, args.steps, seed=args.seed, device=select_device(args.device))
+    return 0 if demo(args.out, args.steps, seed=args.seed, device=select_device(args.device)) else INTERRUPTED
+
+
+SUMMARY = "train, evaluate and picture two models on digits; start here"
+COMMANDS.add("demo", Command(SUMMARY, parsed_by(make_parser), run))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from jsonargparse import ArgumentParser, Namespace
 
+from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, open_run, require_positive, select_device
 
 
@@ -38,3 +39,6 @@ def run(args: Namespace) -> None:
         diagnosis = diagnose(model, rows, args.seed)
     draw_diagnosis(diagnosis, run.folder / "doctor.png")
     print(json.dumps(asdict(diagnosis), indent=2) if args.json else report(diagnosis))
+
+
+COMMANDS.add("doctor", Command("where a trained model's bits go, and what to change", parsed_by(make_parser), run))

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from ..version import __version__
+from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, open_run, require_positive, select_device
 
 EXACT_UP_TO = 256  # elements of a row, for --divergence auto
@@ -91,7 +92,7 @@ def run(args: Namespace) -> None:
     from ..journal import Journal, append_line
     from ..likelihood import Divergence, bits_per_dim
     from ..progress import console, progress_bar
-    from ..serialization import weights_checksum
+    from ..saving import weights_checksum
     from ..solvers import ODE_SOLVERS, SolverError, check_solver
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
@@ -167,3 +168,6 @@ def run(args: Namespace) -> None:
     print(f"{facts['weights']} weights, {args.dtype}; {dataset.name}, {args.split} rows: {dataset.release}")
     if entropy is not None:
         print(f"entropy of the data: {bits_per_dim(entropy, x):.3f} bits/dim ({entropy:.3f} nats)")
+
+
+COMMANDS.add("evaluate", Command("bits per dimension of a trained model", parsed_by(make_parser), run))

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
+from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, add_sampling, draw, open_run, require_positive, select_device
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def run(args: Namespace) -> None:
     from ..journal import append_line
     from ..progress import console
     from ..quality import inception_distances, inception_metrics, quality
-    from ..serialization import weights_checksum
+    from ..saving import weights_checksum
 
     require_positive(args, "num", "steps")
     run, model, dataset = open_run(args)
@@ -91,3 +92,6 @@ def read_samples(path: Path) -> Tensor:
             return torch.from_numpy(file["x"])
     except (OSError, ValueError, KeyError, TypeError, IndexError, BadZipFile) as error:
         raise InputError(f"cannot read samples from {path} ({error}); make them with ndm sample --out x.npz") from None
+
+
+COMMANDS.add("quality", Command("how good a trained model's samples are", parsed_by(make_parser), run))

@@ -8,6 +8,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
+from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, add_sampling, draw, open_run, require_positive, select_device
 
 
@@ -54,3 +55,6 @@ def run(args: Namespace) -> None:
     finally:
         partial.unlink(missing_ok=True)
     console.print(f"{args.num} samples in {args.out}")
+
+
+COMMANDS.add("sample", Command("draw samples from a trained model", parsed_by(make_parser), run))

@@ -7,24 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, strip_meta
 
-from ..config import (
-    GROUPS,
-    Config,
-    add_settings,
-    differences,
-    fields_of,
-    find_recipe,
-    make_config,
-    make_model,
-    read_settings,
-)
 from ..data import Dataset, load_dataset
 from ..errors import InputError
-from ..training import Run
+from ..experiment.recipe import find_recipe, read_settings
+from ..experiment.run import Run, seeded_model
+from ..experiment.settings import GROUPS, Config, add_settings, differences, make_config, merged, named_settings
 from ..training.optimization import check_start
-from .common import add_common, select_device
+from .commands import COMMANDS, Command
+from .common import INTERRUPTED, add_common, select_device
 
 
 def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
@@ -45,11 +37,11 @@ def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
     add_common(parser, seed=False)
     add_settings(parser)
-    parser.set_defaults(settings or {})
+    parser.set_defaults(named_settings(settings or {}))
     return parser
 
 
-def defaults(args: Namespace) -> dict[str, Any]:
+def settings_of(args: Namespace) -> dict[str, Any]:
     """The settings that options override: those of the recipe, or of the run that goes on.
 
     Raises:
@@ -64,37 +56,60 @@ def defaults(args: Namespace) -> dict[str, Any]:
     return read_settings(Run.started(args.resume).config_file)
 
 
-def run(args: Namespace) -> None:
+def parse(arguments: list[str]) -> Namespace:
+    """The arguments, with the resolved configuration as ``config``.
+
+    Raises:
+        InputError: if there is neither a recipe nor a run, or a setting does not fit.
+    """
+    asked = [a for a in arguments if a not in ("-h", "--help")]
+    if arguments and not asked:
+        return make_parser().parse_args(arguments)  # prints the help and leaves
+    parser = make_parser()
+    given = strip_meta(parser.parse_args(asked, defaults=False)).as_dict()
+    args = parser.parse_args(asked)
+    settings = settings_of(args)
+    if asked != arguments:
+        make_parser(settings).parse_args(arguments)  # --help, with the recipe's values
+    options = {key: given[key] for key in ("seed", "description", *GROUPS) if key in given}
+    path = options.get("data", {}).get("path")
+    if path is not None:  # the run is to be found from any directory
+        options["data"]["path"] = str(Path(path).expanduser().resolve())
+    args.config = make_config(merged(settings, options))
+    return args
+
+
+def run(args: Namespace) -> int:
     from accelerate import PartialState
 
     from ..progress import console
 
-    settings = {"seed": args.seed, "description": args.description}
-    settings |= {f"{group}.{k}": args[group][k] for group in GROUPS for k in fields_of(group)}
-    if settings["data.path"] is not None:  # the run is to be found from any directory
-        settings["data.path"] = str(Path(settings["data.path"]).expanduser().resolve())
-    config = make_config(settings)
+    config = args.config
     device = select_device(args.device)
     # Of several processes the first one makes the folders and caches that the others then find.
     processes = PartialState(cpu=device == "cpu")
     console.quiet = not processes.is_main_process
     with processes.main_process_first():
         dataset = load_dataset(**asdict(config.data))
-        parameters = make_model(config, dataset).num_parameters  # what cannot be built leaves no folder behind
+        model = seeded_model(config, dataset)  # what cannot be built leaves no folder behind
         check_start(config.training, processes.num_processes)
-        run = _folder(args, config, dataset)
-    console.print(f"{run.folder}: {parameters:,} parameters, {dataset.name} {tuple(dataset.shape)}, on {device}")
-    model = run.train(dataset, device, resume=args.resume is not None)
+        run = open_folder(args, config, dataset)
+    size = f"{model.num_parameters:,} parameters"
+    console.print(f"{run.folder}: {size}, {dataset.name} {tuple(dataset.shape)}, on {device}")
+    trained = run.train(dataset, device, resume=args.resume is not None, model=model)
+    if not trained.finished:
+        return INTERRUPTED
     last = run.folder / f"samples-{config.training.steps:08d}.png"
     if not last.is_file():
-        run.draw_samples(model, dataset, "samples.png")
+        run.draw_samples(trained.model, dataset, "samples.png")
     elif processes.is_main_process:
         shutil.copyfile(last, run.folder / "samples.png")
-    processes.wait_for_everyone()  # one that leaves early takes its connections with it, and the others abort
+    processes.wait_for_everyone()  # a process that leaves early closes its connections, and the others abort
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
+    return 0
 
 
-def _folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
+def open_folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
     """The run's folder: a new one, or the one that goes on, whose configuration must be this one (data may move)."""
     from accelerate import PartialState
 
@@ -112,5 +127,8 @@ def _folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
     if moved:
         run.check_data(dataset)
         if PartialState().is_main_process:
-            config.save(run.config_file)
+            run.save_config(config)
     return run
+
+
+COMMANDS.add("train", Command("train a recipe, any setting overridden", parse, run))

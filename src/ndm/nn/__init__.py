@@ -3,6 +3,7 @@
 from .embedding import FourierFeatures, TimeEmbedding
 from .flat_unet import FlatUNet
 from .mlp import MLP
+from .names import NETWORKS
 from .unet import UNet
 
-__all__ = ["MLP", "FlatUNet", "FourierFeatures", "TimeEmbedding", "UNet"]
+__all__ = ["MLP", "NETWORKS", "FlatUNet", "FourierFeatures", "TimeEmbedding", "UNet"]

@@ -7,15 +7,19 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from ..support.checks import require
 from .blocks import Head, ResidualBlock, image_shape
 from .embedding import FourierFeatures, TimeEmbedding, embed
+from .names import NETWORKS
 
 
+@NETWORKS.register("flat_unet")
 class FlatUNet(nn.Module):
     """U-Net of one resolution: ``(z, t)`` or ``(z,)`` to ``(B, multiplier * C, H, W)``. Its output starts at zero.
 
@@ -37,6 +41,18 @@ class FlatUNet(nn.Module):
     Example:
         >>> net = FlatUNet((3, 32, 32), channels=128, depth=32, dropout=0.1, fourier=(7, 8))  # VDM's for CIFAR-10
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("attention", "heads", "fourier")
+
+    @classmethod
+    def build(
+        cls, settings: Any, shape: Sequence[int], multiplier: int, width: int, depth: int,
+        dropout: float = 0.0, fourier: Sequence[int] = (), timed: bool = True,
+    ) -> FlatUNet:  # fmt: skip
+        """The network of a recipe's settings, see :mod:`ndm.nn.names`."""
+        require(set(settings.attention) <= {shape[1]}, f"a flat_unet attends at height {shape[1]}", settings.attention)
+        attention, embedding = bool(settings.attention), 4 * width if timed else 0
+        return cls(shape, multiplier, width, depth, attention, settings.heads, dropout, embedding, fourier)
 
     def __init__(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from .embedding import FourierFeatures, TimeEmbedding, embed
+from .names import NETWORKS
 
 
 class Block(nn.Module):
@@ -32,6 +34,7 @@ class Block(nn.Module):
         return h + self.down(self.dropout(functional.silu(self.up(y))))
 
 
+@NETWORKS.register("mlp")
 class MLP(nn.Module):
     """Residual MLP: ``(z, t)`` or ``(z,)`` to ``(B, multiplier * C, *)``. Its output starts at zero.
 
@@ -45,6 +48,16 @@ class MLP(nn.Module):
         dropout: inside the blocks.
         fourier: exponents of :class:`FourierFeatures` appended to the input.
     """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def build(
+        cls, settings: Any, shape: Sequence[int], multiplier: int, width: int, depth: int,
+        dropout: float = 0.0, fourier: Sequence[int] = (), timed: bool = True,
+    ) -> MLP:  # fmt: skip
+        """The network of a recipe's settings, see :mod:`ndm.nn.names`."""
+        return cls(shape, multiplier, width, depth, embedding=64 if timed else 0, dropout=dropout, fourier=fourier)
 
     def __init__(
         self,

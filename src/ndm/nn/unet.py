@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,10 @@ from torch.nn import functional
 from ..errors import InputError
 from .blocks import Head, ResidualBlock, image_shape
 from .embedding import FourierFeatures, TimeEmbedding, embed
+from .names import NETWORKS
 
 
+@NETWORKS.register("unet")
 class UNet(nn.Module):
     """U-Net: ``(z, t)`` or ``(z,)`` to ``(B, multiplier * C, H, W)``. Its output starts at zero.
 
@@ -44,6 +47,19 @@ class UNet(nn.Module):
         >>> net(torch.randn(8, 3, 32, 32), torch.rand(8)).shape
         torch.Size([8, 3, 32, 32])
     """
+
+    reads: ClassVar[tuple[str, ...]] = ("multipliers", "patch", "attention", "heads", "fourier")
+
+    @classmethod
+    def build(
+        cls, settings: Any, shape: Sequence[int], multiplier: int, width: int, depth: int,
+        dropout: float = 0.0, fourier: Sequence[int] = (), timed: bool = True,
+    ) -> UNet:  # fmt: skip
+        """The network of a recipe's settings, see :mod:`ndm.nn.names`."""
+        return cls(
+            shape, multiplier, width, depth, settings.multipliers, settings.attention, settings.heads, dropout,
+            4 * width if timed else 0, fourier, settings.patch,
+        )  # fmt: skip
 
     def __init__(
         self,

@@ -15,12 +15,28 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from ..errors import InputError
 
 T = TypeVar("T")
 Part = TypeVar("Part")
+
+
+CLASSES: dict[str, type] = {}
+"""Every registered class of every kind by its own name, which is how saved models name it."""
+
+
+def savable(cls: type[T]) -> type[T]:
+    """A decorator for a class that a saved model may name; classes that join a registry are savable.
+
+    Raises:
+        InputError: if another class of that name is.
+    """
+    if CLASSES.get(cls.__name__, cls) is not cls:
+        raise InputError(f"there is already a registered class {cls.__name__}; choose another name")
+    CLASSES[cls.__name__] = cls
+    return cls
 
 
 class Registry(Mapping[str, T]):
@@ -29,9 +45,6 @@ class Registry(Mapping[str, T]):
     Args:
         kind: what the parts are called in messages, e.g. ``"schedule"``.
     """
-
-    classes: ClassVar[dict[str, type]] = {}
-    """Every registered class of every kind by its own name, which is how saved models name it."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -55,13 +68,14 @@ class Registry(Mapping[str, T]):
         if name in self._parts:
             raise InputError(f"there is already a {self.kind} named {name!r}; choose another name")
         if isinstance(part, type):
-            if self.classes.get(part.__name__, part) is not part:
-                raise InputError(f"there is already a registered class {part.__name__}; choose another name")
-            self.classes[part.__name__] = part
+            savable(part)
         self._parts[name] = part
 
-    def find(self, name: str) -> T:
+    def find(self, name: str, setting: str = "") -> T:
         """The part of that name.
+
+        Args:
+            setting: where the name is from, for the message: ``"model.schedule"``.
 
         Raises:
             InputError: if there is none, with the most similar name and all names.
@@ -70,7 +84,7 @@ class Registry(Mapping[str, T]):
             return self._parts[name]
         similar = difflib.get_close_matches(str(name), self._parts, n=1)
         guess = f"did you mean {similar[0]!r}? " if similar else ""
-        raise InputError(f"unknown {self.kind} {name!r}; {guess}choose one of {', '.join(self._parts)}")
+        raise InputError(f"unknown {setting or self.kind} {name!r}; {guess}choose one of {', '.join(self._parts)}")
 
     def name_of(self, part: object) -> str | None:
         """The name under which a part is registered, or None."""

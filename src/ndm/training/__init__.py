@@ -1,8 +1,8 @@
-"""Training: the loop, the average of the weights, checkpoints, and the run folder."""
+"""Training: the loop, the average of the weights, checkpoints. It knows nothing of recipes and run folders."""
 
 from .checkpoint import Checkpoints, State
 from .loop import Trainer, train
 from .optimization import learning_rate
-from .run import Run
+from .settings import TrainingConfig
 
-__all__ = ["Checkpoints", "Run", "State", "Trainer", "learning_rate", "train"]
+__all__ = ["Checkpoints", "State", "Trainer", "TrainingConfig", "learning_rate", "train"]

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from ..config import Config
 from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
@@ -27,6 +26,7 @@ from .average import Average
 from .checkpoint import Checkpoints, State
 from .loss import Loss
 from .optimization import learning_rate, make_accelerator, make_optimizer
+from .settings import TrainingConfig
 from .state import get_moments, get_weights, set_moments, set_weights
 from .stop import StopRequest
 from .validation import VALIDATION_ROWS, validation_nats
@@ -38,9 +38,10 @@ class Trainer:
     """A model in training, on one device or a share of several.
 
     Args:
-        model: untrained, as of ``make_model``; it is trained in place.
+        model: an untrained model, which is trained in place.
         dataset: where batches come from.
-        config: the run's settings.
+        settings: the settings of training.
+        seed: seeds everything that is drawn.
         device: where to train; under ``accelerate launch`` or ``torchrun`` each process has its own.
         log: called, by the main process, with a dictionary every fifty steps, at every validation, at every skipped
             step, and at the end.
@@ -52,20 +53,21 @@ class Trainer:
         self,
         model: NDM,
         dataset: Dataset,
-        config: Config,
+        settings: TrainingConfig,
+        seed: int = 0,
         device: torch.device | str = "cpu",
         log: Callable[[dict[str, Any]], None] = lambda _: None,
         folder: Path | None = None,
         picture: Callable[[NDM, int], None] = lambda _model, _step: None,
     ) -> None:
-        self.config, self.settings, self.dataset = config, config.training, dataset
+        self.settings, self.seed, self.dataset = settings, seed, dataset
         self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints")
         self.picture = picture
         self.plain = copy.deepcopy(model).cpu()  # what is handed out in the end, whatever wraps or shards the other
         self.accelerator = accelerator = make_accelerator(str(device), self.settings, folder)
         rank, count = accelerator.process_index, accelerator.num_processes
         self.log = log
-        self.loss, self.optimizer = self.prepare(Loss(model, config, rank, count))
+        self.loss, self.optimizer = self.prepare(Loss(model, settings, seed, rank, count))
         self.module: Loss = accelerator.unwrap_model(self.loss)
         self.average = Average(self.module.model, self.settings.ema_decay)
         self.step = self.skipped = self.skipped_in_a_row = 0
@@ -96,8 +98,8 @@ class Trainer:
         self.loss.train()
         with StopRequest() as stop:
             while self.step < settings.steps:
-                terms, norm = self._gradient()
-                self._update(terms, norm)
+                terms, norm = self.gradient()
+                self.update(terms, norm)
                 self.step += 1
                 self.seconds = time.perf_counter() - start
                 if self.step % LOG_EVERY == 0 or self.step == settings.steps:
@@ -112,14 +114,19 @@ class Trainer:
             tracker.finish()
         return self.averaged()
 
-    def _gradient(self) -> tuple[Tensor, Tensor]:
+    @property
+    def finished(self) -> bool:
+        """Whether the last step has been made; a training that is interrupted stops before it."""
+        return self.step >= self.settings.steps
+
+    def gradient(self) -> tuple[Tensor, Tensor]:
         """Gradients of the step's batch, in ``accumulate`` parts; the bound's terms, and the norm before clipping."""
         rank, count, parts = self.module.rank, self.module.count, self.settings.accumulate
         size = self.settings.batch_size // parts
         total = torch.zeros(3, device=self.accelerator.device)
         self.optimizer.zero_grad()
         for part in range(parts):
-            rows = self.dataset.batch(size, self.config.seed, self.step * parts + part)
+            rows = self.dataset.batch(size, self.seed, self.step * parts + part)
             x = rows[rank * size // count :][: size // count].to(self.accelerator.device)
             last = part == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self.loss):
@@ -129,7 +136,7 @@ class Trainer:
         norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.settings.clip)
         return self.accelerator.reduce(total, "mean"), norm
 
-    def _update(self, terms: Tensor, norm: Tensor) -> None:
+    def update(self, terms: Tensor, norm: Tensor) -> None:
         """One step of the optimiser and of the average, unless the gradient is not finite."""
         if not bool(torch.isfinite(norm)):
             self._skip(terms)
@@ -147,7 +154,7 @@ class Trainer:
     def _skip(self, terms: Tensor) -> None:
         self.skipped += 1
         self.skipped_in_a_row += 1
-        rows = self.dataset.rows(self.settings.batch_size, self.config.seed, self.step).tolist()
+        rows = self.dataset.rows(self.settings.batch_size, self.seed, self.step).tolist()
         self._tell({"step": self.step + 1, "skipped": self.skipped, "loss": str(terms.sum().item()), "rows": rows})
         self.module.times.observed = None
         if self.skipped_in_a_row >= self.settings.max_skipped:
@@ -274,13 +281,14 @@ class Trainer:
 def train(
     model: NDM,
     dataset: Dataset,
-    config: Config,
+    settings: TrainingConfig,
+    seed: int = 0,
     device: torch.device | str = "cpu",
     log: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> NDM:
     """Train ``model`` in place and return the average of its weights, which is the model to use.
 
-    Nothing is written; :class:`Run` keeps checkpoints. The arguments are those of :class:`Trainer`.
+    Nothing is written; :class:`ndm.experiment.Run` keeps checkpoints. The arguments are those of :class:`Trainer`.
 
     Returns:
         The averaged model, in evaluation mode. On Ctrl-C it is the average so far.
@@ -288,4 +296,4 @@ def train(
     Raises:
         InputError: if the gradient stays non-finite.
     """
-    return Trainer(model, dataset, config, device, log).run()
+    return Trainer(model, dataset, settings, seed, device, log).run()

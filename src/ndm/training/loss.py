@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..config import Config
 from ..likelihood import bits_per_dim
 from ..model import NDM
 from ..objective import bound_terms, draw
 from ..support.streams import Stream
 from ..tensors import hashed, rand, seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
+from .settings import TrainingConfig
 
 
 class Loss(nn.Module):
@@ -24,19 +24,20 @@ class Loss(nn.Module):
 
     Args:
         model: the model.
-        config: the run's settings.
+        settings: the settings of training.
+        seed: of everything that is drawn.
         rank, count: this process among those that share the batch.
     """
 
-    def __init__(self, model: NDM, config: Config, rank: int = 0, count: int = 1) -> None:
+    def __init__(self, model: NDM, settings: TrainingConfig, seed: int = 0, rank: int = 0, count: int = 1) -> None:
         super().__init__()
         self.model = model
-        uniform = config.training.uniform_times
+        uniform = settings.uniform_times
         self.times = ImportanceTimes(uniform=uniform) if uniform < 1 else LowDiscrepancyTimes()
-        self.steps, self.eta_range = config.training.bound_steps, config.training.eta_range
-        self.seed, self.rank, self.count = config.seed, rank, count
+        self.steps, self.eta_range = settings.bound_steps, settings.eta_range
+        self.seed, self.rank, self.count = seed, rank, count
         # What is compiled is a pure function: everything random is drawn before it, but for dropout.
-        self.terms = torch.compile(bound_terms) if config.training.compile else bound_terms
+        self.terms = torch.compile(bound_terms) if settings.compile else bound_terms
 
     def forward(self, x: Tensor, step: int, microstep: int = 0) -> Tensor:
         """Means over the rows ``x`` of the three terms, ``(3,)``, bits/dim."""

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from ..config import TrainingConfig
 from ..errors import InputError
 from ..model import NDM
+from .settings import TrainingConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -5,26 +5,37 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from ..config import Config, make_config, make_model, read_settings
 from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..files import write_whole
 from ..journal import append_line, read_lines
 from ..model import NDM
 from ..progress import console, progress_bar, training_news
-from .checkpoint import Checkpoints
-from .loop import Trainer
+from ..training import Checkpoints, Trainer
+from .build import make_model
+from .recipe import read_settings
+from .settings import Config, make_config
 
 OUTPUTS = (
     "config.yaml", "data.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl", "qualities.jsonl",
     "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png", "ndm",
 )  # fmt: skip
 """Everything that commands write into a run's folder; ``ndm`` holds TensorBoard's events."""
+
+
+class Trained(NamedTuple):
+    """What a training leaves."""
+
+    model: NDM
+    """The average of the weights, in evaluation mode."""
+    finished: bool
+    """False if Ctrl-C or SIGTERM stopped it before its last step."""
 
 
 class Run:
@@ -65,7 +76,7 @@ class Run:
             run.folder.mkdir(parents=True, exist_ok=True)
             for path in earlier:  # nothing of an earlier run may stand under this one's configuration
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-            config.save(run.config_file)
+            run.save_config(config)
             run.metrics_file.write_text("")
         except OSError as error:
             raise InputError(f"cannot write to {run.folder}: {error.strerror}") from None
@@ -97,10 +108,15 @@ class Run:
             )
         return run
 
-    @property
+    @cached_property
     def config(self) -> Config:
-        """The resolved configuration."""
+        """The resolved configuration, read once."""
         return make_config(read_settings(self.config_file))
+
+    def save_config(self, config: Config) -> None:
+        """Write ``config.yaml``."""
+        config.save(self.config_file)
+        self.config = config
 
     @property
     def sampling_steps(self) -> int:
@@ -131,35 +147,48 @@ class Run:
         """
         if not self.data_file.is_file():
             return  # nothing has been trained
-        before, now = json.loads(self.data_file.read_text()), _identity(dataset)
+        before, now = json.loads(self.data_file.read_text()), identity(dataset)
         if before != now:
             raise InputError(
                 f"the data have changed since {self.folder} was trained on them: then {before}, now {now}; bring them "
                 "back as they were, or train a new run"
             )
 
-    def train(self, dataset: Dataset, device: str = "cpu", title: str = "training", resume: bool = False) -> NDM:
-        """Build the configuration's model, train it with progress, metrics and checkpoints, and save its average.
+    def train(
+        self,
+        dataset: Dataset,
+        device: str = "cpu",
+        title: str = "training",
+        resume: bool = False,
+        model: NDM | None = None,
+    ) -> Trained:
+        """Train with progress, metrics and checkpoints, and save the average of the weights.
 
         Args:
+            dataset: the data to learn from.
+            device: where to train.
+            title: of the progress bar.
             resume: go on from the newest whole checkpoint, if there is one.
+            model: the untrained model, if it has been built already.
+
+        Returns:
+            The model, and whether the training is finished. On Ctrl-C or SIGTERM a checkpoint and the average so far
+            are saved.
 
         Raises:
             InputError: if the run was begun with other data.
-            KeyboardInterrupt: after saving a checkpoint and the average so far, on Ctrl-C or SIGTERM.
         """
         self.check_data(dataset)
         config = self.config
-        torch.manual_seed(config.seed)
-        model = make_model(config, dataset)
+        model = seeded_model(config, dataset) if model is None else model
         picture = lambda averaged, step: self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")  # noqa: E731
-        trainer = Trainer(model, dataset, config, device, folder=self.folder, picture=picture)
+        trainer = Trainer(model, dataset, config.training, config.seed, device, folder=self.folder, picture=picture)
         main = trainer.accelerator.is_main_process
         state = Checkpoints(self.folder / "checkpoints").latest(console.print) if resume else None
         if state is not None:
             trainer.load(state)
         if main and not self.data_file.is_file():
-            write_whole(self.data_file, json.dumps(_identity(dataset)))
+            write_whole(self.data_file, json.dumps(identity(dataset)))
         if main and resume:
             console.print(f"going on from step {trainer.step}")
             self._forget_after(trainer.step)
@@ -169,10 +198,9 @@ class Run:
             average = trainer.run()
         if main:
             average.save_pretrained(self.model_folder)
-        if trainer.step < config.training.steps:
+        if not trainer.finished:
             console.print(f"stopped after step {trainer.step}; go on with: ndm train --resume {self.folder}")
-            raise KeyboardInterrupt
-        return average
+        return Trained(average, trainer.finished)
 
     def _forget_after(self, step: int) -> None:
         """Drop the metrics of steps that will be made again."""
@@ -218,7 +246,13 @@ class Run:
         return model.eval().requires_grad_(False)
 
 
-def _identity(dataset: Dataset) -> dict[str, Any]:
+def seeded_model(config: Config, dataset: Dataset) -> NDM:
+    """The untrained model of a config, whose weights are a function of its seed."""
+    torch.manual_seed(config.seed)
+    return make_model(config, dataset)
+
+
+def identity(dataset: Dataset) -> dict[str, Any]:
     """What tells data apart without reading all of them."""
     rows = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
     return {"name": dataset.name, "release": dataset.release, "rows": rows}

@@ -2,7 +2,7 @@
 
 Every registered class keeps its constructor's arguments as attributes of the same names, so a model describes itself
 and is rebuilt from the description. Nothing is unpickled and no name from a file is ever imported: a class that is not
-in the table below is described as ``{"type": "external"}`` and must be passed by the caller.
+registered is described as ``{"type": "external"}`` and must be passed by the caller.
 """
 
 from __future__ import annotations
@@ -18,14 +18,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_model
 
-from . import nn as networks
-from .decoder import CategoricalDecoder, GaussianDecoder
 from .errors import InputError
-from .levels import LevelsPredictor
-from .predictor import Predictor
-from .process import ForwardProcess
-from .schedule import CosineSchedule, LearnedSchedule, LinearSchedule, StepwiseSchedule
-from .transform import Identity, Linear, Network, TimeBasis, Transform
+from .predictor import BasePredictor
+from .support.registry import CLASSES
+from .transform import Transform
 
 if TYPE_CHECKING:
     from .model import NDM
@@ -35,15 +31,6 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CHECKSUM = "config_sha256"
 EXTERNAL = {"type": "external"}
-REGISTERED: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        LinearSchedule, CosineSchedule, LearnedSchedule, StepwiseSchedule,
-        Identity, Linear, TimeBasis, Network,
-        ForwardProcess, Predictor, LevelsPredictor, CategoricalDecoder, GaussianDecoder,
-        networks.MLP, networks.UNet, networks.FlatUNet,
-    )
-}  # fmt: skip
 
 
 def describe(value: Any) -> Any:
@@ -55,7 +42,7 @@ def describe(value: Any) -> Any:
     if not isinstance(value, torch.nn.Module):
         return value
     cls = type(value)
-    if REGISTERED.get(cls.__name__) is not cls:
+    if CLASSES.get(cls.__name__) is not cls:
         return EXTERNAL
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -73,14 +60,14 @@ def build(description: Any, supplied: dict[str, torch.nn.Module], place: str = "
     given = supplied.get(place)
     kind = description.get("type")
     # A network alone replaces the network inside its place; a whole Predictor or Transform replaces the place.
-    if given is not None and (kind == "external" or isinstance(given, (Predictor, Transform))):
+    if given is not None and (kind == "external" or isinstance(given, (BasePredictor, Transform))):
         return given
     if kind == "external":
         raise InputError(
             f"the model's {place} holds a network that is not one of ndm.nn: "
             f"pass it, as in NDM.from_pretrained(folder, {place}=your_module)"
         )
-    if kind not in REGISTERED:
+    if kind not in CLASSES:
         raise InputError(f"unknown type {kind!r} in the model's {place}; it was saved by another version of ndm")
     arguments = {}
     for name, value in description.items():
@@ -89,7 +76,7 @@ def build(description: Any, supplied: dict[str, torch.nn.Module], place: str = "
         elif name != "type":
             arguments[name] = build(value, supplied, place if name == "net" else name)
     try:
-        return REGISTERED[kind](**arguments)
+        return CLASSES[kind](**arguments)
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:

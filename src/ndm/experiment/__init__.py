@@ -1,0 +1,8 @@
+"""An experiment: its settings, the recipe they come from, the model they name, and the folder of its run."""
+
+from .build import make_decoder, make_model
+from .recipe import read_config, recipes
+from .run import Run
+from .settings import Config, ModelConfig, make_config
+
+__all__ = ["Config", "ModelConfig", "Run", "make_config", "make_decoder", "make_model", "read_config", "recipes"]

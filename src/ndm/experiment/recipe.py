@@ -1,0 +1,60 @@
+"""Recipes: the YAML files of settings that come with the package, and any other."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError
+from .settings import Config, check_names, make_config
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    folder = Path(str(resources.files("ndm") / "experiment" / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe's name, or of a path.
+
+    Raises:
+        InputError: listing the recipes there are.
+    """
+    known = recipes()
+    if name in known:
+        return known[name]
+    if Path(name).is_file():
+        return Path(name)
+    raise InputError(f"no recipe or file {name!r}; recipes: {', '.join(known)}")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The nested settings of a YAML file, every name known.
+
+    Raises:
+        InputError: naming the file and what is wrong in it.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} must hold keys such as data, model and training")
+    try:
+        check_names(tree)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return tree
+
+
+def read_config(name: str | Path) -> Config:
+    """The config of a recipe's name, or of a YAML file.
+
+    Raises:
+        InputError: if there is none, or a value in it does not fit.
+    """
+    return make_config(read_settings(find_recipe(str(name))))

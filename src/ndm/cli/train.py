@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, strip_meta
+from jsonargparse import ArgumentParser, Namespace
 
 from ..data import Dataset, load_dataset
 from ..errors import InputError
@@ -66,12 +66,14 @@ def parse(arguments: list[str]) -> Namespace:
     if arguments and not asked:
         return make_parser().parse_args(arguments)  # prints the help and leaves
     parser = make_parser()
-    given = strip_meta(parser.parse_args(asked, defaults=False)).as_dict()
+    given = parser.parse_args(asked, defaults=False).as_dict()
     args = parser.parse_args(asked)
     settings = settings_of(args)
     if asked != arguments:
         make_parser(settings).parse_args(arguments)  # --help, with the recipe's values
-    options = {key: given[key] for key in ("seed", "description", *GROUPS) if key in given}
+    options = {key: given[key] for key in ("seed", "description") if key in given}
+    for group in given.keys() & GROUPS.keys():  # without the parser's own notes, such as __path__
+        options[group] = {key: value for key, value in given[group].items() if not key.startswith("__")}
     path = options.get("data", {}).get("path")
     if path is not None:  # the run is to be found from any directory
         options["data"]["path"] = str(Path(path).expanduser().resolve())

@@ -21,6 +21,7 @@ from ..predictor import PREDICTORS
 from ..process import TiedTo
 from ..schedule import SCHEDULES
 from ..support.checks import require
+from ..support.registry import Registry
 from ..training.settings import TrainingConfig
 from ..transform import TRANSFORMS
 
@@ -81,9 +82,10 @@ class ModelConfig:
         for name in ("num_basis", "width", "depth", "transform_width", "transform_depth"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
         require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
-        for name, kind in {
+        kinds: dict[str, Registry[Any]] = {
             "schedule": SCHEDULES, "transform": TRANSFORMS, "parameterization": PREDICTORS, "network": NETWORKS,
-        }.items():  # fmt: skip
+        }  # fmt: skip
+        for name, kind in kinds.items():
             kind.find(getattr(self, name), f"model.{name}")
         for f in fields(self):
             readers = [name for name, network in NETWORKS.items() if f.name in network.reads]

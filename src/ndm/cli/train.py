@@ -71,7 +71,7 @@ def parse(arguments: list[str]) -> Namespace:
     settings = settings_of(args)
     if asked != arguments:
         make_parser(settings).parse_args(arguments)  # --help, with the recipe's values
-    options = {key: given[key] for key in ("seed", "description") if key in given}
+    options: dict[str, Any] = {key: given[key] for key in ("seed", "description") if key in given}
     for group in given.keys() & GROUPS.keys():  # without the parser's own notes, such as __path__
         options[group] = {key: value for key, value in given[group].items() if not key.startswith("__")}
     path = options.get("data", {}).get("path")

@@ -86,7 +86,7 @@ def main() -> None:
         model, x = toy(args.rows or 2000)
     z_0, _ = draw_latent(model, x, generator=torch.Generator().manual_seed(0))
     field = velocity_field(model)
-    solve = lambda z, solver, tol: ode_log_prob(field, z, None, solver, 50, tol, tol)  # noqa: E731
+    solve = lambda z, name, tol: ode_log_prob(field, z, None, ndm.Solver(name, rtol=tol, atol=tol)).checked()  # noqa: E731
     truth = solve(z_0, "scipy:DOP853", 1e-10).log_prob
     table, curves, answers = [], {}, {}
     for solver in SOLVERS:
@@ -114,7 +114,7 @@ def main() -> None:
 
     at = [answers[solver, 1e-5].log_prob for solver in SOLVERS]
     apart = torch.stack(at).amax(0) - torch.stack(at).amin(0)
-    end = solve_ode(field, z_0, 0.0, 1.0, "dopri5", rtol=1e-7, atol=1e-7).state.flatten(1).abs()
+    end = solve_ode(field, z_0, 0.0, 1.0, ndm.Solver(rtol=1e-7, atol=1e-7)).checked().state.flatten(1).abs()
     integral = (truth - Gaussian.standard(end).log_prob(end)).abs()
     worth = 1e-5 * ((end * (1 + end)).sum(1) + 1 + integral)  # of errors atol + rtol |.| in z_1 and in the integral
     fewest = min(answers[solver, 1e-5].nfe.min().item() for solver in SOLVERS) / 6

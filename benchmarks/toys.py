@@ -46,7 +46,8 @@ def main() -> int:
         error, error_nll = (v.std().item() / len(v) ** 0.5 for v in (gap, log_p))
         axis = torch.linspace(-6, 6, 401)
         grid = torch.cartesian_prod(axis, axis)
-        density = ndm.log_prob(model, grid, rtol=1e-4, atol=1e-4, max_rows=20_000).exp().double().view(401, 401)
+        density = ndm.log_prob(model, grid, solver=ndm.Solver(rtol=1e-4, atol=1e-4), max_rows=20_000)
+        density = density.exp().double().view(401, 401)
         integral = torch.trapezoid(torch.trapezoid(density, dx=0.03), dx=0.03).item()
         mean, limit = gap.mean().item(), LIMITS[recipe]
         excess = -log_p.mean().item() - dataset.distribution.entropy()

@@ -20,6 +20,7 @@ from ndm.data import DataConfig, Dataset, register
 from ndm.evaluation import Protocol
 from ndm.experiment import Config, ModelConfig, Run
 from ndm.support.registry import CLASSES
+from ndm.tensors import seeded
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +172,7 @@ def test_every_option_reaches_the_protocol(tiny, monkeypatch):
     main(ode)
     assert seen == [
         Protocol("bound", 7, passes=3, seed=5),
-        Protocol("ode", None, 30, 3, "hutchinson", "rk4", 9, 1e-3, 1e-2, 5),
+        Protocol("ode", None, 30, 3, "hutchinson", ndm.Solver("rk4", 9, 1e-3, 1e-2), 5),
         Protocol("ode", divergence="exact"),
     ]
 
@@ -179,14 +180,13 @@ def test_every_option_reaches_the_protocol(tiny, monkeypatch):
 def test_pieces_of_another_question_are_not_taken_up(tiny, monkeypatch):
     """Interrupted after the first piece: the same command finds it, any other starts its own."""
     monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4})
-    piece = ndm.evaluation._piece
 
-    def stop(model, rows, protocol, number):
+    def stop(seed, number):
         if number:
             raise KeyboardInterrupt
-        return piece(model, rows, protocol, number)
+        return seeded(seed, number)
 
-    monkeypatch.setattr("ndm.evaluation._piece", stop)
+    monkeypatch.setattr("ndm.evaluation.seeded", stop)
     base = ["evaluate", str(tiny), "--estimator", "bound", "--steps", "5", "--passes", "1", "--limit", "8"]
 
     def kept(*options):

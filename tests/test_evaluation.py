@@ -7,11 +7,15 @@ import pytest
 import torch
 
 import ndm
+from ndm import Solver
 from ndm.demo import headline
 from ndm.doctor import diagnose, jacobian_norm, report
 from ndm.evaluation import Estimate, Protocol, evaluate, make_pieces
 from ndm.journal import Journal
+from ndm.solvers import Failures
 from ndm.tensors import seeded
+
+ROUGH = Solver(rtol=1e-2, atol=1e-2)
 
 
 def model():
@@ -39,10 +43,10 @@ def test_bound_is_the_mean_of_its_passes(steps):
 @pytest.mark.parametrize("estimator", ["ode", "ode-uniform"])
 def test_ode_is_log_prob_with_its_samples_and_tolerances(estimator):
     m, x = model(), torch.randint(5, (6, 3))
-    e = evaluate(m, x, Protocol(estimator, samples=4, rtol=1e-2, atol=1e-3, seed=2))
+    e = evaluate(m, x, Protocol(estimator, samples=4, solver=Solver(rtol=1e-2, atol=1e-3), seed=2))
     dequantization = {"ode": "decoder", "ode-uniform": "uniform"}[estimator]
-    options = {"samples": 4, "rtol": 1e-2, "atol": 1e-3, "generator": seeded(2, 0)}
-    result = ndm.ode_likelihood(m, x, dequantization, **options)
+    options = {"samples": 4, "solver": Solver(rtol=1e-2, atol=1e-3), "generator": seeded(2, 0)}
+    result = ndm.ode_likelihood(m, x, dequantization=dequantization, **options)
     assert e.nats == pytest.approx(-result.log_prob.mean().item(), rel=1e-12)
     assert e.bpd == pytest.approx(-ndm.bits_per_dim(result.log_prob, x).mean().item(), rel=1e-12)
     assert (e.nfe, e.divergence_nfe) == (result.nfe.mean().item(), result.divergence_nfe.mean().item())
@@ -54,7 +58,7 @@ def test_pieces_cover_every_row_once_and_an_interrupted_evaluation_ends_with_the
     """Stopped after each number of pieces in turn, with the journal's last line cut in half, then gone on with."""
     monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4, "ode": 4, "ode-uniform": 4})
     m, x = model(), torch.randint(5, (10, 3))
-    for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", rtol=1e-2, atol=1e-2)):
+    for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", solver=ROUGH)):
         whole = replace(evaluate(m, x, protocol), seconds=0.0)
         assert whole.rows == 10
         for stop in range(3):
@@ -81,7 +85,7 @@ def test_processes_share_the_pieces_and_read_what_the_others_wrote(tmp_path, mon
     assert [len(journal.pieces) for journal in journals] == [3, 2]
     assert not set(journals[0].pieces) & set(journals[1].pieces)
     journals[0].read()
-    monkeypatch.setattr("ndm.evaluation._piece", None)  # nothing is left to make
+    monkeypatch.setattr("ndm.evaluation.bound", None)  # nothing is left to make
     shared = evaluate(m, x, protocol, journals[0])
     monkeypatch.undo()
     monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 2})
@@ -108,7 +112,7 @@ def test_pieces_have_noise_of_their_own(monkeypatch):
     """The same four rows twice: the same figures from each piece would mean the same draws."""
     monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4, "ode": 4})
     x, journal = torch.randint(5, (4, 3)).repeat(2, 1), Journal()
-    for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", rtol=1e-2, atol=1e-2)):
+    for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", solver=ROUGH)):
         evaluate(model(), x, protocol, journal)
         first, second = (journal[f"{protocol}/{k}"]["nats"] for k in (0, 1))
         assert first != second
@@ -118,13 +122,14 @@ def test_a_solver_failure_names_the_row_of_the_whole_set(monkeypatch):
     """The second piece of three fails in its second row: the others are kept, and so is what is known of the second."""
     monkeypatch.setattr("ndm.evaluation.ROWS", {"ode": 4})
     m, x = model(), torch.randint(5, (12, 3))
-    protocol, whole, journal = Protocol("ode", rtol=1e-2, atol=1e-2), Journal(), Journal()
+    protocol, whole, journal = Protocol("ode", solver=ROUGH), Journal(), Journal()
     evaluate(m, x, protocol, whole)
 
     def fail(model, rows, *args, **kwargs):
         if torch.equal(rows, x[4:8]):
             log_p = torch.tensor([1.0, math.nan, 3.0, 4.0])
-            raise ndm.SolverError("dopri5", log_p, torch.tensor([1]), torch.tensor([0.5]), ["why"])
+            failures = Failures("dopri5", 4, torch.tensor([1]), torch.tensor([0.5]), ("why",))
+            return ndm.Likelihood(log_p, *torch.ones(3, 4), failures)
         return ndm.ode_likelihood(model, rows, *args, **kwargs)
 
     monkeypatch.setattr("ndm.evaluation.ode_likelihood", fail)
@@ -132,7 +137,8 @@ def test_a_solver_failure_names_the_row_of_the_whole_set(monkeypatch):
         evaluate(m, x, protocol, journal)
     first, last = (whole[f"{protocol}/{k}"]["nats"] for k in (0, 2))
     expected = torch.tensor([*(-v for v in first), 1.0, math.nan, 3.0, 4.0, *(-v for v in last)])
-    torch.testing.assert_close(failure.value.partial, expected, rtol=0, atol=0, equal_nan=True)
+    assert failure.value.failures.rows.tolist() == [5] and failure.value.failures.reasons == ("why",)
+    torch.testing.assert_close(failure.value.result.log_prob, expected, rtol=0, atol=0, equal_nan=True)
     monkeypatch.undo()
     monkeypatch.setattr("ndm.evaluation.ROWS", {"ode": 4})
     assert len(journal.pieces) == 2
@@ -143,9 +149,10 @@ def test_a_solver_failure_names_the_row_of_the_whole_set(monkeypatch):
 
 def test_a_number_is_called_what_it_is():
     name = lambda **options: Protocol("ode", **options).name(True)  # noqa: E731
-    assert "torchdiffeq:heun2 50 steps" in name(solver="torchdiffeq:heun2")
-    assert "scipy:RK45 rtol 0.0001)" in name(solver="scipy:RK45")
-    assert "rtol 0.01, atol 0.1" in name(rtol=1e-2, atol=1e-1)
+    assert "torchdiffeq:heun2 50 steps" in name(solver=Solver("torchdiffeq:heun2"))
+    assert "scipy:RK45 rtol 0.0001)" in name(solver=Solver("scipy:RK45", rtol=1e-4, atol=1e-4))
+    assert "dopri5 rtol 0.0001)" in name()
+    assert "rtol 0.01, atol 0.1" in name(solver=Solver(rtol=1e-2, atol=1e-1))
     assert Protocol("ode", samples=10).draws(discrete=False) == 1
     assert Protocol("ode", samples=10, divergence="hutchinson").draws(discrete=False) == 10
 
@@ -167,6 +174,16 @@ def test_doctor_finds_what_was_broken():
     assert d.ode is None and "diffusion by time" in report(d)
 
 
+def test_the_doctor_says_where_the_ode_cannot_be_solved(monkeypatch):
+    m, x = model(), torch.randint(5, (40, 3))
+    field = ndm.sampling.velocity_field(m)
+    broken = lambda t, z: torch.where(t[:, None] > 0.5, math.nan, field(t, z))  # noqa: E731
+    monkeypatch.setattr("ndm.likelihood.velocity_field", lambda _: broken)
+    d = diagnose(m, x, passes=1)
+    assert d.ode is None and d.nfe is None and d.ode_bound is not None
+    assert "the ODE cannot be solved: dopri5 stopped in 32 of 32 rows (row 0 near t = 0.5" in d.advice[0]
+
+
 def test_jacobian_norm_is_the_largest_singular_value():
     matrix = torch.randn(4, 4)
     z, t = torch.randn(3, 4), torch.rand(3)
@@ -185,10 +202,10 @@ def test_the_headline_says_who_is_better():
 
 def test_every_option_of_the_protocol_counts():
     m, x = model(), torch.randint(5, (6, 3))
-    protocol = Protocol("ode", samples=3, divergence="hutchinson", solver="rk4", solver_steps=7, seed=2)
+    protocol = Protocol("ode", samples=3, divergence="hutchinson", solver=Solver("rk4", 7), seed=2)
     e = evaluate(m, x, protocol)
     generator = seeded(2, 0)
-    result = ndm.ode_likelihood(m, x, divergence="hutchinson", samples=3, solver="rk4", steps=7, generator=generator)
+    result = ndm.ode_likelihood(m, x, Solver("rk4", 7), divergence="hutchinson", samples=3, generator=generator)
     assert e.nats == pytest.approx(-result.log_prob.mean().item(), rel=1e-12)
     assert (e.samples, e.nfe) == (3, 28)
 
@@ -211,14 +228,14 @@ def test_kept_pieces_are_not_computed_again(monkeypatch):
     monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4})
     m, x, journal = model(), torch.randint(5, (10, 3)), Journal()
     first = evaluate(m, x, Protocol("bound", 5, passes=2), journal)
-    monkeypatch.setattr("ndm.evaluation._piece", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr("ndm.evaluation.bound", lambda *_, **__: pytest.fail("computed again"))
     assert evaluate(m, x, Protocol("bound", 5, passes=2), journal) == first
 
 
 def test_the_doctors_ode_is_the_negative_log_likelihood():
     m, x = model(), torch.randint(5, (40, 3))
     d = diagnose(m, x, passes=8)
-    ode = torch.stack([ndm.log_prob(m, x[:32], rtol=1e-4, atol=1e-4) for _ in range(4)]).mean()
+    ode = torch.stack([ndm.log_prob(m, x[:32], solver=Solver(rtol=1e-4, atol=1e-4)) for _ in range(4)]).mean()
     total = torch.stack([ndm.bound(m, x[:32]).total.detach().mean() for _ in range(30)]).mean()
     assert d.ode == pytest.approx(-ode.item() / 3 / math.log(2), rel=0.1)
     assert d.ode_bound == pytest.approx(total.item() / 3 / math.log(2), rel=0.2)

@@ -138,10 +138,12 @@ def test_every_sampler_follows_its_seed_and_gives_data_units(solver):
 
 def test_bad_calls_are_refused():
     model = LinearGaussian(3).model()
-    with pytest.raises(ndm.InputError, match="unknown solver 'rk45'; choose one of ancestral"):
+    with pytest.raises(ndm.InputError, match=r"unknown solver 'rk45'; did you mean 'rk4'\? choose one of ancestral"):
         ndm.sample(model, (2, 3), solver="rk45")
     with pytest.raises(ndm.InputError, match="at least 1"):
         ndm.sample(model, (2, 3), steps=0)
+    with pytest.raises(ndm.InputError, match="steps=4 contradicts the solver's own steps=5"):
+        ndm.sample(model, (2, 3), steps=4, solver=ndm.Solver("heun", 5))
     model.process.schedule = ndm.StepwiseSchedule(-3.0, 5.0, steps=4)
     for solver, steps in (("ancestral", 5), ("heun", 4)):
         with pytest.raises(ndm.InputError, match="belongs to steps=4"):
@@ -202,3 +204,24 @@ def test_large_rows_go_through_the_model_a_few_at_a_time():
     assert torch.isfinite(validation_nats(model, x, None)) and set(rows) == {4, 2}
     rows.clear()
     assert evaluate(model, x, Protocol("bound", passes=1)).rows == 6 and rows == [4, 2]
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "ddim", "heun", "euler_maruyama"])
+def test_a_solver_brings_its_own_steps(solver):
+    """The same draws as its name and number of steps; of a name alone 50."""
+    model = LinearGaussian(3).model()
+    draw = lambda **options: ndm.sample(model, (2, 3), generator=torch.Generator().manual_seed(0), **options)  # noqa: E731
+    assert torch.equal(draw(solver=ndm.Solver(solver, 4)), draw(steps=4, solver=solver))
+    assert torch.equal(draw(solver=solver), draw(steps=50, solver=solver))
+    assert not torch.equal(draw(solver=ndm.Solver(solver, 4)), draw(solver=solver))
+
+
+def test_rows_that_cannot_be_sampled_are_an_error_that_says_where_they_stopped(monkeypatch):
+    model = LinearGaussian(3).model()
+    field = ndm.sampling.velocity_field(model)
+    broken = lambda t, z: torch.where(t[:, None] < 0.5, math.nan, field(t, z))  # noqa: E731
+    monkeypatch.setattr("ndm.sampling.velocity_field", lambda _: broken)
+    with pytest.raises(ndm.SolverError, match=r"dopri5 stopped in 4 of 4 rows \(row 0 near t = 0.5: ") as failure:
+        ndm.sample(model, (4, 3), solver="dopri5")
+    assert failure.value.result.state.shape == (4, 3) and failure.value.result.state.isfinite().all()
+    assert failure.value.failures.times.tolist() == pytest.approx([0.5] * 4, abs=1e-6)

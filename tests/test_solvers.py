@@ -1,6 +1,5 @@
 """Solvers: orders by regression against closed forms, adaptive error control, rows on their own."""
 
-import importlib
 import math
 
 import numpy as np
@@ -9,7 +8,30 @@ import torch
 from scipy.integrate import solve_ivp
 
 import ndm
-from ndm.solvers import SolverError, dopri5, euler_maruyama, solve_ode, solve_sde, stochastic_heun
+from ndm.evaluation import Protocol
+from ndm.solvers import (
+    ODE_SOLVERS,
+    Failures,
+    Method,
+    Solution,
+    Solver,
+    SolverError,
+    dopri5,
+    euler_maruyama,
+    grid_steps,
+    ode_on_grid,
+    sde_on_grid,
+    solve_ode,
+    solve_sde,
+    stochastic_heun,
+)
+
+from oracle import LinearGaussian
+
+
+def within(rtol, atol):
+    """dopri5 with these tolerances."""
+    return Solver("dopri5", rtol=rtol, atol=atol)
 
 
 def spiral(t, z):
@@ -31,8 +53,9 @@ def test_order_of_fixed_step_solvers(name, order, direction):
     start, end = (0.2, 1.0) if direction == "up" else (1.0, 0.2)
     steps, errors = [20, 40, 80, 160], []
     for n in steps:
-        state, _, nfe, _ = solve_ode(spiral, z, start, end, name, steps=n)
+        state, _, nfe, _, failures = solve_ode(spiral, z, start, end, Solver(name, steps=n))
         assert nfe.tolist() == [n * {"euler": 1, "heun": 2, "rk4": 4}[name]] * 2
+        assert not failures and failures.total == 2
         errors.append((state - spiral_solution(z, start, end)).norm())
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(-order, abs=0.15)
@@ -43,7 +66,7 @@ def test_order_of_fixed_step_solvers(name, order, direction):
 def test_dopri5_error_follows_its_tolerance(tolerance, direction):
     z = torch.randn(8, 2)
     start, end = (0.0, 2.0) if direction == "up" else (2.0, 0.0)
-    solution = dopri5(spiral, z, start, end, rtol=tolerance, atol=tolerance).state
+    solution = dopri5(spiral, z, start, end, within(tolerance, tolerance)).state
     error = (solution - spiral_solution(z, start, end)).abs().max()
     assert error < 20 * tolerance
     if tolerance == 1e-3:
@@ -55,7 +78,7 @@ def test_dopri5_is_of_order_five():
     counts = []
     for tolerance in (1e-4, 1e-9):
         calls = []
-        dopri5(lambda t, z: calls.append(1) or spiral(t, z), torch.ones(1, 2), 0.0, 8.0, tolerance, tolerance)  # noqa: B023
+        dopri5(lambda t, z: calls.append(1) or spiral(t, z), torch.ones(1, 2), 0.0, 8.0, within(tolerance, tolerance))  # noqa: B023
         counts.append(len(calls))
     assert 6 < counts[1] / counts[0] < 15
 
@@ -63,9 +86,9 @@ def test_dopri5_is_of_order_five():
 def test_autocast_does_not_touch_the_steps():
     """The field casts as it likes; the sums over stages are the solver's own."""
     z = torch.randn(4, 2, dtype=torch.float32)
-    alone = dopri5(spiral_by_hand, z, 0.0, 2.0, 1e-5, 1e-5)
+    alone = dopri5(spiral_by_hand, z, 0.0, 2.0, within(1e-5, 1e-5))
     with torch.autocast("cpu", torch.bfloat16):
-        under = dopri5(spiral_by_hand, z, 0.0, 2.0, 1e-5, 1e-5)
+        under = dopri5(spiral_by_hand, z, 0.0, 2.0, within(1e-5, 1e-5))
     assert torch.equal(alone.state, under.state)
     assert torch.equal(alone.nfe, under.nfe)
 
@@ -82,14 +105,15 @@ def test_torchdiffeq_takes_the_steps_it_is_told(direction):
     start, end = (0.0, 1.0) if direction == "up" else (1.0, 0.0)
     for dtype in (torch.float32, torch.float64):
         for steps in (49, 61, 98, 109):
-            solution = solve_ode(spiral, torch.ones(1, 2, dtype=dtype), start, end, "torchdiffeq:euler", steps)
+            solver = Solver("torchdiffeq:euler", steps)
+            solution = solve_ode(spiral, torch.ones(1, 2, dtype=dtype), start, end, solver)
             assert solution.nfe.tolist() == [steps]
 
 
 def test_dopri5_heeds_both_tolerances():
     def evaluations(rtol, atol):
         calls = []
-        dopri5(lambda t, z: calls.append(1) or spiral(t, z), torch.ones(1, 2), 0.0, 8.0, rtol, atol)
+        dopri5(lambda t, z: calls.append(1) or spiral(t, z), torch.ones(1, 2), 0.0, 8.0, within(rtol, atol))
         return len(calls)
 
     strict = evaluations(1e-12, 1e-12)
@@ -120,7 +144,7 @@ def test_arguments_follow_their_rows():
     field = lambda t, z, rate: -rate[:, None] * z  # noqa: E731
     quadrature = lambda t, z, rate: (field(t, z, rate), z.sum(1))  # noqa: E731
     z = torch.ones(4, 2)
-    solution = dopri5(field, z, 0.0, 1.0, 1e-9, 1e-9, args=(rate,), quadrature=quadrature)
+    solution = dopri5(field, z, 0.0, 1.0, within(1e-9, 1e-9), args=(rate,), quadrature=quadrature)
     torch.testing.assert_close(solution.state, torch.exp(-rate)[:, None].expand(4, 2), rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(solution.integral, 2 * (1 - torch.exp(-rate)) / rate, rtol=1e-7, atol=0)
     assert len(set(solution.nfe.tolist())) == 4
@@ -133,9 +157,8 @@ def test_the_integral_along_the_path_follows_its_tolerance(tolerance, direction)
     start, end = (0.0, 2.0) if direction == "up" else (2.0, 0.0)
     z = torch.tensor([[1.0, 0.5], [0.0, 0.0]])
     integrand = lambda t, z: (z**2).sum(1) * torch.cos(5 * t) + torch.exp(torch.sin(20 * t))  # noqa: E731
-    solution = dopri5(
-        spiral, z, start, end, tolerance, tolerance, quadrature=lambda t, z: (spiral(t, z), integrand(t, z))
-    )
+    quadrature = lambda t, z: (spiral(t, z), integrand(t, z))  # noqa: E731
+    solution = dopri5(spiral, z, start, end, within(tolerance, tolerance), quadrature=quadrature)
 
     def rates(t, state):
         t, z = torch.tensor([t]), torch.tensor(state[None, :2])
@@ -147,7 +170,7 @@ def test_the_integral_along_the_path_follows_its_tolerance(tolerance, direction)
     error = (solution.integral - torch.tensor(truth)).abs()
     assert error.max() < 30 * tolerance
     assert solution.quadrature_nfe[1] > 20
-    by_name = solve_ode(spiral, z, start, end, "rk4", 800, quadrature=lambda t, z: (spiral(t, z), integrand(t, z)))
+    by_name = solve_ode(spiral, z, start, end, Solver("rk4", 800), quadrature=quadrature)
     torch.testing.assert_close(by_name.integral, torch.tensor(truth), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(by_name.state, spiral_solution(z, start, end), rtol=1e-7, atol=1e-7)
 
@@ -157,7 +180,7 @@ def test_a_step_that_fails_its_test_is_not_taken():
     pulse = lambda t, z: torch.exp(-((t[:, None] - 0.5) ** 2) / 2 / 0.002**2) / 0.002 / (2 * math.pi) ** 0.5 + 0 * z  # noqa: E731
     ramp = lambda t, z: pulse(t, z) + torch.exp(-8 * (t[:, None] - 0.5) ** 2)  # noqa: E731
     z = torch.zeros(1, 1)
-    solution = dopri5(ramp, z, 0.0, 1.0, 1e-7, 1e-7)
+    solution = dopri5(ramp, z, 0.0, 1.0, within(1e-7, 1e-7))
     expected = 1 + math.erf(0.5 * 8**0.5) * math.sqrt(math.pi / 8)
     assert solution.state.item() == pytest.approx(expected, abs=2e-6)
 
@@ -167,7 +190,7 @@ def test_dopri5_is_differentiable():
 
     def ends(z):
         quadrature = lambda t, z: (torch.sin(z), (z**3).sum(1))  # noqa: E731
-        solution = dopri5(lambda t, z: torch.sin(z), z, 0.0, 1.0, 1e-10, 1e-10, quadrature=quadrature)
+        solution = dopri5(lambda t, z: torch.sin(z), z, 0.0, 1.0, within(1e-10, 1e-10), quadrature=quadrature)
         return solution.state.sum() + solution.integral.sum()
 
     z = torch.tensor([[0.3, -1.2], [2.0, 5.0]], requires_grad=True)
@@ -183,22 +206,27 @@ def test_dopri5_says_where_it_fails_and_finishes_the_other_rows():
         return torch.where((z > 5) & (t[:, None] > 0.25), math.nan, -z)
 
     z = torch.tensor([[1.0], [20.0], [2.0]])
+    solution = dopri5(field, z, 0.0, 1.0)
+    failures = solution.failures
+    assert failures and failures.solver == "dopri5" and failures.total == 3
+    assert failures.rows.tolist() == [1] and failures.times.item() == pytest.approx(0.25, abs=1e-6)
+    assert failures.reasons == ("the field is not finite",)
+    torch.testing.assert_close(solution.state[[0, 2]], z[[0, 2]] * math.exp(-1), rtol=1e-4, atol=0)
+    torch.testing.assert_close(solution.state[1], z[1] * math.exp(-0.25), rtol=1e-4, atol=0)
     with pytest.raises(
         SolverError, match=r"dopri5 stopped in 1 of 3 rows \(row 1 near t = 0.25: .*not finite"
     ) as failure:
-        dopri5(field, z, 0.0, 1.0)
-    error = failure.value
-    assert error.rows.tolist() == [1] and error.times.item() == pytest.approx(0.25, abs=1e-6)
-    torch.testing.assert_close(error.partial.state[[0, 2]], z[[0, 2]] * math.exp(-1), rtol=1e-4, atol=0)
-    torch.testing.assert_close(error.partial.state[1], z[1] * math.exp(-0.25), rtol=1e-4, atol=0)
-    with pytest.raises(SolverError, match="not finite"):
-        dopri5(lambda t, z: z / 0, z, 0.0, 1.0)
-    with pytest.raises(SolverError, match="budget of evaluations") as failure:
-        dopri5(lambda t, z: -1e4 * z, torch.ones(1, 1), 0.0, 1.0, max_nfe=60)
-    assert failure.value.partial.nfe.item() <= 60
-    with pytest.raises(SolverError, match="underflows|not finite") as failure:
-        dopri5(lambda t, z: z**2, torch.ones(1, 1), 0.0, 2.0)  # a pole at t = 1
-    assert failure.value.times.item() == pytest.approx(1.0, abs=1e-3)
+        solution.checked()
+    assert failure.value.failures is failures and failure.value.result is solution
+    assert dopri5(lambda t, z: z / 0, z, 0.0, 1.0).failures.reasons == ("the field is not finite",) * 3
+    solution = dopri5(lambda t, z: -1e4 * z, torch.ones(1, 1), 0.0, 1.0, max_nfe=60)
+    assert "budget of evaluations" in solution.failures.reasons[0]
+    assert solution.nfe.item() <= 60
+    solution = dopri5(lambda t, z: z**2, torch.ones(1, 1), 0.0, 2.0)  # a pole at t = 1
+    assert "underflows" in solution.failures.reasons[0] or "not finite" in solution.failures.reasons[0]
+    assert solution.failures.times.item() == pytest.approx(1.0, abs=1e-3)
+    solution = dopri5(field, z[:1], 0.0, 1.0)
+    assert not solution.failures and solution.checked() is solution
 
 
 def test_dopri5_keeps_the_shape_and_an_empty_interval_changes_nothing():
@@ -218,9 +246,8 @@ def test_other_libraries_by_name(name, direction):
     z, rate = torch.randn(4, 1, 2), torch.tensor([1.0, 2.0, 0.5, -1.0])
     start, end = (0.0, 1.0) if direction == "up" else (1.0, 0.0)
     quadrature = lambda t, z, rate: (rate[:, None, None] * z, t * rate)  # noqa: E731
-    solution = solve_ode(
-        lambda t, z, rate: rate[:, None, None] * z, z, start, end, name, 100, 1e-8, 1e-8, (rate,), quadrature
-    )
+    field, solver = (lambda t, z, rate: rate[:, None, None] * z), Solver(name, 100, 1e-8, 1e-8)
+    solution = solve_ode(field, z, start, end, solver, (rate,), quadrature)
     growth = torch.exp(rate * (end - start))
     torch.testing.assert_close(solution.state, z * growth[:, None, None], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(solution.integral, rate * (end**2 - start**2) / 2, rtol=1e-6, atol=1e-6)
@@ -230,14 +257,17 @@ def test_other_libraries_by_name(name, direction):
 @pytest.mark.parametrize("name", ["scipy:RK45", "torchdiffeq:dopri5"])
 def test_other_libraries_fail_with_where_they_came(name):
     pytest.importorskip(name.partition(":")[0])
-    with pytest.raises(SolverError, match=f"{name} stopped in 2 of 2 rows") as failure:
-        solve_ode(lambda t, z: torch.where(t[:, None] > 0.5, math.nan, z), torch.ones(2, 1), 0.0, 1.0, name)
-    assert (failure.value.times >= 0.5).all() and failure.value.partial.state.shape == (2, 1)
+    field = lambda t, z: torch.where(t[:, None] > 0.5, math.nan, z)  # noqa: E731
+    for quadrature in (None, lambda t, z: (field(t, z), z.sum(1))):
+        solution = solve_ode(field, torch.ones(2, 1), 0.0, 1.0, name, (), quadrature)
+        assert (solution.failures.times >= 0.5).all() and solution.state.shape == (2, 1)
+        with pytest.raises(SolverError, match=f"{name} stopped in 2 of 2 rows"):
+            solution.checked()
 
 
 def test_unknown_solvers_are_refused_and_missing_libraries_named(monkeypatch):
     z = torch.ones(1, 1)
-    with pytest.raises(ndm.InputError, match="unknown solver 'rk45'; choose one of euler"):
+    with pytest.raises(ndm.InputError, match=r"unknown solver 'rk45'; did you mean 'rk4'\? choose one of euler"):
         solve_ode(lambda t, z: z, z, 0.0, 1.0, "rk45")
     with pytest.raises(ndm.InputError, match="unknown solver 'milstein'; choose one of euler_maruyama"):
         solve_sde(lambda t, z: z, lambda t: t, z, 0.0, 1.0, "milstein")
@@ -322,7 +352,7 @@ def test_torchsde_by_name_runs_backwards_and_follows_its_seed(name):
     n = 20_000
     z = 2**0.5 * torch.randn(n, 1, generator=torch.Generator().manual_seed(0))
     f, g = (lambda t, z: z), (lambda t: 2 - t)
-    draw = lambda seed: solve_sde(f, g, z, 1.0, 0.0, name, 40, torch.Generator().manual_seed(seed))  # noqa: E731
+    draw = lambda seed: solve_sde(f, g, z, 1.0, 0.0, Solver(name, 40), torch.Generator().manual_seed(seed))  # noqa: E731
     expected = ou_variance(2.0, 1.0)
     bias = 0.04 * expected if name == "torchsde:euler" else 0
     assert abs(draw(0).var() - expected) < 4.5 * expected * (2 / n) ** 0.5 + bias
@@ -353,22 +383,24 @@ def test_tolerances_are_not_taken_for_each_other(solver, quadrature):
     """States of 1e4: a loose rtol is cheap, a loose atol is not."""
     pytest.importorskip(solver.partition(":")[0].replace("dopri5", "torch"))
     z = torch.full((1, 2), 1e4)
-    nfe = lambda r, a: solve_ode(lambda t, z: -5 * z, z, 0.0, 1.0, solver, 50, r, a, (), quadrature).nfe.item()  # noqa: E731
+    field = lambda t, z: -5 * z  # noqa: E731
+    nfe = lambda r, a: solve_ode(field, z, 0.0, 1.0, Solver(solver, 50, r, a), (), quadrature).nfe.item()  # noqa: E731
     assert 2 * nfe(1e-3, 1e-9) < nfe(1e-9, 1e-3)
 
 
 def test_a_budget_spent_on_arrival_is_no_failure():
     field = lambda t, z: -5 * z  # noqa: E731
     n = dopri5(field, torch.ones(1, 1), 0.0, 1.0).nfe.item()
-    assert dopri5(field, torch.ones(1, 1), 0.0, 1.0, max_nfe=n).nfe.item() == n
+    enough = dopri5(field, torch.ones(1, 1), 0.0, 1.0, max_nfe=n)
+    assert enough.nfe.item() == n and not enough.failures
     with pytest.raises(SolverError, match="budget"):
-        dopri5(field, torch.ones(1, 1), 0.0, 1.0, max_nfe=n - 1)
+        dopri5(field, torch.ones(1, 1), 0.0, 1.0, max_nfe=n - 1).checked()
 
 
 @pytest.fixture
 def panels(monkeypatch):
     """Panels of two steps whatever the dimension, as in more than 16."""
-    monkeypatch.setattr(importlib.import_module("ndm.solvers.dopri5"), "_FEW_DIMENSIONS", 0)
+    monkeypatch.setattr("ndm.solvers.quadrature.FEW_DIMENSIONS", 0)
 
 
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-7, 1e-10])
@@ -387,9 +419,10 @@ def test_arguments_follow_their_rows_over_panels():
 def test_the_budget_counts_whole_panels():
     field = lambda t, z: -5e3 * z  # noqa: E731
     for budget in range(60, 72):
-        with pytest.raises(SolverError, match="budget") as failure:
-            dopri5(field, torch.ones(1, 1), 0.0, 1.0, max_nfe=budget, quadrature=lambda t, z: (field(t, z), z.sum(1)))
-        assert failure.value.partial.nfe.item() <= budget
+        quadrature = lambda t, z: (field(t, z), z.sum(1))  # noqa: E731
+        solution = dopri5(field, torch.ones(1, 1), 0.0, 1.0, max_nfe=budget, quadrature=quadrature)
+        assert "budget" in solution.failures.reasons[0]
+        assert solution.nfe.item() <= budget
 
 
 @pytest.mark.usefixtures("panels")
@@ -403,6 +436,101 @@ def test_both_steps_of_a_panel_are_judged():
             return torch.exp(-(near**2) / 2) / 0.002 / (2 * math.pi) ** 0.5 + torch.exp(-8 * (t[:, None] - 0.5) ** 2)
 
         quadrature = lambda t, z: (field(t, z), 0 * z.sum(1))  # noqa: E731
-        solution = dopri5(field, torch.zeros(1, 1), 0.0, 1.0, 1e-7, 1e-7, quadrature=quadrature)
+        solution = dopri5(field, torch.zeros(1, 1), 0.0, 1.0, within(1e-7, 1e-7), quadrature=quadrature)
         worst = max(worst, abs(solution.state.item() - 1 - math.erf(0.5 * 8**0.5) * math.sqrt(math.pi / 8)))
     assert worst < 4e-6
+
+
+def test_failures_of_blocks_are_numbered_as_in_the_whole():
+    block = lambda total, rows, times, reasons: Failures(  # noqa: E731
+        "dopri5", total, torch.tensor(rows, dtype=torch.long), torch.tensor(times), reasons
+    )
+    blocks = [
+        block(3, [0, 2], [0.1, 0.2], ("a", "b")),
+        Failures.none("dopri5", torch.ones(4, 1)),
+        block(2, [1], [0.3], ("c",)),
+    ]
+    whole = Failures.concatenate(blocks)
+    assert (whole.solver, whole.total, whole.rows.tolist(), len(whole)) == ("dopri5", 9, [0, 2, 8], 3)
+    assert whole.times.tolist() == [0.1, 0.2, 0.3] and whole.reasons == ("a", "b", "c")
+    assert not Failures.concatenate(blocks[1:2] * 2) and Failures.concatenate(blocks[1:2] * 2).total == 8
+    attempts = [block(4, [3], [0.3], ("first",)), block(4, [1, 3], [0.1, 0.9], ("other", "second"))]
+    first = Failures.first(attempts)
+    assert (first.total, first.rows.tolist(), first.times.tolist()) == (4, [1, 3], [0.1, 0.3])
+    assert first.reasons == ("other", "first")
+    assert not Failures.first(blocks[1:2] * 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number and at least 1, got 0"),
+        ({"steps": 2.5}, "steps must be a whole number"),
+        ({"steps": math.nan}, "steps must be a whole number"),
+        ({"rtol": -1e-3}, "rtol and atol must not be negative"),
+        ({"atol": -1e-3}, "rtol and atol must not be negative"),
+        ({"rtol": 0, "atol": 0}, "nor both 0"),
+        ({"rtol": math.nan}, "rtol and atol must not be negative"),
+        ({"atol": math.nan}, "rtol and atol must not be negative"),
+        ({"name": None}, "a solver is a name or an ndm.Solver"),
+    ],
+)
+def test_a_solver_refuses_nonsense(options, message):
+    with pytest.raises(ndm.InputError, match=message):
+        Solver(**options)
+
+
+def test_a_solver_is_made_of_a_name_once():
+    tight = Solver("dopri5", rtol=1e-9, atol=0.0)
+    assert Solver.of(tight) is tight and Solver.of(tight, 50) is tight
+    assert Solver.of("rk4") == Solver("rk4", 50, 1e-5, 1e-5) and Solver.of("rk4", 7).steps == 7
+    with pytest.raises(ndm.InputError, match="steps=7 contradicts the solver's own steps=50"):
+        Solver.of(tight, 7)
+
+
+@ode_on_grid("stranger:midpoint", evaluations=2)
+def midpoint(f, z, grid):
+    """A solver that is not part of the package, registered where it is defined; so are the two below."""
+    for t, h in grid_steps(grid, z):
+        z = z + h * f(t + h / 2, z + h / 2 * f(t, z))
+    return z
+
+
+@sde_on_grid("stranger:noiseless")
+def noiseless(f, g, z, grid, generator):
+    return midpoint(f, z, grid)
+
+
+def lazy(f, z, start, end, solver):
+    """It takes one step, says that it was steered by rtol, and that row 1 failed."""
+    state, calls = midpoint(f, z, torch.tensor([start, end])), torch.full((len(z),), 2)
+    failures = Failures(solver.name, len(z), torch.tensor([1]), torch.tensor([0.5]), (f"rtol {solver.rtol:g}",))
+    return Solution(state, z.new_zeros(len(z)), calls, 0 * calls, failures)
+
+
+ODE_SOLVERS.add("stranger:lazy", Method(lazy, takes_steps=False))
+
+
+def test_a_solver_registered_by_a_user_works_by_name():
+    oracle = LinearGaussian(3)
+    model, x = oracle.model(), oracle.sample(4, torch.Generator().manual_seed(0))
+    assert {"stranger:midpoint", "stranger:lazy", "stranger:noiseless"} < set(ndm.SOLVERS)
+
+    own = ndm.ode_likelihood(model, x, Solver("stranger:midpoint", 40))
+    assert own.nfe.tolist() == [80] * 4 and not own.failures
+    torch.testing.assert_close(own.log_prob, ndm.log_prob(model, x), rtol=0, atol=5e-3)
+    own = ndm.ode_likelihood(model, x, Solver("stranger:lazy", rtol=0.5))
+    assert own.failures.reasons == ("rtol 0.5",) and own.log_prob.isnan().tolist() == [False, True, False, False]
+    assert Protocol("ode", solver=Solver("stranger:midpoint", 40)).name(False).count("stranger:midpoint 40 steps") == 1
+    assert Protocol("ode", solver=Solver("stranger:lazy", rtol=0.5)).name(False).count("stranger:lazy rtol 0.5") == 1
+
+    draw = lambda solver, **options: ndm.sample(  # noqa: E731
+        model, (4, 3), solver=solver, mode=True, generator=torch.Generator().manual_seed(0), **options
+    )
+    torch.testing.assert_close(draw("stranger:midpoint", steps=100), draw("dopri5"), rtol=0, atol=2e-3)
+    assert torch.equal(draw(Solver("stranger:noiseless", 9)), draw("stranger:noiseless", steps=9))
+    assert not torch.equal(draw("stranger:noiseless", steps=9), draw("stranger:noiseless", steps=10))
+    with pytest.raises(SolverError, match=r"stranger:lazy stopped in 1 of 4 rows \(row 1 near t = 0.5: rtol 1e-05"):
+        draw("stranger:lazy")
+    with pytest.raises(ndm.InputError, match="there is already a solver named 'stranger:lazy'"):
+        ODE_SOLVERS.add("stranger:lazy", Method(lazy, takes_steps=False))

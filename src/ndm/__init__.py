@@ -22,7 +22,7 @@ from .schedule import (
     Schedule,
     StepwiseSchedule,
 )
-from .solvers import ODE_SOLVERS, SDE_SOLVERS, Solution, SolverError
+from .solvers import ODE_SOLVERS, SDE_SOLVERS, Failures, Solution, Solver, SolverError
 from .times import ImportanceTimes, LowDiscrepancyTimes
 from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
 from .version import __version__
@@ -39,6 +39,7 @@ __all__ = [
     "CosineSchedule",
     "Curve",
     "Decoder",
+    "Failures",
     "ForwardProcess",
     "Gaussian",
     "GaussianDecoder",
@@ -57,6 +58,7 @@ __all__ = [
     "Predictor",
     "Schedule",
     "Solution",
+    "Solver",
     "SolverError",
     "StepwiseSchedule",
     "TimeBasis",

@@ -21,7 +21,7 @@ from .likelihood import bits_per_dim, ode_likelihood
 from .model import NDM
 from .objective import bound, continuous_diffusion, discrete_diffusion, step_around
 from .sampling import velocity_field
-from .solvers import SolverError, VectorField
+from .solvers import Solver, VectorField
 from .tensors import full_times, seeded, sum_rows
 from .times import LowDiscrepancyTimes
 
@@ -74,15 +74,15 @@ def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 20, solves: int
         exact = rows[0].numel() <= 256
         draws = [bound(model, rows, generator=generator).total.detach() for _ in range(passes)]
         found.ode_bound = bpd(torch.stack(draws).mean()).item()
-        try:
-            result = ode_likelihood(
-                model, rows, divergence="exact" if exact else "hutchinson", samples=1 if exact else 4,
-                rtol=1e-4, atol=1e-4, max_rows=16, generator=generator,
-            )  # fmt: skip
+        result = ode_likelihood(
+            model, rows, Solver(rtol=1e-4, atol=1e-4), divergence="exact" if exact else "hutchinson",
+            samples=1 if exact else 4, max_rows=16, generator=generator,
+        )  # fmt: skip
+        if result.failures:
+            found.advice.append(f"the ODE cannot be solved: {result.failures}")
+        else:
             found.nfe, found.nfe_max = result.nfe.mean().item(), result.nfe.max().item()
             found.ode = bpd(-result.log_prob.mean()).item()
-        except SolverError as error:
-            found.advice.append(f"the ODE cannot be solved: {error}")
         q = model.process(model.encode(x[:8]))
         for i in range(11):
             t = full_times(i / 10, q.curve.x)

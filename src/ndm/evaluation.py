@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 from .journal import Journal
-from .likelihood import Divergence, bits_per_dim, ode_likelihood
+from .likelihood import Dequantization, Divergence, Likelihood, bits_per_dim, ode_likelihood
 from .model import NDM
 from .objective import bound
-from .solvers import FIXED_STEP, SolverError
+from .solvers import ODE_SOLVERS, Failures, Solver
 from .tensors import rows_at_once, seeded
 
 Estimator = Literal["bound", "ode", "ode-uniform"]
-# Of one piece, at most; random draws are a function of (seed, piece).
+SOLVER = Solver(rtol=1e-4, atol=1e-4)
+"""The solver of an evaluation unless another is chosen."""
+# The largest number of rows in a piece; random draws are a function of (seed, piece).
 ROWS = {"bound": 256, "ode": 64, "ode-uniform": 64}
 
 
@@ -32,8 +34,8 @@ class Protocol:
             discrete data by uniform dequantisation).
         steps: number of steps T of the bound; None is continuous time.
         passes: Monte-Carlo passes over the rows for the bound.
-        samples, divergence, solver, solver_steps, rtol, atol: of the ODE, see :func:`ndm.ode_likelihood`.
-        seed: of everything that is drawn.
+        samples, divergence, solver: how the ODE is solved, see :func:`ndm.ode_likelihood`.
+        seed: seeds everything that is drawn.
     """
 
     estimator: Estimator
@@ -41,10 +43,7 @@ class Protocol:
     passes: int = 30
     samples: int = 1
     divergence: Divergence = "exact"
-    solver: str = "dopri5"
-    solver_steps: int = 50
-    rtol: float = 1e-4
-    atol: float = 1e-4
+    solver: Solver = SOLVER
     seed: int = 0
 
     def draws(self, discrete: bool) -> int:
@@ -61,11 +60,13 @@ class Protocol:
         draws = "importance samples" if self.divergence == "exact" else "draws averaged"
         if not discrete:
             kind, draws = "ODE", "probes averaged"
-        accuracy = f"{self.solver_steps} steps" if self.solver in FIXED_STEP else f"rtol {self.rtol:g}"
-        if self.solver not in FIXED_STEP and self.atol != self.rtol:
-            accuracy += f", atol {self.atol:g}"
+        solver = self.solver
+        if ODE_SOLVERS.find(solver.name).takes_steps:
+            accuracy = f"{solver.steps} steps"
+        else:
+            accuracy = f"rtol {solver.rtol:g}" + (f", atol {solver.atol:g}" if solver.atol != solver.rtol else "")
         several = f", {self.draws(discrete)} {draws}" if self.draws(discrete) > 1 else ""
-        return f"{kind} ({self.divergence} divergence, {self.solver} {accuracy}{several})"
+        return f"{kind} ({self.divergence} divergence, {solver.name} {accuracy}{several})"
 
 
 @dataclass(frozen=True)
@@ -112,27 +113,33 @@ def make_pieces(
     advance: Callable[[], None] = lambda: None,
     rank: int = 0,
     count: int = 1,
-) -> dict[int, SolverError]:
-    """Put every ``count``-th piece from ``rank`` on into the journal, if it is not there; errors of those that fail.
+) -> dict[int, Likelihood]:
+    """Put every ``count``-th piece from ``rank`` on into the journal, if it is not there.
 
-    Which process makes a piece does not change it.
+    Pieces with rows that the solver could not finish are returned instead. Which process makes a piece does not change
+    it.
     """
-    failures: dict[int, SolverError] = {}
+    failed: dict[int, Likelihood] = {}
     for k, rows in list(enumerate(x.split(piece_rows(protocol, x))))[rank::count]:
         name = f"{protocol}/{k}"
         if name not in journal:
             start = time.perf_counter()
             device, dtype = model.reference.device, model.reference.dtype
             rows = rows.to(device, dtype) if rows.is_floating_point() else rows.to(device)
-            try:
-                values = _piece(model, rows, protocol, k)
+            generator = seeded(protocol.seed, k)
+            if protocol.estimator == "bound":
+                values = _bound_piece(model, rows, protocol, generator)
+            else:
+                result = _ode_piece(model, rows, protocol, generator)
+                values = {"nats": -result.log_prob, "nfe": result.nfe, "divergence_nfe": result.divergence_nfe}
+                if result.failures:
+                    failed[k] = result
+            if k not in failed:
                 journal[name] = {key: v.cpu().double().tolist() for key, v in values.items()} | {
                     "seconds": time.perf_counter() - start
                 }
-            except SolverError as error:
-                failures[k] = error
         advance()
-    return failures
+    return failed
 
 
 def evaluate(
@@ -150,15 +157,16 @@ def evaluate(
         advance: called after every piece.
 
     Raises:
-        SolverError: if the ODE cannot be solved for some rows, numbered as in ``x``, once all others are done;
-            ``partial`` holds log p of every row, NaN in those. The pieces without them are kept in the journal.
+        SolverError: if the solver could not finish some rows, numbered as in ``x``, once all others are done;
+            ``result`` is the :class:`ndm.Likelihood` of all rows. The pieces without them are kept in the journal.
     """
     journal = Journal() if journal is None else journal
-    failures = make_pieces(model, x, protocol, journal, advance)
+    failed = make_pieces(model, x, protocol, journal, advance)
     numbers = range(count_pieces(protocol, x))
-    parts: list[dict[str, Any]] = [journal[f"{protocol}/{k}"] for k in numbers if k not in failures]
-    if failures:
-        raise _all_failures(failures, parts, piece_rows(protocol, x))
+    if failed:
+        pieces = [failed[k] if k in failed else _kept_likelihood(protocol, journal[f"{protocol}/{k}"]) for k in numbers]
+        Likelihood.concatenate([_on_cpu(piece) for piece in pieces]).checked()
+    parts: list[dict[str, Any]] = [journal[f"{protocol}/{k}"] for k in numbers]
     column = lambda key: torch.tensor([v for part in parts for v in part[key]], dtype=torch.float64)  # noqa: E731
     nats = column("nats").T if protocol.estimator == "bound" else column("nats")[None]
     bpd = bits_per_dim(nats.sum(0), x)
@@ -189,39 +197,41 @@ def evaluate(
     )
 
 
-def _piece(model: NDM, rows: Tensor, p: Protocol, number: int) -> dict[str, Tensor]:
-    """Of each row: the negative log-likelihood in nats, evaluations, for the bound also the variance over passes."""
-    generator = seeded(p.seed, number)
-    if p.estimator == "bound":
-        passes = torch.stack([
-            torch.stack(bound(model, rows, p.steps, generator=generator), dim=1).cpu().double()
-            for _ in range(p.passes)
-        ])  # fmt: skip
-        totals = passes.sum(2)  # (passes, rows)
-        return {
-            "nats": passes.mean(0),
-            "nfe": torch.full((len(rows),), p.passes),
-            "noise_variance": totals.var(0) if p.passes > 1 else torch.zeros(len(rows)),
-            "pass_totals": totals.sum(1),
-        }
-    result = ode_likelihood(
-        model, rows, "uniform" if p.estimator == "ode-uniform" else "decoder", p.divergence, p.samples,
-        p.solver, p.solver_steps, p.rtol, p.atol, generator=generator,
-    )  # fmt: skip
-    return {"nats": -result.log_prob, "nfe": result.nfe, "divergence_nfe": result.divergence_nfe}
+def _bound_piece(model: NDM, rows: Tensor, p: Protocol, generator: torch.Generator) -> dict[str, Tensor]:
+    """The bound of each row in nats by term, its evaluations and its variance over passes; the total of each pass."""
+    passes = torch.stack([
+        torch.stack(bound(model, rows, p.steps, generator=generator), dim=1).cpu().double()
+        for _ in range(p.passes)
+    ])  # fmt: skip
+    totals = passes.sum(2)  # (passes, rows)
+    return {
+        "nats": passes.mean(0),
+        "nfe": torch.full((len(rows),), p.passes),
+        "noise_variance": totals.var(0) if p.passes > 1 else torch.zeros(len(rows)),
+        "pass_totals": totals.sum(1),
+    }
 
 
-def _all_failures(failures: dict[int, SolverError], parts: list[dict[str, Any]], rows: int) -> SolverError:
-    """One error for the failed pieces, its rows numbered as in the whole set, with log p of all the others."""
-    done = (-torch.tensor(part["nats"], dtype=torch.float64) for part in parts)
-    log_p = [
-        failures[k].partial.cpu().double() if k in failures else next(done) for k in range(len(failures) + len(parts))
-    ]
-    errors = failures.values()
-    failed = torch.cat([error.rows.cpu() + k * rows for k, error in failures.items()])
-    times = torch.cat([error.times.cpu() for error in errors])
-    reasons = [why for error in errors for why in error.reasons]
-    return SolverError(next(iter(errors)).solver, torch.cat(log_p), failed, times, reasons)
+def _ode_piece(model: NDM, rows: Tensor, p: Protocol, generator: torch.Generator) -> Likelihood:
+    """The ODE's likelihood of each row."""
+    dequantization: Dequantization = "uniform" if p.estimator == "ode-uniform" else "decoder"
+    return ode_likelihood(model, rows, p.solver, dequantization, p.divergence, p.samples, generator=generator)
+
+
+def _kept_likelihood(protocol: Protocol, part: dict[str, Any]) -> Likelihood:
+    """A piece of the journal; its standard error is not kept."""
+    nats, nfe, divergence_nfe = (
+        torch.tensor(part[key], dtype=torch.float64) for key in ("nats", "nfe", "divergence_nfe")
+    )
+    none = Failures.none(protocol.solver.name, nats)
+    return Likelihood(-nats, torch.full_like(nats, math.nan), nfe, divergence_nfe, none)
+
+
+def _on_cpu(piece: Likelihood) -> Likelihood:
+    """The same in float64 on the CPU."""
+    log_prob, standard_error, nfe, divergence_nfe, failures = piece
+    values = [v.cpu().double() for v in (log_prob, standard_error, nfe, divergence_nfe)]
+    return Likelihood(values[0], values[1], values[2], values[3], failures)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

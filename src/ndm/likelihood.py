@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
@@ -41,7 +42,7 @@ from .errors import InputError
 from .gaussian import Gaussian
 from .model import NDM
 from .sampling import velocity_field
-from .solvers import ODE_SOLVERS, Solution, SolverError, VectorField, check_solver, solve_ode
+from .solvers import ODE_SOLVERS, Failures, Solver, VectorField, find_solver, solve_ode
 from .tensors import expand, full_times, rand, randn_like, sum_rows
 
 Divergence = Literal["exact", "hutchinson", "hutchinson-gaussian"]
@@ -66,65 +67,90 @@ class Likelihood(NamedTuple):
     """Evaluations of the field per solve, ``(B,)``."""
     divergence_nfe: Tensor
     """Evaluations of the divergence per solve, ``(B,)``; ``dopri5`` makes them besides those of the field."""
+    failures: Failures
+    """The rows that the solver could not finish, in any of the draws; their ``log_prob`` is NaN."""
+
+    @classmethod
+    def concatenate(cls, blocks: Sequence[Likelihood]) -> Likelihood:
+        """One estimate of consecutive blocks of rows."""
+        return cls(
+            torch.cat([block.log_prob for block in blocks]),
+            torch.cat([block.standard_error for block in blocks]),
+            torch.cat([block.nfe for block in blocks]),
+            torch.cat([block.divergence_nfe for block in blocks]),
+            Failures.concatenate([block.failures for block in blocks]),
+        )
+
+    def checked(self) -> Likelihood:
+        """This estimate.
+
+        Raises:
+            SolverError: if the solver could not finish some rows; ``result`` is this estimate.
+        """
+        return self.failures.check(self)
 
 
 def log_prob(model: NDM, x: Tensor, **options: Any) -> Tensor:
     """log p(x) by the model's ODE, ``(B,)``, nats: exact up to the solver for continuous data, else a lower bound.
 
-    The options are those of :func:`ode_likelihood`. If ``x`` requires a gradient, the result is differentiable in it:
+    The options are those of :func:`ode_likelihood`. If ``x`` requires a gradient, the result is differentiable in it.
+
+    Raises:
+        InputError: as :func:`ode_likelihood`.
+        SolverError: if the solver could not finish some rows; ``result`` is the :class:`Likelihood` of all rows.
 
     Example:
-        >>> x.requires_grad_()
-        >>> (score,) = torch.autograd.grad(ndm.log_prob(model, x).sum(), x)
+        >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
+        >>> model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,))), ndm.GaussianDecoder())
+        >>> x = torch.randn(3, 2, requires_grad=True)
+        >>> (score,) = torch.autograd.grad(ndm.log_prob(model, x, solver="rk4").sum(), x)
     """
-    return ode_likelihood(model, x, **options).log_prob
+    return ode_likelihood(model, x, **options).checked().log_prob
 
 
 def ode_likelihood(
     model: NDM,
     x: Tensor,
+    solver: Solver | str = "dopri5",
     dequantization: Dequantization = "decoder",
     divergence: Divergence = "exact",
     samples: int = 1,
-    solver: str = "dopri5",
-    steps: int = 50,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
     max_rows: int | None = None,
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> Likelihood:
     """log p(x) by the model's ODE, with its Monte-Carlo error and cost.
 
+    Rows that the solver cannot finish raise nothing: ``failures`` of the result says which they are, and their
+    ``log_prob`` is NaN. :meth:`Likelihood.checked` raises an error for them.
+
     Args:
         model: the model.
         x: data in its own units, ``(B, *)``. If it requires a gradient, so does the result (the solver's steps are held
             fixed); otherwise no graph is kept.
+        solver: a name of ``ndm.ODE_SOLVERS``, or an :class:`ndm.Solver`; ``dopri5`` controls each row on its own.
         dequantization: for discrete data, through the decoder or uniform noise (see the table above).
         divergence: ``"exact"`` (D backward passes per evaluation) or Hutchinson's estimator (one, unbiased, noisy) with
             Rademacher or Gaussian probes, one probe per solve.
         samples: for discrete data and exact divergence, importance samples. With Hutchinson's estimator the draws are
             averaged instead, because the logarithm of an average of noisy weights is no bound; so are the probes of
             continuous data.
-        solver: one of ``ndm.ODE_SOLVERS``; ``dopri5`` controls each row on its own.
-        steps: number of steps of a solver that does not choose its own.
-        rtol, atol: tolerances of one that does.
         max_rows: rows solved at once, to bound memory; the answer does not depend on it.
         dtype: compute in this precision, in a copy of the model.
         generator: seeds the latents and the probes.
 
     Raises:
         InputError: if x is out of the decoder's range or not finite, or an option does not fit.
-        SolverError: if the solver fails in some rows; ``partial`` holds the others' log-likelihoods, NaN in those.
     """
     if divergence not in get_args(Divergence):
         raise InputError(f"divergence must be one of {', '.join(get_args(Divergence))}; got {divergence!r}")
     if dequantization not in get_args(Dequantization):
         raise InputError(f"dequantization must be 'decoder' or 'uniform', got {dequantization!r}")
-    for name, count in (("samples", samples), ("steps", steps), ("max_rows", max_rows)):
+    for name, count in (("samples", samples), ("max_rows", max_rows)):
         if count is not None and count < 1:
             raise InputError(f"{name} must be at least 1, got {count}")
-    check_solver(solver, ODE_SOLVERS)
+    solver = Solver.of(solver)
+    find_solver(solver.name, ODE_SOLVERS)
     model.process.schedule.check_steps(None)
     if dtype is not None:
         model = copy.deepcopy(model).to(dtype)
@@ -135,10 +161,7 @@ def ode_likelihood(
         for _ in range(samples if random else 1):
             z_0, log_weight = draw_latent(model, x, dequantization, generator)
             probe = draw_probe(z_0, divergence, generator)
-            try:
-                draw = _in_blocks(model, z_0, probe, max_rows, solver, steps, rtol, atol)
-            except SolverError as error:
-                raise error.with_partial(error.partial + log_weight) from None
+            draw = _in_blocks(velocity_field(model), z_0, probe, solver, max_rows)
             draws.append(draw._replace(log_prob=draw.log_prob + log_weight))
         return _average(draws, importance=divergence == "exact", random=random)
 
@@ -180,39 +203,29 @@ def ode_log_prob(
     f: VectorField,
     z_0: Tensor,
     probe: Tensor | None = None,
-    solver: str = "dopri5",
-    steps: int = 50,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    solver: Solver | str = "dopri5",
 ) -> Likelihood:
     """log-density at ``z_0`` of the variable that dz = f dt carries to N(0, I) at t = 1.
+
+    Rows that the solver cannot finish raise nothing: ``failures`` of the result says which they are, and their
+    log-density is NaN.
 
     Args:
         f: the vector field ``f(t, z)``.
         z_0: where, ``(B, *)``.
         probe: for Hutchinson's estimator, as of :func:`draw_probe`; None is the exact divergence.
-        solver, steps, rtol, atol: see :func:`ode_likelihood`.
-
-    Raises:
-        SolverError: if the solver fails in some rows; ``partial`` holds the others' log-densities, NaN in those.
+        solver: a name of ``ndm.ODE_SOLVERS``, or an :class:`ndm.Solver`.
     """
     field: VectorField = lambda t, z, *_: f(t, z)  # noqa: E731
     args = () if probe is None else (probe,)
-
-    def log_density(end: Solution) -> Tensor:
-        return Gaussian.standard(end.state).log_prob(end.state) + end.integral
-
-    try:
-        # A graph only where it is asked for: the field's parameters alone would keep every evaluation's.
-        with torch.set_grad_enabled(z_0.requires_grad and torch.is_grad_enabled()):
-            end = solve_ode(field, z_0, 0.0, 1.0, solver, steps, rtol, atol, args, partial(value_and_divergence, f))
-    except SolverError as error:
-        log_p = log_density(error.partial)
-        log_p[error.rows] = math.nan
-        raise error.with_partial(log_p) from None
-    log_p = log_density(end)
-    error_ = torch.full_like(log_p, 0.0 if probe is None else math.nan).detach()
-    return Likelihood(log_p, error_, end.nfe.to(log_p.dtype), end.quadrature_nfe.to(log_p.dtype))
+    # A graph only where it is asked for: the field's parameters alone would keep every evaluation's.
+    with torch.set_grad_enabled(z_0.requires_grad and torch.is_grad_enabled()):
+        end = solve_ode(field, z_0, 0.0, 1.0, solver, args, partial(value_and_divergence, f))
+    log_p = Gaussian.standard(end.state).log_prob(end.state) + end.integral
+    if end.failures:
+        log_p = log_p.index_fill(0, end.failures.rows.to(log_p.device), math.nan)
+    error = torch.full_like(log_p, 0.0 if probe is None else math.nan).detach()
+    return Likelihood(log_p, error, end.nfe.to(log_p.dtype), end.quadrature_nfe.to(log_p.dtype), end.failures)
 
 
 def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -237,34 +250,25 @@ def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | N
     return (value, trace) if keep else (value.detach(), trace.detach())
 
 
-def _in_blocks(
-    model: NDM, z_0: Tensor, probe: Tensor | None, max_rows: int | None,
-    solver: str, steps: int, rtol: float, atol: float,
-) -> Likelihood:  # fmt: skip
-    """:func:`ode_log_prob` of ``max_rows`` rows at a time; rows that fail are reported after all others are done."""
-    parts, errors, rows = [], [], []
-    for block in torch.arange(len(z_0), device=z_0.device).split(max_rows or len(z_0)):
-        probes = None if probe is None else probe[block]
-        try:
-            parts.append(ode_log_prob(velocity_field(model), z_0[block], probes, solver, steps, rtol, atol))
-        except SolverError as error:
-            parts.append(Likelihood(*[error.partial] * 4))
-            errors.append(error)
-            rows.append(block[error.rows])
-    whole = Likelihood(*(torch.cat(column) for column in zip(*parts, strict=True)))
-    if errors:
-        times, reasons = torch.cat([e.times for e in errors]), [why for e in errors for why in e.reasons]
-        raise SolverError(solver, whole.log_prob, torch.cat(rows), times, reasons)
-    return whole
+def _in_blocks(f: VectorField, z_0: Tensor, probe: Tensor | None, solver: Solver, max_rows: int | None) -> Likelihood:
+    """:func:`ode_log_prob` of ``max_rows`` rows at a time."""
+    blocks = torch.arange(len(z_0), device=z_0.device).split(max_rows or len(z_0))
+    return Likelihood.concatenate([
+        ode_log_prob(f, z_0[block], None if probe is None else probe[block], solver) for block in blocks
+    ])  # fmt: skip
 
 
 def _average(draws: list[Likelihood], importance: bool, random: bool) -> Likelihood:
-    """The log of the mean weight (``importance``) or the mean of the logs, and its standard error."""
+    """The log of the mean weight (``importance``) or the mean of the logs, and its standard error.
+
+    A row that failed in any draw is NaN, and its first failure is kept.
+    """
     logs, count = torch.stack([draw.log_prob for draw in draws]), len(draws)
     mean = logs.logsumexp(0) - math.log(count) if importance else logs.mean(0)
     with torch.no_grad():
         # The delta method for the log of a mean: the relative error of the mean.
         spread = (logs - mean).exp() if importance else logs
         error = spread.std(0) / count**0.5 if random and count > 1 else torch.full_like(mean, math.nan if random else 0)
-    nfe, divergence_nfe = (torch.stack([draw[k] for draw in draws]).mean(0) for k in (2, 3))
-    return Likelihood(mean, error, nfe, divergence_nfe)
+    nfe = torch.stack([draw.nfe for draw in draws]).mean(0)
+    divergence_nfe = torch.stack([draw.divergence_nfe for draw in draws]).mean(0)
+    return Likelihood(mean, error, nfe, divergence_nfe, Failures.first(draw.failures for draw in draws))

@@ -21,30 +21,26 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .errors import InputError
 from .model import NDM
-from .solvers import ODE_SOLVERS, SDE_SOLVERS, VectorField, check_solver, solve_ode, solve_sde
+from .solvers import ODE_SOLVERS, SDE_SOLVERS, Method, Solver, VectorField, find_solver, solve_ode, solve_sde
 from .tensors import full_times, randn_like, rows_at_once
 
 BATCH = 128
-
-SOLVERS = ("ancestral", "ddim", *ODE_SOLVERS, *SDE_SOLVERS)
 
 
 @torch.no_grad()
 def sample(
     model: NDM,
     shape: tuple[int, ...],
-    steps: int = 50,
-    solver: str = "ancestral",
+    steps: int | None = None,
+    solver: Solver | str = "ancestral",
     mode: bool = False,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     r"""Draw from the model.
@@ -52,32 +48,39 @@ def sample(
     Args:
         model: the model.
         shape: of the samples, batch included, ``(B, *)``.
-        steps: number of steps of every solver that does not choose its own.
-        solver: one of the table above.
+        steps: the number of steps of a solver that does not choose its own, 50 unless given; a :class:`ndm.Solver`
+            brings its own number.
+        solver: a name of the table above, or an :class:`ndm.Solver`.
         mode: take the decoder's mode instead of a draw. With an ODE solver and continuous data the mode is what
             :func:`ndm.log_prob` is the density of; a draw adds the decoder's noise, :math:`e^{\gamma_0 / 2}` wide.
-        rtol, atol: tolerances of a solver that chooses its own.
         generator: seeds everything.
 
     Returns:
         Samples in data units, ``(B, *)``.
 
     Raises:
-        InputError: if the solver is unknown or not installed, or the schedule does not serve ``steps``.
-        SolverError: if the solver cannot finish.
+        InputError: if the solver is unknown or not installed, the schedule does not serve the number of steps, or
+            ``steps`` contradicts the Solver's.
+        SolverError: if an ODE solver could not finish some rows; ``result`` is the :class:`ndm.Solution`.
+
+    Example:
+        >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
+        >>> model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,))), ndm.GaussianDecoder())
+        >>> x = ndm.sample(model, (16, 2), steps=10)
+        >>> x = ndm.sample(model, (16, 2), solver=ndm.Solver("dopri5", rtol=1e-3, atol=1e-3))
     """
-    if steps < 1:
-        raise InputError(f"steps must be at least 1, got {steps}")
-    check_solver(solver, SOLVERS)
-    model.process.schedule.check_steps(steps if solver in ("ancestral", "ddim") else None)
+    solver = Solver.of(solver, steps)
+    find_solver(solver.name, SOLVERS)
+    discrete = solver.name in _DISCRETE
+    model.process.schedule.check_steps(solver.steps if discrete else None)
     z_1 = randn_like(model.reference.new_empty(shape), generator)
-    if solver in ("ancestral", "ddim"):
-        z_0 = ancestral(model, z_1, steps, deterministic=solver == "ddim", generator=generator)
-    elif solver in ODE_SOLVERS:
-        z_0 = solve_ode(velocity_field(model), z_1, 1.0, 0.0, solver, steps, rtol, atol).state
+    if discrete:
+        z_0 = ancestral(model, z_1, solver.steps, deterministic=solver.name == "ddim", generator=generator)
+    elif solver.name in ODE_SOLVERS:
+        z_0 = solve_ode(velocity_field(model), z_1, 1.0, 0.0, solver).checked().state
     else:
         drift: VectorField = lambda t, z: model(z, t).reverse_drift(z, t)  # noqa: E731
-        z_0 = solve_sde(drift, model.process.noise_rate, z_1, 1.0, 0.0, solver, steps, generator)
+        z_0 = solve_sde(drift, model.process.noise_rate, z_1, 1.0, 0.0, solver, generator)
     return model.decoder.decode(z_0, model.process.schedule(full_times(0.0, z_0)), mode, generator)
 
 
@@ -85,8 +88,8 @@ def sample_in_batches(
     model: NDM,
     shape: Sequence[int],
     num: int,
-    steps: int = 50,
-    solver: str = "ancestral",
+    steps: int | None = None,
+    solver: Solver | str = "ancestral",
     mode: bool = False,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
@@ -116,3 +119,9 @@ def ancestral(
 def velocity_field(model: NDM) -> VectorField:
     """The model's ODE as a plain function ``f(t, z)``."""
     return lambda t, z: model(z, t).velocity(z, t)
+
+
+_DISCRETE = {name: Method(ancestral, takes_steps=True) for name in ("ancestral", "ddim")}
+# A ChainMap lists its last map first; a solver that joins a registry later is in it too.
+SOLVERS: Mapping[str, Method] = ChainMap(SDE_SOLVERS, ODE_SOLVERS, _DISCRETE)  # type: ignore[arg-type]
+"""Every solver that :func:`sample` takes, by name."""

@@ -93,10 +93,11 @@ def run(args: Namespace) -> None:
     from ..likelihood import Divergence, bits_per_dim
     from ..progress import console, progress_bar
     from ..saving import weights_checksum
-    from ..solvers import ODE_SOLVERS, SolverError, check_solver
+    from ..solvers import ODE_SOLVERS, Solver, SolverError, find_solver
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
-    check_solver(args.solver, ODE_SOLVERS)
+    solver = Solver(args.solver, args.solver_steps, args.rtol, args.atol)
+    find_solver(solver.name, ODE_SOLVERS)
     if args.steps and args.estimator.startswith("ode"):
         raise InputError("--steps is of the bound; an ODE solver has --solver_steps, or --rtol and --atol")
     wanted = parse_steps(args.steps) if args.steps else None
@@ -119,12 +120,8 @@ def run(args: Namespace) -> None:
     divergence: Divergence = automatic if args.divergence == "auto" else args.divergence
     protocols = [Protocol("bound", t, passes=args.passes, seed=args.seed) for t in steps]
     protocols += [
-        Protocol(
-            kind, samples=args.samples, divergence=divergence, solver=args.solver, solver_steps=args.solver_steps,
-            rtol=args.rtol, atol=args.atol, seed=args.seed,
-        )
-        for kind in ode
-    ]  # fmt: skip
+        Protocol(kind, samples=args.samples, divergence=divergence, solver=solver, seed=args.seed) for kind in ode
+    ]
     facts = {
         "run": str(run.folder), "version": __version__, "data": dataset.name, "release": dataset.release,
         "split": args.split, "rows": len(x), "weights": weights, "weights_sha256": checksum,

@@ -1,71 +1,29 @@
 r"""Dormand-Prince 5(4), every row on its own, with an integral along the path.
 
 Each row has its own time, step size and error control: a step is accepted when the root mean square over the row of
-:math:`e / (\mathrm{atol} + \mathrm{rtol}\,|z|)` is at most 1, e the difference of the embedded solutions. A row that
-arrives, or fails, leaves the batch, so that a stiff row costs its own evaluations only, and a row's answer does not
-depend on its batch mates.
-
-An integral :math:`\int g(t, z_t)\,dt` does not feed back into the state, so it needs no integrand at the stages. Once
-the state's error is accepted, five Lobatto points on the dense output integrate polynomials of degree 7, three of them
-make Simpson's rule, and the difference of the two joins the error control, scaled to the error constant that the
-embedded pair itself has for an integral. That is four new evaluations of g: the end point is the next start. Where g is
-dear (a divergence in many dimensions) they serve a panel of two steps, and the path is held to a third of the
-tolerance, for its evaluations are the cheap ones. Where calls are dear (few dimensions) the four are one call.
+:math:`e / (\mathrm{atol} + \mathrm{rtol}\,|z|)` is at most 1, where e is the difference of the embedded solutions. A
+row that arrives, or fails, leaves the batch, so that a stiff row costs its own evaluations only, and a row's answer
+does not depend on its batch mates. :mod:`ndm.solvers.quadrature` says how the integral is made.
 
 References:
-    Hairer, Norsett, Wanner. Solving Ordinary Differential Equations I, sections II.4 to II.6.
-    Hindmarsh et al. SUNDIALS. ACM TOMS 2005 (pure quadrature variables).
+    Hairer, Norsett, Wanner. Solving Ordinary Differential Equations I, section II.4.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from .solution import Quadrature, Solution, SolverError, VectorField
+from .dormand_prince import STEP_NFE, DormandPrince, Step
+from .methods import ODE_SOLVERS, Method
+from .options import Solver
+from .quadrature import PANEL_NFE, PATH_SHARE, integrate_panel, panel_steps
+from .solution import Failures, Quadrature, Solution, VectorField
 
-# Dormand and Prince's coefficients: stages, the difference of the two embedded solutions, and the dense output.
-_STAGES = (
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-_NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-_ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
-_DENSE = (
-    -12715105075 / 11282082432, 0.0, 87487479700 / 32700410799, -10690763975 / 1880347072,
-    701980252875 / 199316789632, -1453857185 / 822651844, 69997945 / 29380423,
-)  # fmt: skip
-# Lobatto's points but the start; the weights of the end points, the outer two and the middle one. The last is the ratio
-# of the constants of h^5 g''''/4!: sum_i e_i c_i^4 = 71/270000 for the pair, 1/120 for Simpson's rule.
-_LOBATTO = (0.5 - (3 / 28) ** 0.5, 0.5, 0.5 + (3 / 28) ** 0.5, 1.0)
-_END, _OUTER, _MIDDLE = 1 / 20, 49 / 180, 16 / 45
-_SIMPSON_TO_PAIR = 71 / 2250
-_FEW_DIMENSIONS = 16  # up to here a call's overhead outweighs its arithmetic
 _REASONS = ("the field is not finite", "the step underflows", "the budget of evaluations is spent")
-
-
-class _Step(NamedTuple):
-    """One step of Dormand and Prince: from ``y`` to ``candidate``, with the slopes of its seven stages."""
-
-    y: Tensor
-    candidate: Tensor
-    length: Tensor
-    slopes: Tensor
-
-    def path(self, p: float, rows: Tensor) -> Tensor:
-        """The dense output at the fraction ``p``, to order 4."""
-        y, k, h = self.y[rows], self.slopes[:, rows], self.length[rows]
-        chord = self.candidate[rows] - y
-        bend = h * k[0] - chord
-        twist = chord - h * k[-1] - bend
-        rest = h * _combine(y.new_tensor(_DENSE), k)
-        return y + p * (chord + (1 - p) * (bend + p * (twist + (1 - p) * rest)))
 
 
 def dopri5(
@@ -73,149 +31,239 @@ def dopri5(
     z: Tensor,
     start: float,
     end: float,
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    solver: Solver | str = "dopri5",
     max_nfe: int = 60_000,
     args: tuple[Tensor, ...] = (),
     quadrature: Quadrature | None = None,
 ) -> Solution:
     """Adaptive, each row with its own steps; six evaluations per step. Differentiable, the steps held fixed.
 
+    A row fails if the field is not finite, its step underflows, or ``max_nfe`` is reached. The other rows are finished,
+    and ``failures`` of the result says which rows failed.
+
     Args:
         f: the vector field ``f(t, z, *args)``.
         z: states at ``start``, ``(B, *)``.
         start, end: the interval, in either direction.
-        rtol, atol: tolerances of a row's step.
-        max_nfe: largest number of evaluations of a row, a guard against stiffness.
+        solver: the tolerances of a row's step.
+        max_nfe: the largest number of evaluations of a row, a guard against stiffness.
         args: what else belongs to the rows, ``(B, ...)`` each; it leaves the batch with them.
         quadrature: what is integrated along the path.
-
-    Raises:
-        SolverError: if for some row the field is not finite, the step underflows, or ``max_nfe`` is reached. The other
-            rows are finished first.
     """
-    y, rows = z.flatten(1), torch.arange(len(z), device=z.device)
-    zeros, none = torch.zeros_like(y[:, 0]), torch.zeros_like(rows)
     if len(z) == 0 or start == end:
-        return Solution(z, zeros, none, none)
-    shape, direction, span = z.shape, 1.0 if end > start else -1.0, abs(end - start)
-    smallest = 16 * torch.finfo(z.dtype).eps * max(abs(start), abs(end), 1.0)
-    stages, error_weights = [z.new_tensor(w) for w in _STAGES], z.new_tensor(_ERROR)
-
-    def time(elapsed: Tensor) -> Tensor:
-        return end - direction * (span - elapsed)  # exactly the end at the end
-
-    def field(elapsed: Tensor, y: Tensor) -> Tensor:
-        return f(time(elapsed), y.view(-1, *shape[1:]), *args).flatten(1)
-
-    def integrand(elapsed: Tensor, y: Tensor, chosen: Tensor) -> Tensor:
-        if quadrature is None or len(chosen) == 0:
-            return y.new_zeros(len(chosen))
-        return quadrature(time(elapsed), y.view(-1, *shape[1:]), *(a[chosen] for a in args))[1]
-
-    few = y.shape[1] <= _FEW_DIMENSIONS
-    panel, path_share = (1, 1.0) if quadrature is None else (1 if few else 2, 1 / 3)  # steps; share of the tolerance
-    remaining = torch.full_like(zeros, span)
-    k1, nfe = field(zeros, y), 1
-    integral, g = zeros, integrand(zeros, y, rows)
-    quadrature_nfe = none if quadrature is None else none + 1
-    h, previous = _first_step(y, k1, rtol, atol).minimum(remaining), torch.ones_like(zeros)
-    failed, reason = ~torch.isfinite(k1).all(1), none
-    left: list[tuple[Tensor, ...]] = []
+        zeros, none = z.new_zeros(len(z)), torch.zeros(len(z), dtype=torch.long, device=z.device)
+        return Solution(z, zeros, none, none, Failures.none("dopri5", z))
+    problem = _Problem(f, quadrature, start, end, z.shape)
+    control = _Control(Solver.of(solver), problem, z, max_nfe)
+    rows, nfe = _begin(problem, control, z.flatten(1), args), 1
+    left: list[_Left] = []
     while True:
-        leaving = failed | (remaining <= 0)
+        leaving = rows.failed | (rows.remaining <= 0)
         if bool(leaving.any()):
-            calls = torch.full_like(rows, nfe)
-            out = (rows, y, integral, calls, quadrature_nfe, remaining, failed, reason)
-            left.append(tuple(a[leaving] for a in out))
-            rows, y, k1, integral, g, h, previous, remaining, failed, reason, quadrature_nfe, *rest = (
-                a[~leaving]
-                for a in (rows, y, k1, integral, g, h, previous, remaining, failed, reason, quadrature_nfe, *args)
-            )
-            args = tuple(rest)
-            if len(rows) == 0:
-                break
-        h = h.minimum(remaining)
-        elapsed, length = span - remaining, direction * h[:, None] / panel
-        steps, candidate, slope, ratio = [], y, k1, torch.zeros_like(h)
-        for i in range(panel):
-            from_, slopes = candidate, slope[None]
-            for node, weights in zip(_NODES, stages, strict=True):
-                candidate = from_ + length * _combine(weights, slopes)
-                slope = field(elapsed + (i + node) / panel * h, candidate)
-                slopes = torch.cat([slopes, slope[None]])
-            steps.append(_Step(from_, candidate, length, slopes))
-            with torch.no_grad():
-                error = length * _combine(error_weights, slopes)
-                scale = path_share * (atol + rtol * torch.maximum(from_.abs(), candidate.abs()))
-                ratio = ratio.maximum(_rms(error / scale))
-        nfe += 6 * panel
-        if quadrature is not None:
-            chosen = (ratio <= 1).nonzero().flatten()
-            times, path = [], []
-            for p in _LOBATTO:
-                i = min(int(panel * p), panel - 1)
-                times.append((elapsed + p * h)[chosen])
-                path.append(steps[i].path(panel * p - i, chosen))
-            if few:
-                new = integrand(torch.cat(times), torch.cat(path), chosen.repeat(4)).view(4, -1)
-            else:
-                new = torch.stack([integrand(t, z_p, chosen) for t, z_p in zip(times, path, strict=True)])
-            ends, whole = g[chosen] + new[3], direction * h[chosen]
-            gain = whole * (_END * ends + _OUTER * (new[0] + new[2]) + _MIDDLE * new[1])
-            new_integral, new_g = integral.index_add(0, chosen, gain), g.index_copy(0, chosen, new[3])
-            quadrature_nfe = quadrature_nfe.index_add(0, chosen, torch.full_like(chosen, 4))
-            with torch.no_grad():
-                # The pair's own error over n steps of a panel would be n (h / n)^5, a share of 1 / n^4; but five points
-                # in n steps need a margin where g oscillates.
-                error = _SIMPSON_TO_PAIR / panel**2 * (gain - whole * (ends + 4 * new[1]) / 6)
-                scale = atol + rtol * torch.maximum(integral.abs(), new_integral.abs())[chosen]
-                ratio = ratio.index_copy(0, chosen, ratio[chosen].maximum(error.abs() / scale))
-        with torch.no_grad():
-            accepted = ratio <= 1
-            # A row that reaches the end lands on it exactly, whatever the rounding of its sum of steps.
-            remaining = torch.where(accepted, (remaining - h).where(h < remaining, 0.0), remaining)
-            # Proportional-integral control (Gustafsson): few rejections, though a row's error estimate is noisy.
-            growth = (0.9 * ratio.clamp(min=1e-10) ** -0.14 * previous**0.08).clamp(0.2, 10.0)
-            finite = torch.isfinite(ratio)
-            h = h * torch.where(finite, growth, 0.2)
-            previous = torch.where(accepted, ratio.clamp(min=1e-4), previous)
-            underflow = (h < smallest) & (remaining > smallest)
-            failed = underflow | (nfe + 6 * panel > max_nfe)
-            reason = torch.where(underflow, finite.long(), 2)
-        y = torch.where(accepted[:, None], candidate, y)
-        k1 = torch.where(accepted[:, None], slope, k1)
-        if quadrature is not None:
-            integral, g = torch.where(accepted, new_integral, integral), torch.where(accepted, new_g, g)
-    return _assemble(left, shape, end, direction)
+            left.append(rows.leave(leaving, nfe))
+            rows = rows.keep(~leaving)
+            if len(rows.number) == 0:
+                return _assemble(left, problem)
+        nfe += STEP_NFE * control.panel
+        rows = _advance(problem, control, rows, nfe)
 
 
-def _combine(weights: Tensor, slopes: Tensor) -> Tensor:
-    """The weighted sum of the stages, elementwise: a matrix product would lose digits under autocast."""
-    return (weights.view(-1, 1, 1) * slopes).sum(0)
+@dataclass(frozen=True)
+class _Problem:
+    """The equation on its interval, for states ``(B, D)`` and in the time elapsed since the start."""
+
+    f: VectorField
+    quadrature: Quadrature | None
+    start: float
+    end: float
+    shape: torch.Size
+
+    @property
+    def direction(self) -> float:
+        return 1.0 if self.end > self.start else -1.0
+
+    @property
+    def span(self) -> float:
+        return abs(self.end - self.start)
+
+    def time(self, elapsed: Tensor) -> Tensor:
+        return self.end - self.direction * (self.span - elapsed)  # exactly the end at the end
+
+    def field(self, elapsed: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        return self.f(self.time(elapsed), y.view(-1, *self.shape[1:]), *args).flatten(1)
+
+    def integrand(self, elapsed: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
+        """Zeros without a quadrature."""
+        if self.quadrature is None:
+            return y.new_zeros(len(y))
+        return self.quadrature(self.time(elapsed), y.view(-1, *self.shape[1:]), *args)[1]
+
+
+class _Control:
+    """Which steps are accepted, and how long the next ones are."""
+
+    def __init__(self, solver: Solver, problem: _Problem, z: Tensor, max_nfe: int) -> None:
+        self.method, self.rtol, self.atol, self.max_nfe = DormandPrince(z), solver.rtol, solver.atol, max_nfe
+        self.smallest = 16 * torch.finfo(z.dtype).eps * max(abs(problem.start), abs(problem.end), 1.0)
+        integrates = problem.quadrature is not None
+        self.panel = panel_steps(problem.shape[1:].numel()) if integrates else 1
+        self.path_share = PATH_SHARE if integrates else 1.0
+
+    def tolerance(self, before: Tensor, after: Tensor) -> Tensor:
+        return self.atol + self.rtol * torch.maximum(before.abs(), after.abs())
+
+    @torch.no_grad()
+    def ratio(self, steps: list[Step]) -> Tensor:
+        """The largest error of the steps of each row in units of its tolerance, ``(B,)``."""
+        ratios = [_rms(step.error() / (self.path_share * self.tolerance(step.start, step.end))) for step in steps]
+        return reduce(torch.maximum, ratios)
+
+    @torch.no_grad()
+    def first_step(self, y: Tensor, slope: Tensor) -> Tensor:
+        """Hairer's first guess: a step that changes the state by about a hundredth of its size."""
+        scale = self.atol + self.rtol * y.abs()
+        return 0.01 * _rms(y / scale).clamp(min=1e-5) / _rms(slope / scale).clamp(min=1e-5)
+
+    @torch.no_grad()
+    def judge(self, rows: _Rows, h: Tensor, ratio: Tensor, nfe: int) -> tuple[Tensor, _Rows]:
+        """Which rows keep their step of length ``h``; and the rows with what is left to do, and their next step."""
+        accepted = ratio <= 1
+        # A row that reaches the end lands on it exactly, whatever the rounding of its sum of steps.
+        remaining = torch.where(accepted, (rows.remaining - h).where(h < rows.remaining, 0.0), rows.remaining)
+        # Proportional-integral control (Gustafsson): few rejections, though a row's error estimate is noisy.
+        growth = (0.9 * ratio.clamp(min=1e-10) ** -0.14 * rows.ratio**0.08).clamp(0.2, 10.0)
+        finite = torch.isfinite(ratio)
+        h = h * torch.where(finite, growth, 0.2)
+        last_ratio = torch.where(accepted, ratio.clamp(min=1e-4), rows.ratio)
+        underflow = (h < self.smallest) & (remaining > self.smallest)
+        failed = underflow | (nfe + STEP_NFE * self.panel > self.max_nfe)
+        reason = torch.where(underflow, finite.long(), 2)
+        return accepted, replace(rows, h=h, remaining=remaining, ratio=last_ratio, failed=failed, reason=reason)
+
+
+_Left = tuple[Tensor, ...]
+"""Rows that left: number, state, integral, evaluations of the quadrature, time that remained, failed, reason, nfe."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows under way; everything has one entry per row."""
+
+    number: Tensor
+    """Which row of the batch it is."""
+    y: Tensor
+    slope: Tensor
+    """The field at ``y``."""
+    h: Tensor
+    """The length of the next step, or of the next panel of steps."""
+    remaining: Tensor
+    """The time that remains."""
+    ratio: Tensor
+    """The error of the last accepted step in units of its tolerance."""
+    failed: Tensor
+    reason: Tensor
+    """Why it failed, an index into ``_REASONS``."""
+    integral: Tensor
+    integrand: Tensor
+    """The integrand at ``y``."""
+    quadrature_nfe: Tensor
+    args: tuple[Tensor, ...]
+
+    def keep(self, mask: Tensor) -> _Rows:
+        """The rows of a mask."""
+        tensors = {field.name: getattr(self, field.name)[mask] for field in fields(self) if field.name != "args"}
+        return _Rows(**tensors, args=tuple(a[mask] for a in self.args))
+
+    def leave(self, mask: Tensor, nfe: int) -> _Left:
+        """What is known of the rows of a mask after ``nfe`` evaluations."""
+        known = (self.number, self.y, self.integral, self.quadrature_nfe, self.remaining, self.failed, self.reason)
+        number, *others = (a[mask] for a in known)
+        return number, *others, torch.full_like(number, nfe)
+
+
+def _begin(problem: _Problem, control: _Control, y: Tensor, args: tuple[Tensor, ...]) -> _Rows:
+    """All rows at the start, with the field and the integrand there."""
+    number, zeros = torch.arange(len(y), device=y.device), torch.zeros_like(y[:, 0])
+    none, remaining = torch.zeros_like(number), torch.full_like(zeros, problem.span)
+    slope = problem.field(zeros, y, args)
+    return _Rows(
+        number,
+        y,
+        slope,
+        h=control.first_step(y, slope).minimum(remaining),
+        remaining=remaining,
+        ratio=torch.ones_like(zeros),
+        failed=~torch.isfinite(slope).all(1),
+        reason=none,
+        integral=zeros,
+        integrand=problem.integrand(zeros, y, args),
+        quadrature_nfe=none if problem.quadrature is None else none + 1,
+        args=args,
+    )
+
+
+def _advance(problem: _Problem, control: _Control, rows: _Rows, nfe: int) -> _Rows:
+    """The rows after a panel of steps, if its error is accepted, else where they were; ``nfe`` evaluations so far."""
+    h, panel = rows.h.minimum(rows.remaining), control.panel
+    elapsed, length = problem.span - rows.remaining, problem.direction * h[:, None] / panel
+    steps: list[Step] = []
+    y, slope = rows.y, rows.slope
+    for i in range(panel):
+        field = lambda p, y, i=i: problem.field(elapsed + (i + p) / panel * h, y, rows.args)  # noqa: E731
+        steps.append(control.method.step(field, y, slope, length))
+        y, slope = steps[-1].end, steps[-1].slopes[-1]
+    ratio, moved = control.ratio(steps), rows
+    if problem.quadrature is not None:
+        moved, ratio = _integrate(problem, control, rows, steps, h, ratio)
+    accepted, judged = control.judge(rows, h, ratio, nfe)
+    return replace(
+        judged,
+        y=torch.where(accepted[:, None], y, rows.y),
+        slope=torch.where(accepted[:, None], slope, rows.slope),
+        integral=torch.where(accepted, moved.integral, rows.integral),
+        integrand=torch.where(accepted, moved.integrand, rows.integrand),
+        quadrature_nfe=moved.quadrature_nfe,
+    )
+
+
+def _integrate(
+    problem: _Problem, control: _Control, rows: _Rows, steps: list[Step], h: Tensor, ratio: Tensor
+) -> tuple[_Rows, Tensor]:
+    """The integral after the panel where the path's error is accepted, and the larger of the two errors' ratios."""
+    chosen = (ratio <= 1).nonzero().flatten()
+    if len(chosen) == 0:
+        return rows, ratio
+
+    def integrand(elapsed: Tensor, y: Tensor, which: Tensor) -> Tensor:
+        return problem.integrand(elapsed, y, tuple(a[which] for a in rows.args))
+
+    elapsed, length = (problem.span - rows.remaining)[chosen], problem.direction * h[chosen]
+    gain = integrate_panel(integrand, rows.integrand[chosen], steps, elapsed, length, chosen)
+    integral = rows.integral.index_add(0, chosen, gain.value)
+    with torch.no_grad():
+        scale = control.tolerance(rows.integral, integral)[chosen]
+        ratio = ratio.index_copy(0, chosen, ratio[chosen].maximum(gain.error.abs() / scale))
+    last = rows.integrand.index_copy(0, chosen, gain.last)
+    calls = rows.quadrature_nfe.index_add(0, chosen, torch.full_like(chosen, PANEL_NFE))
+    return replace(rows, integral=integral, integrand=last, quadrature_nfe=calls), ratio
 
 
 def _rms(x: Tensor) -> Tensor:
     return x.square().mean(1).sqrt()
 
 
-@torch.no_grad()
-def _first_step(y: Tensor, slope: Tensor, rtol: float, atol: float) -> Tensor:
-    """Hairer's first guess: a step that changes the state by about a hundredth of its size."""
-    scale = atol + rtol * y.abs()
-    return 0.01 * _rms(y / scale).clamp(min=1e-5) / _rms(slope / scale).clamp(min=1e-5)
-
-
-def _assemble(left: list[tuple[Tensor, ...]], shape: torch.Size, end: float, direction: float) -> Solution:
-    """The rows in their original order, or the error that says which of them failed."""
+def _assemble(left: list[_Left], problem: _Problem) -> Solution:
+    """The rows in their original order."""
     order = torch.cat([part[0] for part in left]).argsort()
-    _, state, integral, nfe, quadrature_nfe, remaining, failed, reason = (
+    _, state, integral, quadrature_nfe, remaining, failed, reason, nfe = (
         torch.cat(column)[order] for column in zip(*left, strict=True)
     )
-    solution = Solution(state.view(shape), integral, nfe, quadrature_nfe)
     # A row may spend its budget on the very step that arrives.
     rows = (failed & (remaining > 0)).nonzero().flatten()
-    if len(rows) == 0:
-        return solution
-    reasons = [_REASONS[why] for why in reason[rows].tolist()]
-    raise SolverError("dopri5", solution, rows, end - direction * remaining[rows], reasons)
+    times = problem.end - problem.direction * remaining[rows]
+    reasons = tuple(_REASONS[why] for why in reason[rows].tolist())
+    failures = Failures("dopri5", len(state), rows.cpu(), times.detach().cpu(), reasons)
+    return Solution(state.view(problem.shape), integral, nfe, quadrature_nfe, failures)
+
+
+ODE_SOLVERS.add("dopri5", Method(dopri5, takes_steps=False, by_row=True))

@@ -6,8 +6,8 @@ all rows. They serve as references, and where a paper's protocol is to be repeat
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..tensors import expand
-from .sde import NoiseRate
-from .solution import Solution, SolverError, VectorField
+from .methods import ODE_SOLVERS, SDE_SOLVERS, Method, require
+from .options import Solver
+from .solution import Failures, NoiseRate, Solution, VectorField
 
-SCIPY = ("RK23", "RK45", "DOP853")
-TORCHDIFFEQ_FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams")
-TORCHDIFFEQ = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", *TORCHDIFFEQ_FIXED)
-TORCHSDE = {
+_SCIPY = ("RK23", "RK45", "DOP853")
+_TORCHDIFFEQ = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
+_TORCHDIFFEQ_FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams")
+_TORCHSDE = {
     "euler": "ito",
     "srk": "ito",
     "euler_heun": "stratonovich",
@@ -30,47 +31,32 @@ TORCHSDE = {
 }
 
 
-def require(library: str) -> Any:
-    """Import an optional library.
-
-    Raises:
-        InputError: saying how to install it.
-    """
-    try:
-        return importlib.import_module(library)
-    except ImportError:
-        raise InputError(f"this solver needs {library.split('.')[0]}: pip install 'ndm[solvers]'") from None
-
-
 class _Recorder:
-    """The field as a function of one time for all rows; remembers how often and where it was called last."""
+    """The field as a function of one time for all rows; it remembers how often and where it was called last."""
 
-    def __init__(self, f: VectorField, z: Tensor, start: float, args: tuple[Tensor, ...]) -> None:
-        self.f, self.args, self.calls, self.t, self.z = f, args, 0, start, z
+    def __init__(self, f: VectorField, z: Tensor, start: float) -> None:
+        self.f, self.calls, self.t, self.z = f, 0, start, z
 
     def __call__(self, t: float | Tensor, z: Tensor) -> Tensor:
         # A tensor stays one: torchdiffeq's times depend on the state, and so does its gradient through them.
         t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
         self.calls, self.t, self.z = self.calls + 1, float(t.detach()), z
         # Explicitly repeated: some fields (forward-mode AD) refuse expanded times.
-        return self.f(t.expand(len(z)).clone(), z, *self.args)
+        return self.f(t.expand(len(z)).clone(), z)
 
-    def solution(self, state: Tensor) -> Solution:
+    def solution(self, name: str, state: Tensor, failures: Failures | None = None) -> Solution:
         calls = torch.full(state.shape[:1], self.calls, dtype=torch.long, device=state.device)
-        return Solution(state, state.new_zeros(len(state)), calls, torch.zeros_like(calls))
+        failures = Failures.none(name, state) if failures is None else failures
+        return Solution(state, state.new_zeros(len(state)), calls, torch.zeros_like(calls), failures)
 
-    def error(self, name: str, reason: object, state: Tensor | None = None, t: float | None = None) -> SolverError:
-        state, t = self.z if state is None else state, self.t if t is None else t
-        times = torch.full(state.shape[:1], t, dtype=state.dtype)
-        return SolverError(
-            name, self.solution(state.detach()), torch.arange(len(state)), times, [str(reason)] * len(state)
-        )
+    def failure(self, name: str, reason: object, state: Tensor | None = None, t: float | None = None) -> Solution:
+        """All rows failed, at the given state and time or at those of the last call."""
+        state, t = (self.z if state is None else state).detach(), self.t if t is None else t
+        rows, times = torch.arange(len(state)), torch.full(state.shape[:1], t, dtype=state.dtype)
+        return self.solution(name, state, Failures(name, len(state), rows, times, (str(reason),) * len(state)))
 
 
-def scipy_ode(
-    method: str, f: VectorField, z: Tensor, start: float, end: float, rtol: float, atol: float,
-    args: tuple[Tensor, ...] = (),
-) -> Solution:  # fmt: skip
+def scipy_ode(method: str, f: VectorField, z: Tensor, start: float, end: float, solver: Solver) -> Solution:
     """``scipy.integrate.solve_ivp``: float64 on the CPU around a field of z's own dtype and device.
 
     Raises:
@@ -78,7 +64,7 @@ def scipy_ode(
     """
     if z.requires_grad and torch.is_grad_enabled():
         raise InputError(f"scipy:{method} has no gradient; use dopri5, or torchdiffeq:dopri5")
-    field = _Recorder(f, z, start, args)
+    name, field = f"scipy:{method}", _Recorder(f, z, start)
     back: Callable[[Any], Tensor] = lambda y: torch.from_numpy(y).to(z).view_as(z)  # noqa: E731
 
     def flat(t: float, y: Any) -> Any:
@@ -91,43 +77,45 @@ def scipy_ode(
     integrate = require("scipy.integrate")
     try:
         y = z.detach().cpu().double().flatten().numpy()
-        result = integrate.solve_ivp(flat, (start, end), y, method=method, rtol=rtol, atol=atol)
+        result = integrate.solve_ivp(flat, (start, end), y, method=method, rtol=solver.rtol, atol=solver.atol)
     except FloatingPointError:
-        raise field.error(f"scipy:{method}", "the field is not finite") from None
+        return field.failure(name, "the field is not finite")
+    state = back(result.y[:, -1].copy())
     if not result.success:
-        raise field.error(f"scipy:{method}", result.message, back(result.y[:, -1].copy()), float(result.t[-1]))
-    return field.solution(back(result.y[:, -1].copy()))
+        return field.failure(name, result.message, state, float(result.t[-1]))
+    return field.solution(name, state)
 
 
-def torchdiffeq_ode(
-    method: str, f: VectorField, z: Tensor, start: float, end: float, steps: int, rtol: float, atol: float,
-    args: tuple[Tensor, ...] = (),
-) -> Solution:  # fmt: skip
-    """``torchdiffeq.odeint``; methods of fixed step take ``steps`` of them."""
-    field = _Recorder(f, z, start, args)
+def torchdiffeq_ode(method: str, f: VectorField, z: Tensor, start: float, end: float, solver: Solver) -> Solution:
+    """``torchdiffeq.odeint``; methods of fixed step take ``Solver.steps`` of them."""
+    name, field = f"torchdiffeq:{method}", _Recorder(f, z, start)
     ends = torch.tensor([start, end], dtype=z.dtype, device=z.device)
-    # step_t: land on the end. By default it steps beyond (where the field may not exist) and interpolates back.
-    adaptive: dict[str, Any] = {"max_num_steps": 100_000, "step_t": ends[1:]}
-    # Not step_size, of which torchdiffeq takes one more where the division rounds.
-    grid = {"grid_constructor": lambda *_: torch.linspace(start, end, steps + 1, dtype=z.dtype, device=z.device)}
-    options = grid if method in TORCHDIFFEQ_FIXED else adaptive
+    options: dict[str, Any]
+    if method in _TORCHDIFFEQ_FIXED:
+        grid = torch.linspace(start, end, solver.steps + 1, dtype=z.dtype, device=z.device)
+        # Not step_size, of which torchdiffeq takes one more where the division rounds.
+        options = {"grid_constructor": lambda *_: grid}
+    else:
+        # step_t: land on the end. By default it steps beyond (where the field may not exist) and interpolates back.
+        options = {"max_num_steps": 100_000, "step_t": ends[1:]}
+    odeint = require("torchdiffeq").odeint
     try:
-        state = require("torchdiffeq").odeint(field, z, ends, rtol=rtol, atol=atol, method=method, options=options)
+        state = odeint(field, z, ends, rtol=solver.rtol, atol=solver.atol, method=method, options=options)[-1]
     except AssertionError as error:
-        raise field.error(f"torchdiffeq:{method}", error) from None
-    return field.solution(state[-1])
+        return field.failure(name, error)
+    return field.solution(name, state)
 
 
 @torch.no_grad()
 def torchsde_sde(
-    method: str, f: VectorField, g: NoiseRate, z: Tensor, start: float, end: float, steps: int,
+    method: str, f: VectorField, g: NoiseRate, z: Tensor, start: float, end: float, solver: Solver,
     generator: torch.Generator | None = None,
 ) -> Tensor:  # fmt: skip
-    """``torchsde.sdeint`` with ``steps`` equal steps, in the time elapsed since ``start``."""
+    """``torchsde.sdeint`` with ``Solver.steps`` equal steps, in the time elapsed since ``start``."""
     torchsde, direction, span = require("torchsde"), 1.0 if end >= start else -1.0, abs(end - start)
 
     class Elapsed(nn.Module):
-        noise_type, sde_type = "diagonal", TORCHSDE[method]
+        noise_type, sde_type = "diagonal", _TORCHSDE[method]
 
         def times(self, r: Tensor, y: Tensor) -> Tensor:
             return torch.full(y.shape[:1], start + direction * float(r), dtype=y.dtype, device=y.device)
@@ -146,4 +134,13 @@ def torchsde_sde(
         levy_area_approximation="space-time" if method == "srk" else "none",
     )  # fmt: skip
     ends = torch.tensor([0.0, span], dtype=z.dtype, device=z.device)
-    return torchsde.sdeint(Elapsed(), flat, ends, bm=noise, method=method, dt=span / steps)[-1].view_as(z)
+    return torchsde.sdeint(Elapsed(), flat, ends, bm=noise, method=method, dt=span / solver.steps)[-1].view_as(z)
+
+
+for _name in _SCIPY:
+    ODE_SOLVERS.add(f"scipy:{_name}", Method(partial(scipy_ode, _name), takes_steps=False, library="scipy"))
+for _name in (*_TORCHDIFFEQ, *_TORCHDIFFEQ_FIXED):
+    _fixed = _name in _TORCHDIFFEQ_FIXED
+    ODE_SOLVERS.add(f"torchdiffeq:{_name}", Method(partial(torchdiffeq_ode, _name), _fixed, library="torchdiffeq"))
+for _name in _TORCHSDE:
+    SDE_SOLVERS.add(f"torchsde:{_name}", Method(partial(torchsde_sde, _name), takes_steps=True, library="torchsde"))

@@ -11,14 +11,16 @@ from itertools import pairwise
 from torch import Tensor
 
 from ..tensors import full_times
+from .methods import ode_on_grid
 from .solution import VectorField
 
 
 def grid_steps(grid: Tensor, z: Tensor) -> list[tuple[Tensor, float]]:
-    """Start, one per row, and length of every step of a 1-D grid."""
+    """The start, repeated for every row, and the length of each step of a 1-D grid."""
     return [(full_times(start, z), end - start) for start, end in pairwise(grid.tolist())]
 
 
+@ode_on_grid("euler", evaluations=1)
 def euler(f: VectorField, z: Tensor, grid: Tensor) -> Tensor:
     """Order 1, one evaluation per step."""
     for t, h in grid_steps(grid, z):
@@ -26,6 +28,7 @@ def euler(f: VectorField, z: Tensor, grid: Tensor) -> Tensor:
     return z
 
 
+@ode_on_grid("heun", evaluations=2)
 def heun(f: VectorField, z: Tensor, grid: Tensor) -> Tensor:
     """Order 2, two evaluations per step."""
     for t, h in grid_steps(grid, z):
@@ -35,6 +38,7 @@ def heun(f: VectorField, z: Tensor, grid: Tensor) -> Tensor:
     return z
 
 
+@ode_on_grid("rk4", evaluations=4)
 def rk4(f: VectorField, z: Tensor, grid: Tensor) -> Tensor:
     """Order 4, four evaluations per step."""
     for t, h in grid_steps(grid, z):

@@ -6,19 +6,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ..tensors import expand, randn_like
 from .fixed import grid_steps
-from .solution import VectorField
-
-NoiseRate = Callable[[Tensor], Tensor]
-"""``g(t)``: times ``(B,)`` to the rate of the noise ``(B,)``."""
+from .methods import sde_on_grid
+from .solution import NoiseRate, VectorField
 
 
+@sde_on_grid("euler_maruyama")
 def euler_maruyama(
     f: VectorField, g: NoiseRate, z: Tensor, grid: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:
@@ -29,6 +26,7 @@ def euler_maruyama(
     return z
 
 
+@sde_on_grid("stochastic_heun")
 def stochastic_heun(
     f: VectorField, g: NoiseRate, z: Tensor, grid: Tensor, generator: torch.Generator | None = None
 ) -> Tensor:

@@ -14,7 +14,7 @@ only looked up: nothing is ever imported because a file names it.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from ..errors import InputError
@@ -82,9 +82,7 @@ class Registry(Mapping[str, T]):
         """
         if name in self._parts:
             return self._parts[name]
-        similar = difflib.get_close_matches(str(name), self._parts, n=1)
-        guess = f"did you mean {similar[0]!r}? " if similar else ""
-        raise InputError(f"unknown {setting or self.kind} {name!r}; {guess}choose one of {', '.join(self._parts)}")
+        raise unknown(setting or self.kind, name, self._parts)
 
     def name_of(self, part: object) -> str | None:
         """The name under which a part is registered, or None."""
@@ -98,3 +96,11 @@ class Registry(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._parts)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
+    """The error for a name that is not among ``known``, with the most similar name and all names."""
+    names = list(known)
+    similar = difflib.get_close_matches(str(name), names, n=1)
+    guess = f"did you mean {similar[0]!r}? " if similar else ""
+    return InputError(f"unknown {kind} {name!r}; {guess}choose one of {', '.join(names)}")

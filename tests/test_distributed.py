@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from ndm.cli import main
 from ndm.errors import InputError
 from ndm.experiment import Run
-from ndm.journal import read_lines
+from ndm.support.journal import read_lines
 from ndm.training.optimization import suit_sharding
 
 from two_processes import CASES, results

@@ -20,7 +20,7 @@ from ndm.data import DataConfig, Dataset, register
 from ndm.evaluation import Protocol
 from ndm.experiment import Config, ModelConfig, Run
 from ndm.support.registry import CLASSES
-from ndm.tensors import seeded
+from ndm.support.tensors import seeded
 
 
 @pytest.fixture(autouse=True)

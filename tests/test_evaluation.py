@@ -11,9 +11,9 @@ from ndm import Solver
 from ndm.demo import headline
 from ndm.doctor import diagnose, jacobian_norm, report
 from ndm.evaluation import Estimate, Protocol, evaluate, make_pieces
-from ndm.journal import Journal
 from ndm.solvers import Failures
-from ndm.tensors import seeded
+from ndm.support.journal import Journal
+from ndm.support.tensors import seeded
 
 ROUGH = Solver(rtol=1e-2, atol=1e-2)
 

@@ -188,7 +188,7 @@ def test_the_sde_follows_the_eta_of_the_process(eta, generator):
 
 
 def test_large_rows_go_through_the_model_a_few_at_a_time():
-    """Of 2^17 elements four at once, as :func:`ndm.tensors.rows_at_once` says: sampling, validation and evaluation."""
+    """Sampling, validation and evaluation take four rows of 2^17 elements at once, as ``rows_at_once`` says."""
 
     class Zero(nn.Module):
         def forward(self, z, t):

@@ -2,7 +2,7 @@
 
 import torch
 
-from ndm.tensors import rows_at_once, seeded
+from ndm.support.tensors import rows_at_once, seeded
 
 
 def test_keys_repeat_and_are_unrelated():

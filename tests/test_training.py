@@ -15,8 +15,8 @@ from ndm.data import DataConfig, load_dataset
 from ndm.experiment import Config, ModelConfig, Run, make_model
 from ndm.likelihood import bits_per_dim
 from ndm.objective import draw
-from ndm.progress import progress_bar
-from ndm.tensors import seeded
+from ndm.support.progress import progress_bar
+from ndm.support.tensors import seeded
 from ndm.training import Checkpoints, Trainer, TrainingConfig, learning_rate, train
 from ndm.training.loss import Loss
 from ndm.training.validation import validation_nats

@@ -20,7 +20,7 @@ from torch.nn import functional
 from .errors import InputError
 from .schedule import NoiseLevel
 from .support.registry import savable
-from .tensors import expand, rand, randn_like, sum_rows
+from .support.tensors import expand, rand, randn_like, sum_rows
 
 
 def check_data(x: Tensor) -> None:

@@ -13,8 +13,8 @@ from .evaluation import Estimate, Protocol, estimates_table, evaluate, markdown_
 from .experiment import Config, Run, read_config
 from .model import NDM
 from .pictures import draw_samples, draw_trajectories, draw_transform
-from .progress import console, progress_bar
 from .sampling import sample
+from .support.progress import console, progress_bar
 
 MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
 

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .decoder import CategoricalDecoder
 from .likelihood import bits_per_dim, ode_likelihood
 from .model import NDM
 from .objective import bound, continuous_diffusion, discrete_diffusion, step_around
 from .sampling import velocity_field
 from .solvers import Solver, VectorField
-from .tensors import full_times, seeded, sum_rows
+from .support.tensors import full_times, seeded, sum_rows
 from .times import LowDiscrepancyTimes
 
 BINS = 10
@@ -65,9 +64,9 @@ def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 20, solves: int
         terms = torch.stack([torch.stack(bound(model, x, steps, generator=generator)) for _ in range(passes)]).mean(0)
         prior, diffusion, reconstruction = bpd(terms.mean(1)).tolist()
         profile = _profile(model, x, steps, passes, generator)
-    level = model.process.schedule(full_times(0.0, model.encode(x[:1])))
-    noise_std = (level.gamma / 2).exp().item()
-    distance = model.decoder.cell / noise_std if isinstance(model.decoder, CategoricalDecoder) else None
+    noise = model.process.schedule(full_times(0.0, model.encode(x[:1])))
+    noise_std = (noise.gamma / 2).exp().item()
+    distance = None if model.decoder.levels is None else 2 / model.decoder.levels / noise_std
     found = Diagnosis(prior, diffusion, reconstruction, profile, distance, noise_std)
     if steps is None:
         rows = x[:solves]
@@ -173,7 +172,7 @@ def advise(d: Diagnosis, model: NDM) -> list[str]:
             f"the ODE's NLL is {d.ode - d.ode_bound:.3f} above the bound"
             + (
                 "; with this F they are two models: train with training.eta_range 4 to bring them together"
-                if type(model.process.transform).__name__ in ("TimeBasis", "Network")
+                if not model.process.transform.linear
                 else "; with this F they agree once the predictor is exact: train longer, or raise the ODE's accuracy"
             )
         )

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .journal import Journal
 from .likelihood import Dequantization, Divergence, Likelihood, bits_per_dim, ode_likelihood
 from .model import NDM
 from .objective import bound
 from .solvers import ODE_SOLVERS, Failures, Solver
-from .tensors import rows_at_once, seeded
+from .support.journal import Journal
+from .support.tensors import rows_at_once, seeded
 
 Estimator = Literal["bound", "ode", "ode-uniform"]
 SOLVER = Solver(rtol=1e-4, atol=1e-4)

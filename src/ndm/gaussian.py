@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .tensors import randn_like, sum_rows
+from .support.tensors import randn_like, sum_rows
 
 
 @dataclass(frozen=True)

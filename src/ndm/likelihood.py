@@ -43,7 +43,7 @@ from .gaussian import Gaussian
 from .model import NDM
 from .sampling import velocity_field
 from .solvers import ODE_SOLVERS, Failures, Solver, VectorField, find_solver, solve_ode
-from .tensors import expand, full_times, rand, randn_like, sum_rows
+from .support.tensors import expand, full_times, rand, randn_like, sum_rows
 
 Divergence = Literal["exact", "hutchinson", "hutchinson-gaussian"]
 Dequantization = Literal["decoder", "uniform"]
@@ -175,19 +175,19 @@ def draw_latent(
         InputError: if x does not fit the decoder, or continuous data are to be dequantised.
     """
     decoder, x_model = model.decoder, model.encode(x)
-    level = model.process.schedule(full_times(0.0, x_model))
-    log_alpha = x_model[0].numel() * level.alpha.log()
+    noise = model.process.schedule(full_times(0.0, x_model))
+    log_alpha = x_model[0].numel() * noise.alpha.log()
     if dequantization == "uniform":
         if not isinstance(decoder, CategoricalDecoder):
             raise InputError("uniform dequantisation is for discrete data; this model's data are continuous")
-        z_0 = expand(level.alpha, x_model) * decoder.dequantize(x_model, generator)
+        z_0 = expand(noise.alpha, x_model) * decoder.dequantize(x_model, generator)
         return z_0, log_alpha + x_model[0].numel() * math.log(decoder.cell)
     if isinstance(decoder, GaussianDecoder):
-        z_0 = expand(level.alpha, x_model) * x_model
+        z_0 = expand(noise.alpha, x_model) * x_model
         return z_0, log_alpha - decoder.log_scale(z_0)
     q_0 = model.process(x_model).marginal(full_times(0.0, x_model))
     z_0 = q_0.sample(generator)
-    return z_0, -decoder.nll(x, z_0, level) - q_0.log_prob(z_0)
+    return z_0, -decoder.nll(x, z_0, noise) - q_0.log_prob(z_0)
 
 
 def draw_probe(z: Tensor, divergence: Divergence, generator: torch.Generator | None = None) -> Tensor | None:

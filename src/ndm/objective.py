@@ -28,7 +28,7 @@ from .errors import InputError
 from .gaussian import Gaussian
 from .model import NDM
 from .process import ConditionalProcess
-from .tensors import expand, full_times, randn_like, sum_rows
+from .support.tensors import expand, full_times, randn_like, sum_rows
 from .times import LowDiscrepancyTimes
 
 

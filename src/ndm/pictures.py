@@ -16,12 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .decoder import CategoricalDecoder
 from .doctor import Diagnosis
 from .model import NDM
 from .sampling import velocity_field
 from .solvers import heun, uniform_grid
-from .tensors import full_times
+from .support.tensors import full_times
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -149,19 +148,6 @@ def draw_trajectories(models: dict[str, NDM], x: Tensor, path: Path, paths: int 
     _save(figure, path)
 
 
-def draw_curves(
-    curves: dict[str, list[tuple[int, float]]], path: Path, ylabel: str = "validation bound, bits/dim"
-) -> None:
-    """Values against steps, one line per name."""
-    figure, axes = plt.subplots(figsize=(5, 3.5))
-    for name, points in curves.items():
-        axes.plot(*zip(*points, strict=True), marker=".", label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel(ylabel)
-    axes.legend(fontsize=8)
-    _save(figure, path)
-
-
 def draw_diagnosis(d: Diagnosis, path: Path) -> None:
     """The bound by term, the diffusion term by time, and how steep the ODE is over time."""
     figure, (terms, time, ode) = plt.subplots(1, 3, figsize=(11, 3))
@@ -187,7 +173,7 @@ def draw_diagnosis(d: Diagnosis, path: Path) -> None:
 
 def write_samples(model: NDM, x: Tensor, test: Tensor, path: Path) -> None:
     """Draw samples ``x`` beside what helps to judge them."""
-    if isinstance(model.decoder, CategoricalDecoder) and x.ndim == 4:
+    if model.decoder.levels is not None and x.ndim == 4:
         draw_samples({"samples": x}, path, model.decoder.levels)
     else:
         draw_points({"test data": test, "samples": x}, path)

@@ -20,7 +20,7 @@ from .errors import InputError
 from .schedule import NoiseLevel
 from .support.blueprint import Blueprint
 from .support.registry import Registry
-from .tensors import expand
+from .support.tensors import expand
 
 Parameterization = Literal["x", "eps", "v"]
 

@@ -37,7 +37,7 @@ from .errors import InputError
 from .gaussian import Gaussian
 from .schedule import NoiseLevel, Schedule
 from .support.registry import savable
-from .tensors import check_times, expand
+from .support.tensors import check_times, expand
 from .transform import Curve, Identity, Transform
 
 TiedTo = Literal["time", "noise"]

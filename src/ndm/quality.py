@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .tensors import seeded
+from .support.tensors import seeded
 
 DIRECTIONS = 1000
 COMPONENTS = 64

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from .model import NDM
 from .solvers import ODE_SOLVERS, SDE_SOLVERS, Method, Solver, VectorField, find_solver, solve_ode, solve_sde
-from .tensors import full_times, randn_like, rows_at_once
+from .support.tensors import full_times, randn_like, rows_at_once
 
 BATCH = 128
 

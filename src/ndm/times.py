@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .tensors import rand
+from .support.tensors import rand
 
 
 class LowDiscrepancyTimes(nn.Module):

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .support.blueprint import Blueprint
 from .support.registry import Registry
-from .tensors import expand
+from .support.tensors import expand
 
 
 class Curve:

@@ -99,8 +99,8 @@ def draw(model: NDM, shape: Sequence[int], num: int, steps: int, solver: str, se
     """``num`` samples of ``shape`` on the CPU, with progress; a function of ``seed``."""
     import torch
 
-    from ..progress import progress_bar
     from ..sampling import sample_in_batches
+    from ..support.progress import progress_bar
 
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []

@@ -29,7 +29,7 @@ def make_parser() -> ArgumentParser:
 def run(args: Namespace) -> None:
     from ..doctor import diagnose, report
     from ..pictures import draw_diagnosis
-    from ..progress import console
+    from ..support.progress import console
 
     require_positive(args, "limit")
     run, model, dataset = open_run(args)

@@ -89,11 +89,11 @@ def run(args: Namespace) -> None:
     from accelerate import PartialState
 
     from ..evaluation import Protocol, count_pieces, estimates_table, evaluate, make_pieces
-    from ..journal import Journal, append_line
     from ..likelihood import Divergence, bits_per_dim
-    from ..progress import console, progress_bar
     from ..saving import weights_checksum
     from ..solvers import ODE_SOLVERS, Solver, SolverError, find_solver
+    from ..support.journal import Journal, append_line
+    from ..support.progress import console, progress_bar
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     solver = Solver(args.solver, args.solver_steps, args.rtol, args.atol)

@@ -40,10 +40,10 @@ def make_parser() -> ArgumentParser:
 
 def run(args: Namespace) -> None:
     from ..evaluation import markdown_table
-    from ..journal import append_line
-    from ..progress import console
     from ..quality import inception_distances, inception_metrics, quality
     from ..saving import weights_checksum
+    from ..support.journal import append_line
+    from ..support.progress import console
 
     require_positive(args, "num", "steps")
     run, model, dataset = open_run(args)

@@ -33,7 +33,7 @@ def run(args: Namespace) -> None:
     import numpy as np
 
     from ..pictures import write_samples
-    from ..progress import console
+    from ..support.progress import console
 
     if args.out.suffix not in (".png", ".npz"):
         raise InputError(f"--out must end in .png or .npz, got {args.out}")

@@ -84,7 +84,7 @@ def parse(arguments: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     from accelerate import PartialState
 
-    from ..progress import console
+    from ..support.progress import console
 
     config = args.config
     device = select_device(args.device)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..files import sha256
+from ..support.files import sha256
 from .dataset import Dataset, held_out, image_dataset
 from .names import register
 

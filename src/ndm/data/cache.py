@@ -111,7 +111,7 @@ def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
     if total < LONG:
         yield lambda _: None
         return
-    from ..progress import progress_bar
+    from ..support.progress import progress_bar
 
     with progress_bar(title, total) as bar:
         yield lambda count: bar.advance(bar.task_ids[0], count)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..support.streams import Stream
-from ..tensors import seeded
+from ..support.tensors import seeded
 
 Split = Literal["train", "validation", "test"]
 

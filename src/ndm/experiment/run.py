@@ -13,10 +13,10 @@ import torch
 
 from ..data import Dataset, load_dataset
 from ..errors import InputError
-from ..files import write_whole
-from ..journal import append_line, read_lines
 from ..model import NDM
-from ..progress import console, progress_bar, training_news
+from ..support.files import write_whole
+from ..support.journal import append_line, read_lines
+from ..support.progress import console, progress_bar, training_news
 from ..training import Checkpoints, Trainer
 from .build import make_model
 from .recipe import read_settings

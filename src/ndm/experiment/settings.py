@@ -15,12 +15,12 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from ..data import DataConfig
 from ..errors import InputError
-from ..files import write_whole
 from ..nn import NETWORKS
 from ..predictor import PREDICTORS
 from ..process import TiedTo
 from ..schedule import SCHEDULES
 from ..support.checks import require
+from ..support.files import write_whole
 from ..support.registry import Registry
 from ..training.settings import TrainingConfig
 from ..transform import TRANSFORMS

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..tensors import expand
+from ..support.tensors import expand
 from .methods import ODE_SOLVERS, SDE_SOLVERS, Method, require
 from .options import Solver
 from .solution import Failures, NoiseRate, Solution, VectorField

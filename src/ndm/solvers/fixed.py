@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ..tensors import full_times
+from ..support.tensors import full_times
 from .methods import ode_on_grid
 from .solution import VectorField
 

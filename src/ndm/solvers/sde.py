@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..tensors import expand, randn_like
+from ..support.tensors import expand, randn_like
 from .fixed import grid_steps
 from .methods import sde_on_grid
 from .solution import NoiseRate, VectorField

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import sha256
+from ..support.files import sha256
 
 KEEP = 2  # besides the best
 

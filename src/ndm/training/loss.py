@@ -11,7 +11,7 @@ from ..likelihood import bits_per_dim
 from ..model import NDM
 from ..objective import bound_terms, draw
 from ..support.streams import Stream
-from ..tensors import hashed, rand, seeded
+from ..support.tensors import hashed, rand, seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
 from .settings import TrainingConfig
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..model import NDM
 from ..objective import bound
-from ..tensors import rows_at_once, seeded
+from ..support.tensors import rows_at_once, seeded
 
 VALIDATION_ROWS = 2000
 PIECE = 256

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:

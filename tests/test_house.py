@@ -1,0 +1,93 @@
+"""The house: imports go one way, and nothing outside the package uses its private names."""
+
+import ast
+import builtins
+import re
+from pathlib import Path
+
+import pytest
+
+import ndm
+
+PACKAGE = Path(ndm.__file__).parent
+TESTS = Path(__file__).resolve().parent
+ORDER = (
+    ("errors", "version"),
+    ("support",),
+    ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times"),
+    ("process", "predictor", "decoder"),
+    ("levels",),
+    ("model",),
+    ("saving", "objective", "sampling"),
+    ("likelihood",),
+    ("training", "evaluation"),
+    ("doctor", "quality"),
+    ("pictures",),
+    ("experiment",),
+    ("demo",),
+    ("cli",),
+)
+"""The parts from the ground up: a part imports only what stands in the lines above its own."""
+HEIGHT = {part: height for height, parts in enumerate(ORDER) for part in parts}
+EXCEPTIONS = {("model", "saving")}
+"""A model saves and loads itself, by an import inside the two methods."""
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path):
+    """The parts of the package that a file imports, anywhere in it."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                top = name.partition(".")[0]
+                if (PACKAGE / top).exists() or (PACKAGE / f"{top}.py").exists():
+                    yield top
+
+
+FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if part_of(p) not in ("__init__", "__main__")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    part = part_of(path)
+    for other in imports(path):
+        if other != part:
+            assert HEIGHT[other] < HEIGHT[part] or (part, other) in EXCEPTIONS, (
+                f"{part} imports {other}, which is built on it or stands beside it"
+            )
+
+
+def test_every_part_has_its_place():
+    assert {part_of(p) for p in FILES} == set(HEIGHT)
+
+
+def private_names(path):
+    """Names with one leading underscore that a file takes from the package or its objects."""
+    own = set(re.findall(r"(?:def|class) (_\w+)|self\.(_\w+) =", path.read_text()))
+    own = {name for pair in own for name in pair}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            name, base = node.attr, ast.unparse(node.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("ndm."):
+            name, base = node.value.rpartition(".")[2], "ndm"
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ndm"):
+            for alias in node.names:
+                if alias.name.startswith("_") and not alias.name.startswith("__"):
+                    yield alias.name
+            continue
+        else:
+            continue
+        foreign = base.startswith(("torch", "np", "os", "sys"))
+        if name.startswith("_") and not name.startswith("__") and name not in own and not foreign:
+            yield name
+
+
+@pytest.mark.parametrize("path", [*TESTS.glob("*.py"), *TESTS.parent.glob("benchmarks/*.py")], ids=lambda p: p.name)
+def test_no_test_and_no_benchmark_uses_a_private_name(path):
+    allowed = {"_replace", "_asdict", "_fields"}  # of named tuples
+    assert set(private_names(path)) - allowed - set(dir(builtins)) == set()

@@ -96,7 +96,8 @@ class Transform(nn.Module):
     """Base of all transforms: ``transform(x)`` returns a :class:`Curve`."""
 
     linear: ClassVar[bool] = False
-    """Whether F is linear in x. The ODE and the SDE are then one model once the predictor is exact."""
+    """Whether F is affine in x. F of the mean is then the mean of F, so that the ODE and the SDE agree once the predictor
+    is exact."""
 
     @property
     def predictable(self) -> int:

@@ -339,7 +339,7 @@ def test_a_toy_is_learned_and_its_likelihoods_stay_above_the_entropy(name):
     truth = -dataset.distribution.log_prob(x.double())
     gaussian = 1 + torch.log(torch.tensor(2 * torch.pi)) + torch.logdet(x.T.cov()) / 2
     total = torch.stack([ndm.bound(model, x).total.detach() for _ in range(10)]).mean(0)
-    ode = -ndm.log_prob(model, x[:300], rtol=1e-4, atol=1e-4)
+    ode = -ndm.log_prob(model, x[:300], solver=ndm.Solver(rtol=1e-4, atol=1e-4))
     for nll, reference in ((total, truth), (ode, truth[:300])):
         finite = torch.isfinite(reference)
         gap = (nll - reference)[finite]

@@ -96,8 +96,8 @@ class Transform(nn.Module):
     """Base of all transforms: ``transform(x)`` returns a :class:`Curve`."""
 
     linear: ClassVar[bool] = False
-    """Whether F is affine in x. The mean of F is then F of the mean, and the ODE and the SDE agree once the predictor is
-    exact."""
+    """Whether F is affine in x. The mean of F is then F of the mean, and the ODE and the SDE agree once the predictor
+    is exact."""
 
     @property
     def predictable(self) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ndm.data import Dataset, load_dataset
-from ndm.evaluation import markdown_table
+from ndm.evaluation.tables import markdown_table
 from ndm.experiment import Config, Run, make_config, make_model
 from ndm.experiment.recipe import find_recipe, read_settings
 from ndm.experiment.settings import merged

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ndm.cli import main as ndm
-from ndm.evaluation import markdown_table
+from ndm.evaluation.tables import markdown_table
 from ndm.experiment import Run
 
 RECIPES = ["digits-conventional", "digits", "digits-linear", "digits-t10-conventional", "digits-t10"]

@@ -137,7 +137,8 @@ def main() -> int:
         return 0
     before = json.loads(args.compare.read_text())
     found = json.loads(args.out.read_text())
-    differing = [name for name in {**before, **found} if json.dumps(before.get(name)) != json.dumps(found.get(name))]
+    text = lambda record, name: json.dumps(record.get(name), sort_keys=True)  # noqa: E731
+    differing = [name for name in {**before, **found} if text(before, name) != text(found, name)]
     for name in {**before, **found}:
         print(f"{'differs  ' if name in differing else 'the same '} {name}")
     return int(bool(differing))

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from ndm.data import load_dataset
-from ndm.evaluation import markdown_table
+from ndm.evaluation.tables import markdown_table
 from ndm.experiment import Config, make_model, read_config
 from ndm.training import Trainer
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import ndm
 from ndm.data import load_dataset, ring
-from ndm.evaluation import markdown_table
+from ndm.evaluation.tables import markdown_table
 from ndm.experiment import Run
 from ndm.gaussian import Gaussian
 from ndm.likelihood import draw_latent, ode_log_prob

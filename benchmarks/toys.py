@@ -19,7 +19,7 @@ import torch
 import ndm
 from ndm.cli import main as command
 from ndm.data import load_dataset
-from ndm.evaluation import markdown_table
+from ndm.evaluation.tables import markdown_table
 from ndm.experiment import Run
 
 LIMITS = {"ring": 0.05, "checkerboard": 0.15, "moons": 0.15}

@@ -17,7 +17,8 @@ import torch
 
 from ndm.cli import main as ndm
 from ndm.data import load_dataset
-from ndm.evaluation import Protocol, evaluate, markdown_table
+from ndm.evaluation import Protocol, evaluate
+from ndm.evaluation.tables import markdown_table
 from ndm.experiment import Run
 
 MODELS = {

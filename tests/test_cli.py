@@ -17,9 +17,9 @@ from ndm.cli.commands import COMMANDS
 from ndm.cli.common import draw
 from ndm.data import load_dataset, ring
 from ndm.evaluation import Protocol, evaluate
+from ndm.evaluation.quality import Score, quality
 from ndm.experiment import Run
 from ndm.experiment.recipe import find_recipe, read_settings
-from ndm.quality import Score, quality
 from ndm.training.validation import validation_nats
 
 TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]

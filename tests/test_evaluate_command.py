@@ -163,7 +163,7 @@ def test_every_option_reaches_the_protocol(tiny, monkeypatch):
         seen.append(protocol)
         raise ndm.InputError("enough")
 
-    monkeypatch.setattr("ndm.evaluation.evaluate", spy)
+    monkeypatch.setattr("ndm.evaluation.estimate.evaluate", spy)
     command = ["evaluate", str(tiny)]
     main([*command, "--estimator", "bound", "--steps", "7", "--passes", "3", "--seed", "5"])
     ode = [*command, "--estimator", "ode"]
@@ -179,14 +179,14 @@ def test_every_option_reaches_the_protocol(tiny, monkeypatch):
 
 def test_pieces_of_another_question_are_not_taken_up(tiny, monkeypatch):
     """Interrupted after the first piece: the same command finds it, any other starts its own."""
-    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4})
+    monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 4})
 
     def stop(seed, number):
         if number:
             raise KeyboardInterrupt
         return seeded(seed, number)
 
-    monkeypatch.setattr("ndm.evaluation.seeded", stop)
+    monkeypatch.setattr("ndm.evaluation.pieces.seeded", stop)
     base = ["evaluate", str(tiny), "--estimator", "bound", "--steps", "5", "--passes", "1", "--limit", "8"]
 
     def kept(*options):

@@ -9,8 +9,9 @@ import torch
 import ndm
 from ndm import Solver
 from ndm.demo import headline
-from ndm.doctor import diagnose, jacobian_norm, report
-from ndm.evaluation import Estimate, Protocol, evaluate, make_pieces
+from ndm.evaluation import Estimate, Protocol, choose_protocols, evaluate
+from ndm.evaluation.diagnosis import diagnose, jacobian_norm, report
+from ndm.evaluation.pieces import make_pieces
 from ndm.solvers import Failures
 from ndm.support.journal import Journal
 from ndm.support.tensors import seeded
@@ -56,7 +57,7 @@ def test_ode_is_log_prob_with_its_samples_and_tolerances(estimator):
 
 def test_pieces_cover_every_row_once_and_an_interrupted_evaluation_ends_with_the_same_figures(tmp_path, monkeypatch):
     """Stopped after each number of pieces in turn, with the journal's last line cut in half, then gone on with."""
-    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4, "ode": 4, "ode-uniform": 4})
+    monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 4, "ode": 4, "ode-uniform": 4})
     m, x = model(), torch.randint(5, (10, 3))
     for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", solver=ROUGH)):
         whole = replace(evaluate(m, x, protocol), seconds=0.0)
@@ -75,23 +76,39 @@ def test_pieces_cover_every_row_once_and_an_interrupted_evaluation_ends_with_the
             assert len(Journal(path).pieces) == 3
 
 
-def test_processes_share_the_pieces_and_read_what_the_others_wrote(tmp_path, monkeypatch):
-    """Five pieces between two writers: three and two, none twice, together the figures of one."""
-    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 2})
+def test_processes_share_the_pieces_and_exchange_them(tmp_path, monkeypatch):
+    """Five pieces between two writers: three and two, none twice, together the figures of one; every one has them."""
+    monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 2})
     m, x, protocol = model(), torch.randint(5, (9, 3)), Protocol("bound", 5, passes=2)
     journals = [Journal(tmp_path / "pieces.jsonl", rank) for rank in (0, 1)]
-    for rank, journal in enumerate(journals):
-        assert make_pieces(m, x, protocol, journal, rank=rank, count=2) == {}
+    shares = [make_pieces(m, x, protocol, journal, rank=rank, count=2) for rank, journal in enumerate(journals)]
+    assert [list(share) for share in shares] == [[0, 2, 4], [1, 3]]
     assert [len(journal.pieces) for journal in journals] == [3, 2]
-    assert not set(journals[0].pieces) & set(journals[1].pieces)
-    journals[0].read()
-    monkeypatch.setattr("ndm.evaluation.bound", None)  # nothing is left to make
-    shared = evaluate(m, x, protocol, journals[0])
+    alone = replace(evaluate(m, x, protocol), seconds=0.0)
+    for rank in (0, 1):
+        monkeypatch.setattr("ndm.evaluation.estimate.rank_and_count", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr("ndm.evaluation.estimate.gathered", lambda own, other=shares[1 - rank]: [other, own])
+        assert replace(evaluate(m, x, protocol, journals[rank]), seconds=0.0) == alone
     monkeypatch.undo()
-    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 2})
-    assert replace(shared, seconds=0.0) == replace(evaluate(m, x, protocol), seconds=0.0)
     journals[1].remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_protocols_are_those_of_the_model_and_the_rows():
+    m, x = model(), torch.randint(5, (6, 3))
+    assert choose_protocols(m, x, passes=3) == [
+        *(Protocol("bound", t, passes=3) for t in (10, 50, None)), Protocol("ode", passes=3)
+    ]  # fmt: skip
+    assert choose_protocols(m, x, "ode-uniform", divergence="hutchinson") == [
+        Protocol("ode-uniform", divergence="hutchinson")
+    ]
+    assert [p.divergence for p in choose_protocols(m, torch.zeros(1, 257), "ode")] == ["hutchinson"]
+    assert [p.divergence for p in choose_protocols(m, torch.zeros(1, 256), "ode")] == ["exact"]
+    m.process.schedule = ndm.StepwiseSchedule(-4.0, 5.0, steps=5)
+    assert choose_protocols(m, x) == [Protocol("bound", 5)]
+    assert choose_protocols(m, x, "bound", [7, None]) == [Protocol("bound", 7), Protocol("bound", None)]
+    with pytest.raises(ndm.InputError, match="--solver_steps"):
+        choose_protocols(m, x, "ode", [7])
 
 
 def test_the_standard_error_of_a_bound_is_that_of_its_mean():
@@ -110,17 +127,18 @@ def test_the_standard_error_of_a_bound_is_that_of_its_mean():
 
 def test_pieces_have_noise_of_their_own(monkeypatch):
     """The same four rows twice: the same figures from each piece would mean the same draws."""
-    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4, "ode": 4})
+    monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 4, "ode": 4})
     x, journal = torch.randint(5, (4, 3)).repeat(2, 1), Journal()
     for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", solver=ROUGH)):
         evaluate(model(), x, protocol, journal)
-        first, second = (journal[f"{protocol}/{k}"]["nats"] for k in (0, 1))
+        key = "nats" if protocol.estimator == "bound" else "log_prob"
+        first, second = (journal[f"{protocol}/{k}"][key] for k in (0, 1))
         assert first != second
 
 
 def test_a_solver_failure_names_the_row_of_the_whole_set(monkeypatch):
     """The second piece of three fails in its second row: the others are kept, and so is what is known of the second."""
-    monkeypatch.setattr("ndm.evaluation.ROWS", {"ode": 4})
+    monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"ode": 4})
     m, x = model(), torch.randint(5, (12, 3))
     protocol, whole, journal = Protocol("ode", solver=ROUGH), Journal(), Journal()
     evaluate(m, x, protocol, whole)
@@ -132,15 +150,15 @@ def test_a_solver_failure_names_the_row_of_the_whole_set(monkeypatch):
             return ndm.Likelihood(log_p, *torch.ones(3, 4), failures)
         return ndm.ode_likelihood(model, rows, *args, **kwargs)
 
-    monkeypatch.setattr("ndm.evaluation.ode_likelihood", fail)
+    monkeypatch.setattr("ndm.evaluation.pieces.ode_likelihood", fail)
     with pytest.raises(ndm.SolverError, match=r"in 1 of 12 rows \(row 5 near t = 0.5: why\)") as failure:
         evaluate(m, x, protocol, journal)
-    first, last = (whole[f"{protocol}/{k}"]["nats"] for k in (0, 2))
-    expected = torch.tensor([*(-v for v in first), 1.0, math.nan, 3.0, 4.0, *(-v for v in last)])
+    first, last = (whole[f"{protocol}/{k}"]["log_prob"] for k in (0, 2))
+    expected = torch.tensor([*first, 1.0, math.nan, 3.0, 4.0, *last])
     assert failure.value.failures.rows.tolist() == [5] and failure.value.failures.reasons == ("why",)
     torch.testing.assert_close(failure.value.result.log_prob, expected, rtol=0, atol=0, equal_nan=True)
     monkeypatch.undo()
-    monkeypatch.setattr("ndm.evaluation.ROWS", {"ode": 4})
+    monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"ode": 4})
     assert len(journal.pieces) == 2
     assert replace(evaluate(m, x, protocol, journal), seconds=0.0) == replace(
         evaluate(m, x, protocol, whole), seconds=0.0
@@ -212,7 +230,7 @@ def test_every_option_of_the_protocol_counts():
 
 def test_the_standard_error_over_pieces_is_that_of_all_rows(monkeypatch):
     """Three pieces of 20 rows, 40 passes, against the formula on all of them at once."""
-    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 20})
+    monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 20})
     m, x = model(), torch.randint(5, (60, 3))
     e = evaluate(m, x, Protocol("bound", passes=40))
     pieces = []
@@ -225,10 +243,10 @@ def test_the_standard_error_over_pieces_is_that_of_all_rows(monkeypatch):
 
 
 def test_kept_pieces_are_not_computed_again(monkeypatch):
-    monkeypatch.setattr("ndm.evaluation.ROWS", {"bound": 4})
+    monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 4})
     m, x, journal = model(), torch.randint(5, (10, 3)), Journal()
     first = evaluate(m, x, Protocol("bound", 5, passes=2), journal)
-    monkeypatch.setattr("ndm.evaluation.bound", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr("ndm.evaluation.pieces.bound", lambda *_, **__: pytest.fail("computed again"))
     assert evaluate(m, x, Protocol("bound", 5, passes=2), journal) == first
 
 

@@ -21,8 +21,6 @@ ORDER = (
     ("saving", "objective", "sampling"),
     ("likelihood",),
     ("training", "evaluation"),
-    ("doctor", "quality"),
-    ("pictures",),
     ("experiment",),
     ("demo",),
     ("cli",),

@@ -12,10 +12,10 @@ from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
 
 from ndm import InputError
-from ndm import quality as module
-from ndm.quality import (
+from ndm.evaluation import quality as module
+from ndm.evaluation.inception import inception_distances
+from ndm.evaluation.quality import (
     c2st,
-    inception_distances,
     matched_rows,
     memorisation,
     pca,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import InputError
+from .gaussian import Gaussian
 from .schedule import NoiseLevel
 from .support.registry import savable
 from .support.tensors import expand, rand, randn_like, sum_rows
@@ -77,6 +78,27 @@ class Decoder(nn.Module):
         """A draw from p(x | z_0), or its mode, in data units."""
         raise NotImplementedError
 
+    def draw_latent(
+        self, x: Tensor, x_model: Tensor, q_0: Gaussian, noise: NoiseLevel, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """z_0 for a likelihood of ``x`` by the density of z_0, and the logarithm of its weight; ``(B, *)``, ``(B,)``.
+
+        Here z_0 is drawn from ``q_0``, which is q(z_0 | x), and the weight is p(x | z_0) / q(z_0 | x).
+
+        Args:
+            x, x_model: the data in their own units and in model units, ``(B, *)``.
+        """
+        z_0 = q_0.sample(generator)
+        return z_0, -self.nll(x, z_0, noise) - q_0.log_prob(z_0)
+
+    def dequantize(self, x_model: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, float]:
+        """Encoded data with uniform noise over the cell of each level, and the log-volume of a row's cells.
+
+        Raises:
+            InputError: if the data are continuous.
+        """
+        raise InputError("uniform dequantisation is for discrete data; this model's data are continuous")
+
 
 @savable
 class CategoricalDecoder(Decoder):
@@ -109,9 +131,9 @@ class CategoricalDecoder(Decoder):
         """Width of a level's cell in model units: the cells of all levels fill [-1, 1]."""
         return 2 / self.levels
 
-    def dequantize(self, x_model: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Uniform noise over the cell of each level, added to encoded data ``(B, *)``."""
-        return x_model + self.cell * (rand(tuple(x_model.shape), x_model, generator) - 0.5)
+    def dequantize(self, x_model: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, float]:
+        noise = self.cell * (rand(tuple(x_model.shape), x_model, generator) - 0.5)
+        return x_model + noise, x_model[0].numel() * math.log(self.cell)
 
     def log_probs(self, z_0: Tensor, noise: NoiseLevel) -> Tensor:
         """log p(x_i = k | z_0) of every level, ``(B, *, K)``."""
@@ -172,6 +194,13 @@ class GaussianDecoder(Decoder):
     def log_scale(self, x: Tensor) -> Tensor:
         """log |d(data units) / d(model units)| of each row of ``x``, ``(B,)``."""
         return sum_rows(self.std.to(x.dtype).log().expand_as(x))
+
+    def draw_latent(
+        self, x: Tensor, x_model: Tensor, q_0: Gaussian, noise: NoiseLevel, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """z_0 = alpha_0 x_model, and the log-volume of the map from x to z_0; nothing is drawn."""
+        z_0 = expand(noise.alpha, x_model) * x_model
+        return z_0, x[0].numel() * noise.alpha.log() - self.log_scale(z_0)
 
     def nll(self, x: Tensor, z_0: Tensor, noise: NoiseLevel) -> Tensor:
         per_element = (math.log(2 * math.pi) + noise.gamma + 1) / 2

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from .data import load_dataset
-from .evaluation import Estimate, Protocol, estimates_table, evaluate, markdown_table
+from .data import Dataset, load_dataset
+from .evaluation import Estimate, Protocol, evaluate_all
+from .evaluation.pictures import draw_samples, draw_trajectories, draw_transform
+from .evaluation.tables import estimates_table, markdown_table
 from .experiment import Config, Run, read_config
 from .model import NDM
-from .pictures import draw_samples, draw_trajectories, draw_transform
 from .sampling import sample
-from .support.progress import console, progress_bar
+from .support.progress import console
 
 MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
 
@@ -35,28 +36,36 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bo
         InputError: if ``out`` cannot be written or ``steps`` is not positive.
     """
     start = time.perf_counter()
-    configs = {title: demo_config(recipe, seed, steps) for title, recipe in MODELS.items()}
     dataset = load_dataset("digits")
     models: dict[str, NDM] = {}
     facts: list[list[str]] = []
-    for title, config in configs.items():
+    for title, recipe in MODELS.items():
         began = time.perf_counter()
-        run = Run.create(out / f"run-{title.lower()}", config, overwrite=True)
+        run = Run.create(out / f"run-{title.lower()}", demo_config(recipe, seed, steps), overwrite=True)
         models[title], finished = run.train(dataset, device, f"training {title}")
         if not finished:
             return False
         seconds, size = time.perf_counter() - began, models[title].num_parameters
-        facts.append([title, config.description, f"{size:,}", str(steps), f"{seconds:.0f}"])
+        facts.append([title, run.config.description, f"{size:,}", str(steps), f"{seconds:.0f}"])
 
-    estimates: dict[str, list[Estimate]] = {title: [] for title in models}
-    with progress_bar("evaluating", 4 * len(models)) as bar:
-        for title, model in models.items():
-            protocols = [Protocol("bound", t, seed=seed) for t in (10, 50, None)] + [Protocol("ode", seed=seed)]
-            for protocol in protocols:
-                estimates[title].append(evaluate(model, dataset.test, protocol))
-                bar.advance(bar.task_ids[0])
-
+    protocols = [Protocol("bound", t, seed=seed) for t in (10, 50, None)] + [Protocol("ode", seed=seed)]
+    estimates = {
+        title: evaluate_all(model, dataset.test, protocols, title=f"evaluating {title}")
+        for title, model in models.items()
+    }
     console.print("drawing samples, the transform and ODE paths")
+    draw_pictures(models, dataset, out, seed)
+    (out / "summary.md").write_text(summarise(facts, estimates, seed))
+    console.print(f"\n{headline(estimates)}")
+    console.print(
+        f"Look at {out}/samples.png first, then {out}/transform.png (what F does to a digit), "
+        f"{out}/trajectories.png and the numbers in {out}/summary.md. ({time.perf_counter() - start:.0f} s in all)"
+    )
+    return True
+
+
+def draw_pictures(models: dict[str, NDM], dataset: Dataset, out: Path, seed: int) -> None:
+    """Draw samples, the transform of test digits, and paths of the ODE."""
     groups = {"test digits": dataset.test[:64]}
     for title, model in models.items():
         generator = torch.Generator().manual_seed(seed)
@@ -64,14 +73,6 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bo
     draw_samples(groups, out / "samples.png", levels=17)
     draw_transform(models["NDM"], dataset.test[:8], out / "transform.png")
     draw_trajectories(models, dataset.test, out / "trajectories.png", seed=seed)
-    summary = summarise(facts, estimates, seed)
-    (out / "summary.md").write_text(summary)
-    console.print(f"\n{headline(estimates)}")
-    console.print(
-        f"Look at {out}/samples.png first, then {out}/transform.png (what F does to a digit), "
-        f"{out}/trajectories.png and the numbers in {out}/summary.md. ({time.perf_counter() - start:.0f} s in all)"
-    )
-    return True
 
 
 def demo_config(recipe: str, seed: int, steps: int) -> Config:

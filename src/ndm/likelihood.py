@@ -37,7 +37,6 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from .decoder import CategoricalDecoder, GaussianDecoder
 from .errors import InputError
 from .gaussian import Gaussian
 from .model import NDM
@@ -48,11 +47,17 @@ from .support.tensors import expand, full_times, rand, randn_like, sum_rows
 Divergence = Literal["exact", "hutchinson", "hutchinson-gaussian"]
 Dequantization = Literal["decoder", "uniform"]
 Nats = TypeVar("Nats", Tensor, float)
+EXACT_UP_TO = 256  # elements of a row, for affordable_divergence
 
 
 def bits_per_dim(nats: Nats, x: Tensor) -> Nats:
     """Nats per row, a tensor or a number, to bits per element of a row of ``x``: nats / (D ln 2)."""
     return nats / (x[0].numel() * math.log(2))
+
+
+def affordable_divergence(x: Tensor) -> Divergence:
+    """The divergence for rows like those of ``x``: exact up to 256 elements, because its cost grows with them."""
+    return "exact" if x[0].numel() <= EXACT_UP_TO else "hutchinson"
 
 
 class Likelihood(NamedTuple):
@@ -174,20 +179,13 @@ def draw_latent(
     Raises:
         InputError: if x does not fit the decoder, or continuous data are to be dequantised.
     """
-    decoder, x_model = model.decoder, model.encode(x)
-    noise = model.process.schedule(full_times(0.0, x_model))
-    log_alpha = x_model[0].numel() * noise.alpha.log()
-    if dequantization == "uniform":
-        if not isinstance(decoder, CategoricalDecoder):
-            raise InputError("uniform dequantisation is for discrete data; this model's data are continuous")
-        z_0 = expand(noise.alpha, x_model) * decoder.dequantize(x_model, generator)
-        return z_0, log_alpha + x_model[0].numel() * math.log(decoder.cell)
-    if isinstance(decoder, GaussianDecoder):
-        z_0 = expand(noise.alpha, x_model) * x_model
-        return z_0, log_alpha - decoder.log_scale(z_0)
-    q_0 = model.process(x_model).marginal(full_times(0.0, x_model))
-    z_0 = q_0.sample(generator)
-    return z_0, -decoder.nll(x, z_0, noise) - q_0.log_prob(z_0)
+    x_model = model.encode(x)
+    t_0 = full_times(0.0, x_model)
+    noise = model.process.schedule(t_0)
+    if dequantization == "decoder":
+        return model.decoder.draw_latent(x, x_model, model.process(x_model).marginal(t_0), noise, generator)
+    u, log_volume = model.decoder.dequantize(x_model, generator)
+    return expand(noise.alpha, u) * u, u[0].numel() * noise.alpha.log() + log_volume
 
 
 def draw_probe(z: Tensor, divergence: Divergence, generator: torch.Generator | None = None) -> Tensor | None:

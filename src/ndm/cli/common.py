@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..data import Dataset
     from ..experiment import Run
     from ..model import NDM
+    from ..solvers import Solver
 
 
 INTERRUPTED = 130
@@ -84,6 +85,13 @@ def add_sampling(parser: ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def chosen_solver(args: Namespace, run: Run) -> Solver:
+    """The solver of :func:`add_sampling`, with the run's number of steps unless another is given."""
+    from ..solvers import Solver
+
+    return Solver(args.solver, args.steps or run.sampling_steps)
+
+
 def require_positive(args: Namespace, *names: str) -> None:
     """Refuse counts below one; None is no count.
 
@@ -95,7 +103,7 @@ def require_positive(args: Namespace, *names: str) -> None:
             raise InputError(f"--{name} must be at least 1, got {args[name]}")
 
 
-def draw(model: NDM, shape: Sequence[int], num: int, steps: int, solver: str, seed: int, mode: bool = False) -> Tensor:
+def draw(model: NDM, shape: Sequence[int], num: int, solver: Solver, seed: int, mode: bool = False) -> Tensor:
     """``num`` samples of ``shape`` on the CPU, with progress; a function of ``seed``."""
     import torch
 
@@ -105,7 +113,7 @@ def draw(model: NDM, shape: Sequence[int], num: int, steps: int, solver: str, se
     generator = torch.Generator().manual_seed(seed)
     parts: list[Tensor] = []
     with progress_bar("sampling", num) as bar:
-        for part in sample_in_batches(model, shape, num, steps, solver, mode, generator):
+        for part in sample_in_batches(model, shape, num, solver=solver, mode=mode, generator=generator):
             parts.append(part)
             bar.advance(bar.task_ids[0], len(part))
     return torch.cat(parts)

@@ -27,8 +27,8 @@ def make_parser() -> ArgumentParser:
 
 
 def run(args: Namespace) -> None:
-    from ..doctor import diagnose, report
-    from ..pictures import draw_diagnosis
+    from ..evaluation.diagnosis import diagnose, report
+    from ..evaluation.pictures import draw_diagnosis
     from ..support.progress import console
 
     require_positive(args, "limit")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict
 from datetime import timedelta
@@ -11,11 +10,8 @@ from typing import Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from ..version import __version__
 from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, open_run, require_positive, select_device
-
-EXACT_UP_TO = 256  # elements of a row, for --divergence auto
 
 
 def make_parser() -> ArgumentParser:
@@ -53,7 +49,7 @@ def make_parser() -> ArgumentParser:
         "--divergence",
         type=Literal["auto", "exact", "hutchinson", "hutchinson-gaussian"],
         default="auto",
-        help=f"of the ODE's field; auto is exact up to {EXACT_UP_TO} elements a row, then hutchinson (Rademacher)",
+        help="of the ODE's field; auto is exact up to 256 elements a row, then hutchinson (Rademacher)",
     )
     parser.add_argument(
         "--solver", type=str, default="dopri5", help="dopri5 (row by row), rk4, scipy:RK45, torchdiffeq:dopri5, ..."
@@ -86,85 +82,52 @@ def parse_steps(text: str) -> list[int | None]:
 
 def run(args: Namespace) -> None:
     import torch
-    from accelerate import PartialState
 
-    from ..evaluation import Protocol, count_pieces, estimates_table, evaluate, make_pieces
-    from ..likelihood import Divergence, bits_per_dim
+    from ..evaluation import choose_protocols
+    from ..evaluation.tables import estimates_table
+    from ..experiment.evaluation import evaluate_run
+    from ..likelihood import bits_per_dim
     from ..saving import weights_checksum
-    from ..solvers import ODE_SOLVERS, Solver, SolverError, find_solver
-    from ..support.journal import Journal, append_line
-    from ..support.progress import console, progress_bar
+    from ..solvers import ODE_SOLVERS, Solver, find_solver
+    from ..support.processes import rank_and_count
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     solver = Solver(args.solver, args.solver_steps, args.rtol, args.atol)
     find_solver(solver.name, ODE_SOLVERS)
-    if args.steps and args.estimator.startswith("ode"):
-        raise InputError("--steps is of the bound; an ODE solver has --solver_steps, or --rtol and --atol")
-    wanted = parse_steps(args.steps) if args.steps else None
+    steps = parse_steps(args.steps) if args.steps else None
     run, model, dataset = open_run(args)
-    weights = "EMA" if args.checkpoint is None else f"EMA (checkpoint {args.checkpoint})"
-    checksum = weights_checksum(model)
-    device = select_device(args.device)
-    if device.startswith("mps") and args.dtype == "float64":
-        device = "cpu"  # Apple's GPU has no float64
-    processes = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # one may have much stiffer rows
-    rank, count = processes.process_index, processes.num_processes
-    device = device if count == 1 else str(processes.device)
-    model = model.to(device, getattr(torch, args.dtype))
     x = dataset.split(args.split)[: args.limit]
-    only = model.process.schedule.steps  # a stepwise schedule has one number of steps, and no ODE
-    ode = {"all": ["ode"] if only is None else [], "bound": []}.get(args.estimator, [args.estimator])
-    steps = [] if args.estimator.startswith("ode") else wanted or ([10, 50, None] if only is None else [only])
-    exact = x[0].numel() <= EXACT_UP_TO
-    automatic: Divergence = "exact" if exact else "hutchinson"
-    divergence: Divergence = automatic if args.divergence == "auto" else args.divergence
-    protocols = [Protocol("bound", t, passes=args.passes, seed=args.seed) for t in steps]
-    protocols += [
-        Protocol(kind, samples=args.samples, divergence=divergence, solver=solver, seed=args.seed) for kind in ode
-    ]
-    facts = {
-        "run": str(run.folder), "version": __version__, "data": dataset.name, "release": dataset.release,
-        "split": args.split, "rows": len(x), "weights": weights, "weights_sha256": checksum,
-        "dtype": args.dtype, "parameters": model.num_parameters,
-    }  # fmt: skip
-    key = json.dumps([{**facts, "run": ""}, [asdict(p) for p in protocols]])
-    name = hashlib.sha256(key.encode()).hexdigest()[:12]
-    journal = Journal(run.folder / f"evaluation-{name}.partial.jsonl", rank)
-    total, kept = sum(count_pieces(p, x) for p in protocols), len(journal.pieces)
-    if kept and rank == 0:
-        console.print(f"going on from an earlier attempt: {kept} of {total} pieces are done")
-    estimates = []
-    try:
-        if count > 1:
-            with progress_bar("evaluating", -(-total // count), visible=rank == 0) as bar:
-                for protocol in protocols:
-                    bar.update(bar.task_ids[0], news=protocol.name(model.decoder.discrete))
-                    make_pieces(model, x, protocol, journal, lambda: bar.advance(bar.task_ids[0]), rank, count)
-            processes.wait_for_everyone()
-            if rank > 0:
-                return
-            journal.read()
-        with progress_bar("evaluating", total) as bar:
-            for protocol in protocols:
-                bar.update(bar.task_ids[0], news=protocol.name(model.decoder.discrete))
-                estimates.append(evaluate(model, x, protocol, journal, lambda: bar.advance(bar.task_ids[0])))
-    except KeyboardInterrupt:
-        console.print(f"interrupted: {len(journal.pieces)} of {total} pieces are kept; the same command goes on")
-        raise
-    except SolverError:
-        console.print(f"{len(journal.pieces)} of {total} pieces are done and kept")
-        raise
+    protocols = choose_protocols(
+        model, x, args.estimator, steps, args.divergence,
+        passes=args.passes, samples=args.samples, solver=solver, seed=args.seed,
+    )  # fmt: skip
     entropy = dataset.distribution.entropy() if dataset.distribution else None
-    result = {**facts, "entropy_nats": entropy, "estimates": [asdict(e) for e in estimates]}
-    append_line(run.folder / "evaluations.jsonl", result)
-    journal.remove()
+    facts = run.facts(dataset) | {
+        "split": args.split, "rows": len(x), "dtype": args.dtype, "parameters": model.num_parameters,
+        "weights": "EMA" if args.checkpoint is None else f"EMA (checkpoint {args.checkpoint})",
+        "weights_sha256": weights_checksum(model), "entropy_nats": entropy,
+    }  # fmt: skip
+    model = model.to(shared_device(select_device(args.device), args.dtype), getattr(torch, args.dtype))
+    estimates = evaluate_run(run, model, x, protocols, facts)
+    if rank_and_count()[0] > 0:
+        return
     if args.json:
-        print(json.dumps(result, indent=2))
+        print(json.dumps({**facts, "estimates": [asdict(estimate) for estimate in estimates]}, indent=2))
         return
     print(estimates_table({run.folder.name: estimates}))
     print(f"{facts['weights']} weights, {args.dtype}; {dataset.name}, {args.split} rows: {dataset.release}")
     if entropy is not None:
         print(f"entropy of the data: {bits_per_dim(entropy, x):.3f} bits/dim ({entropy:.3f} nats)")
+
+
+def shared_device(device: str, dtype: str) -> str:
+    """The device of this process, which joins the others where a launcher has started several."""
+    from accelerate import PartialState
+
+    if device.startswith("mps") and dtype == "float64":
+        device = "cpu"  # Apple's GPU has no float64
+    processes = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # one may have much stiffer rows
+    return device if processes.num_processes == 1 else str(processes.device)
 
 
 COMMANDS.add("evaluate", Command("bits per dimension of a trained model", parsed_by(make_parser), run))

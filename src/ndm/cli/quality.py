@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from .commands import COMMANDS, Command, parsed_by
-from .common import add_common, add_run, add_sampling, draw, open_run, require_positive, select_device
+from .common import add_common, add_run, add_sampling, chosen_solver, draw, open_run, require_positive, select_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +39,9 @@ def make_parser() -> ArgumentParser:
 
 
 def run(args: Namespace) -> None:
-    from ..evaluation import markdown_table
-    from ..quality import inception_distances, inception_metrics, quality
+    from ..evaluation.inception import inception_distances, inception_metrics
+    from ..evaluation.quality import quality
+    from ..evaluation.tables import scores_table
     from ..saving import weights_checksum
     from ..support.journal import append_line
     from ..support.progress import console
@@ -53,12 +54,12 @@ def run(args: Namespace) -> None:
         if not args.inception.is_file():
             raise InputError(f"--inception {args.inception}: no such file")
         inception_metrics()
-    facts = {"run": str(run.folder), "data": dataset.name, "release": dataset.release, "seed": args.seed}
+    facts = run.facts(dataset) | {"seed": args.seed}
     if args.samples is None:
         model = model.to(select_device(args.device))
-        steps = args.steps or run.sampling_steps
-        x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed)
-        facts |= {"solver": args.solver, "steps": steps, "weights_sha256": weights_checksum(model)}
+        solver = chosen_solver(args, run)
+        x = draw(model, dataset.shape, args.num, solver, args.seed)
+        facts |= {"solver": solver.name, "steps": solver.steps, "weights_sha256": weights_checksum(model)}
     else:
         x = read_samples(args.samples)
         facts |= {"samples": str(args.samples)}
@@ -67,15 +68,8 @@ def run(args: Namespace) -> None:
     if args.inception is not None:
         scores += inception_distances(x.byte(), dataset.train.byte(), dataset.test.byte(), args.inception, args.seed)
     result = {**facts, "rows": len(x), "scores": [score._asdict() for score in scores]}
-    append_line(run.folder / "qualities.jsonl", result)
-    if args.json:
-        print(json.dumps(result, indent=2))
-        return
-    table = []
-    for s in scores:
-        error = "" if s.standard_error is None else f"{s.standard_error:.3f}"
-        table.append([s.name, f"{s.value:.3f}", error, f"{s.baseline:.3f}", s.direction])
-    print(markdown_table(["metric", "samples", "s.e.", "training rows", ""], table))
+    append_line(run.qualities_file, result)
+    print(json.dumps(result, indent=2) if args.json else scores_table(scores))
 
 
 def read_samples(path: Path) -> Tensor:

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from .commands import COMMANDS, Command, parsed_by
-from .common import add_common, add_run, add_sampling, draw, open_run, require_positive, select_device
+from .common import add_common, add_run, add_sampling, chosen_solver, draw, open_run, require_positive, select_device
 
 
 def make_parser() -> ArgumentParser:
@@ -32,7 +32,7 @@ def make_parser() -> ArgumentParser:
 def run(args: Namespace) -> None:
     import numpy as np
 
-    from ..pictures import write_samples
+    from ..evaluation.pictures import write_samples
     from ..support.progress import console
 
     if args.out.suffix not in (".png", ".npz"):
@@ -43,8 +43,7 @@ def run(args: Namespace) -> None:
     run, model, dataset = open_run(args)
     model = model.to(select_device(args.device))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    steps = args.steps or run.sampling_steps
-    x = draw(model, dataset.shape, args.num, steps, args.solver, args.seed, args.mode)
+    x = draw(model, dataset.shape, args.num, chosen_solver(args, run), args.seed, args.mode)
     partial = args.out.with_name(f".{args.out.stem}.partial{args.out.suffix}")
     try:
         if args.out.suffix == ".npz":

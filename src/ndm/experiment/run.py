@@ -16,8 +16,10 @@ from ..errors import InputError
 from ..model import NDM
 from ..support.files import write_whole
 from ..support.journal import append_line, read_lines
+from ..support.processes import rank_and_count
 from ..support.progress import console, progress_bar, training_news
 from ..training import Checkpoints, Trainer
+from ..version import __version__
 from .build import make_model
 from .recipe import read_settings
 from .settings import Config, make_config
@@ -50,6 +52,8 @@ class Run:
         self.config_file = self.folder / "config.yaml"
         self.data_file = self.folder / "data.json"
         self.metrics_file = self.folder / "metrics.jsonl"
+        self.evaluations_file = self.folder / "evaluations.jsonl"
+        self.qualities_file = self.folder / "qualities.jsonl"
         self.model_folder = self.folder / "model"
 
     @classmethod
@@ -209,15 +213,17 @@ class Run:
 
     def draw_samples(self, model: NDM, dataset: Dataset, name: str) -> None:
         """Draw 64 samples into the run's folder; of several processes all sample, and the first one writes."""
-        from accelerate import PartialState
-
-        from ..pictures import write_samples
+        from ..evaluation.pictures import write_samples
         from ..sampling import sample_in_batches
 
         generator = torch.Generator().manual_seed(self.config.seed)
         parts = list(sample_in_batches(model, dataset.shape, 64, self.sampling_steps, mode=True, generator=generator))
-        if PartialState().is_main_process:
+        if rank_and_count()[0] == 0:
             write_samples(model, torch.cat(parts), dataset.test, self.folder / name)
+
+    def facts(self, dataset: Dataset) -> dict[str, Any]:
+        """What every result of this run is recorded with."""
+        return {"run": str(self.folder), "version": __version__, "data": dataset.name, "release": dataset.release}
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""

@@ -25,3 +25,19 @@ class Stream(IntEnum):
     """The units that dropout sets to zero."""
     FLIPS = 11
     """Which images of a batch are mirrored."""
+
+
+@unique
+class QualityStream(IntEnum):
+    """What random numbers are drawn for in a comparison of samples with data; as :class:`Stream`, of its own keys."""
+
+    SAMPLES = 0
+    """The samples that are compared."""
+    TEST = 1
+    """The test rows that are compared."""
+    TRAIN = 2
+    """The training rows that stand in for samples."""
+    DIRECTIONS = 3
+    """The directions of the sliced Wasserstein distance."""
+    PCA = 4
+    """The training rows that principal components are fitted on."""

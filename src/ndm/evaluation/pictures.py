@@ -16,11 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .doctor import Diagnosis
-from .model import NDM
-from .sampling import velocity_field
-from .solvers import heun, uniform_grid
-from .support.tensors import full_times
+from ..model import NDM
+from ..sampling import velocity_field
+from ..solvers import heun, uniform_grid
+from ..support.tensors import full_times
+from .diagnosis import Diagnosis
 
 
 def _save(figure: Figure, path: Path) -> None:

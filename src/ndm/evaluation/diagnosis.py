@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .likelihood import bits_per_dim, ode_likelihood
-from .model import NDM
-from .objective import bound, continuous_diffusion, discrete_diffusion, step_around
-from .sampling import velocity_field
-from .solvers import Solver, VectorField
-from .support.tensors import full_times, seeded, sum_rows
-from .times import LowDiscrepancyTimes
+from ..likelihood import affordable_divergence, bits_per_dim, ode_likelihood
+from ..model import NDM
+from ..objective import bound, continuous_diffusion, discrete_diffusion, step_around
+from ..sampling import velocity_field
+from ..solvers import VectorField
+from ..support.tensors import full_times, seeded, sum_rows
+from ..times import LowDiscrepancyTimes
+from .protocol import SOLVER
 
 BINS = 10
 
@@ -70,12 +71,12 @@ def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 20, solves: int
     found = Diagnosis(prior, diffusion, reconstruction, profile, distance, noise_std)
     if steps is None:
         rows = x[:solves]
-        exact = rows[0].numel() <= 256
+        divergence = affordable_divergence(rows)
         draws = [bound(model, rows, generator=generator).total.detach() for _ in range(passes)]
         found.ode_bound = bpd(torch.stack(draws).mean()).item()
         result = ode_likelihood(
-            model, rows, Solver(rtol=1e-4, atol=1e-4), divergence="exact" if exact else "hutchinson",
-            samples=1 if exact else 4, max_rows=16, generator=generator,
+            model, rows, SOLVER, divergence=divergence, samples=1 if divergence == "exact" else 4, max_rows=16,
+            generator=generator,
         )  # fmt: skip
         if result.failures:
             found.advice.append(f"the ODE cannot be solved: {result.failures}")
@@ -200,8 +201,8 @@ def report(d: Diagnosis) -> str:
     lines += ["", noise]
     if d.nfe is not None and d.ode is not None:
         lines += [
-            f"ODE at rtol 1e-4: {d.nfe:.0f} evaluations a row, at most {d.nfe_max:.0f}; NLL {d.ode:.3f} where the "
-            f"bound is {d.ode_bound:.3f}"
+            f"ODE at rtol {SOLVER.rtol:g}: {d.nfe:.0f} evaluations a row, at most {d.nfe_max:.0f}; NLL {d.ode:.3f} "
+            f"where the bound is {d.ode_bound:.3f}"
         ]
     if d.lipschitz:
         norms = " ".join(f"{v:.0f}" for v in d.lipschitz)

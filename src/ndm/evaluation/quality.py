@@ -23,25 +23,19 @@ References:
     Meehan, Chaudhuri, Dasgupta. A Non-Parametric Test to Detect Data-Copying in Generative Models. AISTATS 2020.
     DeLong, DeLong, Clarke-Pearson. Comparing the Areas under Correlated ROC Curves. Biometrics 1988.
     Yoon, Choi, Kwon, Ryu. Diffusion Probabilistic Models Generalize when They Fail to Memorize. ICML workshop 2023.
-    Heusel et al. GANs Trained by a Two Time-Scale Update Rule. NeurIPS 2017 (FID).
-    Binkowski et al. Demystifying MMD GANs. ICLR 2018 (KID).
 """
 
 from __future__ import annotations
 
-import importlib
-import pickle
-import warnings
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .errors import InputError
-from .support.tensors import seeded
+from ..errors import InputError
+from ..support.streams import QualityStream
+from ..support.tensors import seeded
 
 DIRECTIONS = 1000
 COMPONENTS = 64
@@ -49,7 +43,6 @@ NEIGHBOURS = 3
 FOLDS = 3
 MIN_ROWS = 50
 CHUNK = 2**24  # distances held at a time: 128 MB
-_SAMPLES, _TEST, _TRAIN, _DIRECTIONS, _PCA = range(5)  # purposes of the seeded streams
 
 
 class Score(NamedTuple):
@@ -133,7 +126,8 @@ def sliced_wasserstein(x: Tensor, y: Tensor, seed: int = 0, directions: int = DI
     Exact in each direction: between neighbours of the levels i/N and j/M both quantile functions are constant.
     """
     x, y = x.flatten(1).double(), y.flatten(1).double()
-    theta = torch.randn(x.shape[1], directions, generator=seeded(seed, _DIRECTIONS), dtype=torch.float64).to(x.device)
+    generator = seeded(seed, QualityStream.DIRECTIONS)
+    theta = torch.randn(x.shape[1], directions, generator=generator, dtype=torch.float64).to(x.device)
     theta = theta / theta.norm(dim=0)
     n, m = len(x), len(y)
     # Levels times N M are whole numbers: no two that are equal are told apart by rounding.
@@ -159,7 +153,7 @@ def c2st(x: Tensor, y: Tensor, seed: int = 0) -> Share:
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
     n = min(len(x), len(y))
-    pair = [_subset(x, n, seed, _SAMPLES), _subset(y, n, seed, _TEST)]
+    pair = [_subset(x, n, seed, QualityStream.SAMPLES), _subset(y, n, seed, QualityStream.TEST)]
     rows = torch.cat([rows.flatten(1).double().cpu() for rows in pair]).numpy()
     rows = rows[:, np.ptp(rows, axis=0) > 0]
     if not rows.shape[1]:
@@ -235,81 +229,11 @@ def pca(train: Tensor, seed: int = 0, max_rows: int = 5000) -> Callable[[Tensor]
 
     if train[0].numel() <= COMPONENTS:
         return lambda x: x.flatten(1).double()
-    rows = _subset(train, min(len(train), max_rows), seed, _PCA).flatten(1).double().cpu().numpy()
+    rows = _subset(train, min(len(train), max_rows), seed, QualityStream.PCA).flatten(1).double().cpu().numpy()
     with np.errstate(invalid="ignore"):  # constant rows have no variance to take shares of
         fit = PCA(min(COMPONENTS, len(rows)), svd_solver="randomized", random_state=seed).fit(rows)
     mean, axes = (torch.from_numpy(a).to(train.device) for a in (fit.mean_, fit.components_.T))
     return lambda x: torch.cat([(part.flatten(1).double() - mean) @ axes for part in x.split(10_000)])
-
-
-def inception_metrics() -> tuple[ModuleType, ModuleType]:
-    """The modules of FID and KID.
-
-    Raises:
-        InputError: saying what to install, if they are not there.
-    """
-    try:
-        importlib.import_module("torch_fidelity")
-        return importlib.import_module("torchmetrics.image.fid"), importlib.import_module("torchmetrics.image.kid")
-    except ImportError:
-        raise InputError(
-            "FID and KID need torchmetrics and torch-fidelity: pip install 'torchmetrics[image]'"
-        ) from None
-
-
-def inception_distances(
-    samples: Tensor, train: Tensor, test: Tensor, weights: str | Path, seed: int = 0, max_rows: int = 10_000
-) -> list[Score]:
-    """FID and KID by torchmetrics, with Inception weights from a file; rows are cut as in :func:`quality`.
-
-    FID is biased upwards, the more the fewer rows, and so is its baseline: compare the two, or equal numbers of rows.
-
-    Args:
-        samples, train, test: Images, uint8 from 0 to 255, shapes ``(N, 1 or 3, H, W)``.
-        weights: torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``.
-
-    Raises:
-        InputError: if a library is missing, the file cannot be used, or the rows are not such images.
-    """
-    images = (samples, train, test)
-    if any(x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) for x in images):
-        raise InputError("FID and KID need images: uint8 from 0 to 255, shapes (N, 1 or 3, H, W)")
-    fid, kid = inception_metrics()
-    samples, train, test, held = matched_rows(samples, train, test, seed, max_rows)
-    try:
-        torch.load(weights, map_location="cpu", weights_only=True)  # torchmetrics itself would run code from the file
-        inception = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(samples.device)
-    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
-        raise InputError(f"cannot read Inception weights from {weights}: {str(error).partition(chr(10))[0]}") from None
-    with torch.no_grad():
-        x, y, base = (
-            torch.cat([inception(part.expand(-1, 3, -1, -1)).double() for part in rows.split(64)])
-            for rows in (samples, test, train[held])
-        )
-
-    class Features(nn.Module):  # the metrics are given what Inception found, so that it runs once a row
-        num_features = x.shape[1]
-
-        def forward(self, features: Tensor) -> Tensor:
-            return features
-
-    def distances(rows: Tensor) -> list[float]:
-        subset = min(1000, len(rows))
-        with torch.random.fork_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torchmetrics, that it keeps the features
-            torch.manual_seed(seed)
-            metrics = (
-                fid.FrechetInceptionDistance(Features()),
-                kid.KernelInceptionDistance(Features(), subset_size=subset),
-            )
-            for metric in metrics:
-                metric.to(rows.device)
-                metric.update(y, real=True)
-                metric.update(rows, real=False)
-            return [metrics[0].compute().item(), metrics[1].compute()[0].item()]
-
-    pairs = zip(("FID", "KID"), distances(x), distances(base), strict=True)
-    return [Score(name, value, None, baseline, "lower is better") for name, value, baseline in pairs]
 
 
 def matched_rows(
@@ -336,8 +260,8 @@ def matched_rows(
     if max_rows < MIN_ROWS:
         raise InputError(f"max_rows must be at least {MIN_ROWS}, got {max_rows}")
     n = min(len(samples), len(test), len(train) // 2, max_rows)
-    held = torch.randperm(len(train), generator=seeded(seed, _TRAIN))[:n].to(train.device)
-    return _subset(samples, n, seed, _SAMPLES), train, _subset(test, n, seed, _TEST), held
+    held = torch.randperm(len(train), generator=seeded(seed, QualityStream.TRAIN))[:n].to(train.device)
+    return _subset(samples, n, seed, QualityStream.SAMPLES), train, _subset(test, n, seed, QualityStream.TEST), held
 
 
 def _subset(x: Tensor, n: int, seed: int, purpose: int) -> Tensor:

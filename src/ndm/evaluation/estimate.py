@@ -1,0 +1,139 @@
+"""Estimates of the likelihood: every number with its estimator, standard error and cost.
+
+The rows are evaluated in pieces, which a journal keeps. Random draws are a function of (seed, piece), so an evaluation
+that was interrupted, or that several processes share, ends with the same figures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..likelihood import bits_per_dim
+from ..model import NDM
+from ..support.journal import Journal
+from ..support.processes import gathered, rank_and_count
+from ..support.progress import progress_bar
+from .pieces import Piece, as_likelihood, column, count_pieces, make_pieces
+from .protocol import Protocol
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One number, and everything needed to know which. The unit is bits/dim; nats are summed over a row.
+
+    ``standard_error`` is that of the mean over all rows there could be: the spread of the rows, and of the draws.
+    ``nfe`` counts evaluations per row: of the predictor in all passes of the bound, of the field in one ODE solve.
+    ``divergence_nfe`` counts those of the divergence: further ones for ``dopri5``, the same for solvers that carry it
+    along.
+    """
+
+    estimator: str
+    bpd: float
+    standard_error: float | None
+    nats: float
+    prior: float | None
+    diffusion: float | None
+    reconstruction: float | None
+    nfe: float
+    divergence_nfe: float | None
+    rows: int
+    samples: int
+    seed: int
+    seconds: float
+
+
+def evaluate(
+    model: NDM,
+    x: Tensor,
+    protocol: Protocol,
+    journal: Journal | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Estimate:
+    """One estimate over the rows ``x``, in data units.
+
+    Several processes of ``torch.distributed`` share the pieces, where a launcher has started them: all call this with
+    the same model, rows and protocol, and all get the estimate.
+
+    Args:
+        model: in evaluation mode.
+        journal: where finished pieces are kept, and those of an earlier attempt are found.
+        advance: called after every piece that this process makes.
+
+    Raises:
+        SolverError: if the solver could not finish some rows, numbered as in ``x``, once all others are done;
+            ``result`` is the :class:`ndm.Likelihood` of all rows. The pieces without them are kept in the journal.
+    """
+    journal = Journal() if journal is None else journal
+    shares = gathered(make_pieces(model, x, protocol, journal, advance, *rank_and_count()))
+    made = {number: piece for share in shares for number, piece in share.items()}
+    pieces = [made[number] for number in sorted(made)]
+    summarise = _summarise_bound if protocol.estimator == "bound" else _summarise_ode
+    return summarise(model, x, protocol, pieces)
+
+
+def evaluate_all(
+    model: NDM, x: Tensor, protocols: Sequence[Protocol], journal: Journal | None = None, title: str = "evaluating"
+) -> list[Estimate]:
+    """One estimate per protocol, with a progress bar; otherwise as :func:`evaluate`."""
+    rank, count = rank_and_count()
+    total = sum(count_pieces(protocol, x, rank, count) for protocol in protocols)
+    estimates = []
+    with progress_bar(title, total, visible=rank == 0) as bar:
+        for protocol in protocols:
+            bar.update(bar.task_ids[0], news=protocol.name(model.decoder.discrete))
+            estimates.append(evaluate(model, x, protocol, journal, lambda: bar.advance(bar.task_ids[0])))
+    return estimates
+
+
+def _summarise_bound(model: NDM, x: Tensor, protocol: Protocol, pieces: Sequence[Piece]) -> Estimate:
+    by_term = column(pieces, "nats").T  # (terms, rows)
+    nats = by_term.sum(0)
+    variance = _variance_of_mean(bits_per_dim(nats, x))
+    if protocol.passes > 1:
+        # The times of a pass are spread evenly over its rows, so the noise of the rows all but cancels in their mean:
+        # the spread of the rows without it, and the spread of the passes.
+        noise = column(pieces, "noise_variance").mean() / (x[0].numel() * math.log(2)) ** 2
+        totals = torch.tensor([piece["pass_totals"] for piece in pieces], dtype=torch.float64).sum(0)
+        passes = bits_per_dim(totals / len(x), x)
+        variance = (variance - noise / protocol.passes / len(x)).clamp(min=0) + passes.var() / protocol.passes
+    terms = bits_per_dim(by_term, x).mean(1).tolist()
+    return _summary(model, x, protocol, pieces, nats, variance, terms)
+
+
+def _summarise_ode(model: NDM, x: Tensor, protocol: Protocol, pieces: Sequence[Piece]) -> Estimate:
+    nats = -as_likelihood(pieces, protocol.solver.name).checked().log_prob
+    divergence_nfe = column(pieces, "divergence_nfe").mean().item()
+    estimate = _summary(model, x, protocol, pieces, nats, _variance_of_mean(bits_per_dim(nats, x)))
+    return replace(estimate, divergence_nfe=divergence_nfe)
+
+
+def _variance_of_mean(values: Tensor) -> Tensor:
+    return values.var(correction=min(1, len(values) - 1)) / len(values)
+
+
+def _summary(
+    model: NDM, x: Tensor, protocol: Protocol, pieces: Sequence[Piece], nats: Tensor, variance: Tensor,
+    terms: Sequence[float | None] = (None, None, None),
+) -> Estimate:  # fmt: skip
+    """The estimate from the nats of every row and the variance of their mean in bits/dim."""
+    prior, diffusion, reconstruction = terms
+    return Estimate(
+        estimator=protocol.name(model.decoder.discrete),
+        bpd=bits_per_dim(nats, x).mean().item(),
+        standard_error=variance.sqrt().item() if len(x) > 1 else None,
+        nats=nats.mean().item(),
+        prior=prior,
+        diffusion=diffusion,
+        reconstruction=reconstruction,
+        nfe=column(pieces, "nfe").mean().item(),
+        divergence_nfe=None,
+        rows=len(x),
+        samples=protocol.draws(model.decoder.discrete),
+        seed=protocol.seed,
+        seconds=sum(piece["seconds"] for piece in pieces),
+    )

@@ -1,0 +1,127 @@
+"""The pieces of an evaluation: what is computed for a few hundred rows at a time, as plain records.
+
+A piece is a dictionary of lists, one number per row unless said otherwise, so that a journal can keep it and processes
+can exchange it. Python's floats hold the numbers to the last bit.
+
+==========  ===================================================================================================
+estimator   its piece
+==========  ===================================================================================================
+bound       ``nats`` (three terms per row), ``nfe``, ``noise_variance`` (over the passes), ``pass_totals`` (one
+            number per pass: the sum over the rows)
+ODE         ``log_prob``, ``standard_error``, ``nfe``, ``divergence_nfe``; ``failures`` if there are any
+both        ``seconds`` (one number)
+==========  ===================================================================================================
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..likelihood import Dequantization, Likelihood, ode_likelihood
+from ..model import NDM
+from ..objective import bound
+from ..solvers import Failures
+from ..support.journal import Journal
+from ..support.tensors import rows_at_once, seeded
+from .protocol import Protocol
+
+Piece = dict[str, Any]
+ROWS = {"bound": 256, "ode": 64, "ode-uniform": 64}
+"""The largest number of rows in a piece. Random draws are a function of (seed, piece), so they depend on it."""
+
+
+def rows_of_piece(protocol: Protocol, x: Tensor) -> int:
+    """How many of the rows ``x`` are evaluated together."""
+    return rows_at_once(x.shape[1:], ROWS[protocol.estimator])
+
+
+def count_pieces(protocol: Protocol, x: Tensor, rank: int = 0, count: int = 1) -> int:
+    """How many pieces of the rows ``x`` the process ``rank`` of ``count`` makes."""
+    return len(range(rank, -(-len(x) // rows_of_piece(protocol, x)), count))
+
+
+@torch.no_grad()
+def make_pieces(
+    model: NDM,
+    x: Tensor,
+    protocol: Protocol,
+    journal: Journal,
+    advance: Callable[[], None] = lambda: None,
+    rank: int = 0,
+    count: int = 1,
+) -> dict[int, Piece]:
+    """Every ``count``-th piece from ``rank`` on, by number. Which process makes a piece does not change it.
+
+    The journal keeps them, and those that it has are not made again. It does not keep pieces with rows that the solver
+    could not finish: another attempt may finish them.
+    """
+    pieces: dict[int, Piece] = {}
+    for number, rows in list(enumerate(x.split(rows_of_piece(protocol, x))))[rank::count]:
+        name = f"{protocol}/{number}"
+        if name in journal:
+            pieces[number] = journal[name]
+        else:
+            pieces[number] = make_piece(model, rows, protocol, seeded(protocol.seed, number))
+            if "failures" not in pieces[number]:
+                journal[name] = pieces[number]
+        advance()
+    return pieces
+
+
+def make_piece(model: NDM, rows: Tensor, protocol: Protocol, generator: torch.Generator) -> Piece:
+    """One piece: the rows on the model's device and in its precision, timed."""
+    start = time.perf_counter()
+    device, dtype = model.reference.device, model.reference.dtype
+    rows = rows.to(device, dtype) if rows.is_floating_point() else rows.to(device)
+    make = _bound_piece if protocol.estimator == "bound" else _ode_piece
+    piece = make(model, rows, protocol, generator)
+    return piece | {"seconds": time.perf_counter() - start}
+
+
+def _bound_piece(model: NDM, rows: Tensor, protocol: Protocol, generator: torch.Generator) -> Piece:
+    passes = torch.stack([
+        torch.stack(bound(model, rows, protocol.steps, generator=generator), dim=1).cpu().double()
+        for _ in range(protocol.passes)
+    ])  # fmt: skip
+    totals = passes.sum(2)  # (passes, rows)
+    noise_variance = totals.var(0) if protocol.passes > 1 else torch.zeros(len(rows))
+    return {
+        "nats": passes.mean(0).tolist(),
+        "nfe": [float(protocol.passes)] * len(rows),
+        "noise_variance": noise_variance.tolist(),
+        "pass_totals": totals.sum(1).tolist(),
+    }
+
+
+def _ode_piece(model: NDM, rows: Tensor, protocol: Protocol, generator: torch.Generator) -> Piece:
+    dequantization: Dequantization = "uniform" if protocol.estimator == "ode-uniform" else "decoder"
+    result = ode_likelihood(
+        model, rows, protocol.solver, dequantization, protocol.divergence, protocol.samples, generator=generator
+    )
+    names = ("log_prob", "standard_error", "nfe", "divergence_nfe")
+    piece: Piece = {name: getattr(result, name).cpu().double().tolist() for name in names}
+    if failed := result.failures:
+        piece["failures"] = {"rows": failed.rows.tolist(), "times": failed.times.tolist(), "reasons": failed.reasons}
+    return piece
+
+
+def as_likelihood(pieces: Sequence[Piece], solver: str) -> Likelihood:
+    """The ODE's likelihood of the rows of consecutive pieces, in float64."""
+    blocks = []
+    for piece in pieces:
+        failed = piece.get("failures", {"rows": [], "times": [], "reasons": ()})
+        rows, times = torch.tensor(failed["rows"], dtype=torch.long), torch.tensor(failed["times"], dtype=torch.float64)
+        failures = Failures(solver, len(piece["log_prob"]), rows, times, tuple(failed["reasons"]))
+        values = {key: column([piece], key) for key in ("log_prob", "standard_error", "nfe", "divergence_nfe")}
+        blocks.append(Likelihood(**values, failures=failures))
+    return Likelihood.concatenate(blocks)
+
+
+def column(pieces: Sequence[Piece], key: str) -> Tensor:
+    """One value of every row of consecutive pieces, in float64."""
+    return torch.tensor([value for piece in pieces for value in piece[key]], dtype=torch.float64)

@@ -1,0 +1,99 @@
+"""Protocols: everything that decides a likelihood besides the model and the rows, and what the number is called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..errors import InputError
+from ..likelihood import Divergence, affordable_divergence
+from ..model import NDM
+from ..solvers import ODE_SOLVERS, Solver
+
+Estimator = Literal["bound", "ode", "ode-uniform"]
+SOLVER = Solver(rtol=1e-4, atol=1e-4)
+"""The solver of an evaluation unless another is chosen."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that decides a number besides the model and the rows.
+
+    Args:
+        estimator: ``bound`` (variational), ``ode`` (for discrete data through the decoder) or ``ode-uniform`` (for
+            discrete data by uniform dequantisation).
+        steps: number of steps T of the bound; None is continuous time.
+        passes: Monte-Carlo passes over the rows for the bound.
+        samples, divergence, solver: how the ODE is solved, see :func:`ndm.ode_likelihood`.
+        seed: seeds everything that is drawn.
+    """
+
+    estimator: Estimator
+    steps: int | None = None
+    passes: int = 30
+    samples: int = 1
+    divergence: Divergence = "exact"
+    solver: Solver = SOLVER
+    seed: int = 0
+
+    def draws(self, discrete: bool) -> int:
+        """The number of draws for each row; the exact ODE of continuous data needs only one."""
+        if self.estimator == "bound":
+            return self.passes
+        return self.samples if discrete or self.divergence != "exact" else 1
+
+    def name(self, discrete: bool) -> str:
+        """The name of the number wherever it appears."""
+        if self.estimator == "bound":
+            return "bound, continuous time" if self.steps is None else f"bound, T={self.steps}"
+        kind = {"ode": "ODE through the decoder", "ode-uniform": "ODE, uniform dequantisation"}[self.estimator]
+        draws = "importance samples" if self.divergence == "exact" else "draws averaged"
+        if not discrete:
+            kind, draws = "ODE", "probes averaged"
+        solver = self.solver
+        if ODE_SOLVERS.find(solver.name).takes_steps:
+            accuracy = f"{solver.steps} steps"
+        else:
+            accuracy = f"rtol {solver.rtol:g}" + (f", atol {solver.atol:g}" if solver.atol != solver.rtol else "")
+        several = f", {self.draws(discrete)} {draws}" if self.draws(discrete) > 1 else ""
+        return f"{kind} ({self.divergence} divergence, {solver.name} {accuracy}{several})"
+
+
+def choose_protocols(
+    model: NDM,
+    x: Tensor,
+    estimator: Estimator | Literal["all"] = "all",
+    steps: Sequence[int | None] | None = None,
+    divergence: Divergence | Literal["auto"] = "auto",
+    **options: Any,
+) -> list[Protocol]:
+    """The protocols that an evaluation of ``model`` on rows ``x`` follows.
+
+    Args:
+        estimator: ``all`` is the bound, and the ODE where the schedule has continuous time.
+        steps: the bound's numbers of steps, None in it for continuous time; unless given T = 10, T = 50 and continuous
+            time, or the one number of steps that a stepwise schedule has.
+        divergence: of the ODE; ``auto`` is exact for small rows, see :func:`ndm.likelihood.affordable_divergence`.
+        options: ``passes, samples, solver, seed`` of every :class:`Protocol`.
+
+    Raises:
+        InputError: if ``steps`` is given and the estimator is an ODE.
+    """
+    if steps and estimator.startswith("ode"):
+        raise InputError(
+            f"steps are of the bound, and the estimator is {estimator}: an ODE solver has --solver_steps, or --rtol "
+            "and --atol"
+        )
+    only = model.process.schedule.steps
+    chosen: list[Protocol] = []
+    if estimator in ("all", "bound"):
+        numbers = steps or ([10, 50, None] if only is None else [only])
+        chosen += [Protocol("bound", number, **options) for number in numbers]
+    if estimator in ("ode", "ode-uniform") or (estimator == "all" and only is None):
+        kind: Estimator = "ode" if estimator in ("all", "ode") else "ode-uniform"
+        exact = affordable_divergence(x) if divergence == "auto" else divergence
+        chosen.append(Protocol(kind, divergence=exact, **options))
+    return chosen

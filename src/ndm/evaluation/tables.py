@@ -1,0 +1,37 @@
+"""Results as Markdown tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .estimate import Estimate
+from .quality import Score
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def estimates_table(estimates: dict[str, list[Estimate]]) -> str:
+    """Estimates of several models, in bits/dim."""
+    header = ["model", "estimator", "bits/dim", "s.e.", "prior", "diffusion", "reconstruction", "NFE", "n", "seconds"]
+    rows = []
+    for model, items in estimates.items():
+        for e in items:
+            terms = ["" if v is None else f"{v:.4f}" for v in (e.prior, e.diffusion, e.reconstruction)]
+            error = "" if e.standard_error is None else f"{e.standard_error:.3f}"
+            apart = e.divergence_nfe is not None and e.divergence_nfe != e.nfe
+            nfe = f"{e.nfe:.0f}" + (f" + {e.divergence_nfe:.0f} div" if apart else "")
+            rows.append([model, e.estimator, f"{e.bpd:.3f}", error, *terms, nfe, str(e.rows), f"{e.seconds:.1f}"])
+    return markdown_table(header, rows)
+
+
+def scores_table(scores: Sequence[Score]) -> str:
+    """The metrics of samples beside those of training rows."""
+    rows = []
+    for s in scores:
+        error = "" if s.standard_error is None else f"{s.standard_error:.3f}"
+        rows.append([s.name, f"{s.value:.3f}", error, f"{s.baseline:.3f}", s.direction])
+    return markdown_table(["metric", "samples", "s.e.", "training rows", ""], rows)

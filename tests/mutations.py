@@ -1,181 +1,369 @@
 # ruff: noqa: E501
 """Break a formula on purpose and see the tests fail: a test that cannot fail is a defect.
 
-Each mutation replaces one piece of text in a copy of the package and runs the tests that should notice, which must pass
-on an unbroken copy. Prints a line per mutation, with the test that noticed, and exits with 1 if any survives.
+A mutation names a function and a piece of its code, an expression or a statement, and what takes its place. The piece
+is found in the syntax tree, so line breaks, comments and the same words elsewhere do not matter; tests/test_house.py
+checks that every piece is found exactly once. Each mutation is made in a copy of the package, on which the tests that
+should notice it are run; they must pass on an unbroken copy. Prints a line per mutation, with the test that noticed,
+and exits with 1 if any survives.
 
     python tests/mutations.py [word]      # only mutations whose name contains the word
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "ndm"
 
-# name, file, text, replacement, tests
+
+class Mutation(NamedTuple):
+    name: str
+    place: str
+    """A file of the package, and ``::`` and the qualified name of a function or class in it."""
+    old: str
+    new: str
+    tests: str
+    """The module of the tests that should notice."""
+
+    @property
+    def file(self) -> str:
+        return self.place.partition("::")[0]
+
+
 MUTATIONS = [
-    ("sign of the derivative term in the drift", "process.py", "sigma, d_alpha * value + alpha",
-     "sigma, d_alpha * value - alpha", "test_objective"),
-    ("derivative of F dropped from the velocity", "process.py", " + alpha * expand(d_tau, value) * slope", "",
-     "test_likelihood"),
-    ("derivative of the noise-tied time dropped", "process.py", "2 * noise.sigma * noise.d_sigma",
-     "torch.ones_like(t)", "test_process"),
-    ("-1/2 g^2 score dropped from the reverse drift", "process.py",
-     "return velocity - expand(self.noise_rate(t), z) ** 2 / 2 * score", "return velocity", "test_sampling"),
-    ("sigma_t for sigma_s in the posterior's variance", "process.py", "-(s_s**2) * torch.expm1",
-     "-(s_t**2) * torch.expm1", "test_process"),
-    ("sigma ratio inverted in kappa", "process.py", "log_rho.exp() * s_s / s_t", "log_rho.exp() * s_t / s_s", "test_process"),
-    ("alpha_s dropped from the variance of the prediction", "process.py", "weight = -expand(at_s.alpha, z_t) *", "weight = -",
-     "test_sampling"),
-    ("sign of the score", "process.py", "return (m - z) / s**2", "return (z - m) / s**2",
-     "test_process"),
-    ("sign of the v conversion", "predictor.py", "(alpha * z_t - sigma * target) / (alpha**2",
-     "(alpha * z_t + sigma * target) / (alpha**2", "test_predictor"),
-    ("sign of the eps conversion", "predictor.py", "(z_t - sigma * target) / alpha", "(z_t + sigma * target) / alpha",
-     "test_predictor"),
-    ("settings that a network does not read accepted", "experiment/settings.py", "bool(readers) and self.network not in readers", "False", "test_config"),
-    ("heights that a flat U-Net has not", "nn/flat_unet.py", "set(settings.attention) <= {shape[1]}", "True", "test_config"),
-    ("steps of the bound given to an ODE", "cli/evaluate.py", 'if args.steps and args.estimator.startswith("ode")',
-     "if False", "test_evaluate_command"),
-    ("the raw weights of a checkpoint", "experiment/run.py", 'prefix = "average."', 'prefix = "model."', "test_cli"),
-    ("every process speaks", "cli/train.py", "console.quiet = not processes.is_main_process", "pass", "test_distributed"),
-    ("levels weighed by the square of what z says", "decoder.py", "return -0.5 * ((z /", "return -1.0 * ((z /", "test_levels"),
-    ("levels off by half a cell", "decoder.py", "(2 * torch.arange(levels, dtype=like.dtype, device=like.device) + 1)",
-     "(2 * torch.arange(levels, dtype=like.dtype, device=like.device))", "test_levels"),
-    ("levels not scaled by alpha", "decoder.py", "expand(noise.alpha / noise.sigma, z)[..., None]",
-     "expand(1 / noise.sigma, z)[..., None]", "test_levels"),
-    ("what z says left out", "levels.py", " + log_likelihoods(z_t, noise, self.levels)", "", "test_levels"),
-    ("variance of the levels about 0", "levels.py", "(values - x_hat[..., None]) ** 2", "values**2", "test_levels"),
-    ("importance before all bins are seen", "times.py", "torch.where(self.seen.all(), self.second_moment, 1.0)",
-     "self.second_moment", "test_times"),
-    ("constant added to the categorical reconstruction", "decoder.py",
-     "return sum_rows(0.5 * own**2", "return 0.01 + sum_rows(0.5 * own**2", "test_objective"),
-    ("too few levels looked at", "decoder.py", "0.25 + 80 / sharpness**2", "0.25 + 8 / sharpness**2", "test_decoder"),
-    ("constant dropped from the Gaussian reconstruction", "decoder.py", "noise.gamma + 1) / 2", "noise.gamma) / 2",
-     "test_objective"),
-    ("log-scale of the standardisation forgotten", "decoder.py", "+ self.log_scale(z_0)", "", "test_decoder"),
-    ("alpha_0^D forgotten in log_prob", "likelihood.py", "return z_0, log_alpha - decoder", "return z_0, -decoder",
-     "test_likelihood"),
-    ("alpha_0^D forgotten in uniform dequantisation", "likelihood.py", "return z_0, log_alpha + x_model",
-     "return z_0, x_model", "test_likelihood"),
-    ("cell's volume forgotten in uniform dequantisation", "likelihood.py",
-     " + x_model[0].numel() * math.log(decoder.cell)", "", "test_likelihood"),
-    ("dequantisation noise off centre", "decoder.py", "generator) - 0.5)", "generator))", "test_likelihood"),
-    ("log K forgotten in the standard error", "likelihood.py", "(logs - mean).exp() if importance", "logs.exp() if importance",
-     "test_likelihood"),
-    ("sign of the divergence", "likelihood.py", "log_prob(end.state) + end.integral", "log_prob(end.state) - end.integral",
-     "test_likelihood"),
-    ("q(z_0|x) forgotten in the importance weights", "likelihood.py", " - q_0.log_prob(z_0)", "", "test_likelihood"),
-    ("log K forgotten in the importance average", "likelihood.py", "logsumexp(0) - math.log(count)", "logsumexp(0)",
-     "test_likelihood"),
-    ("prior forgotten", "objective.py", "return self.prior + self.diffusion", "return self.diffusion", "test_objective"),
-    ("number of steps forgotten in the discrete bound", "objective.py", "diffusion = steps * discrete_diffusion",
-     "diffusion = discrete_diffusion", "test_objective"),
-    ("1/2 forgotten in the continuous bound", "objective.py", "expand(q.noise_rate(t), z_t)) ** 2) / 2", "expand(q.noise_rate(t), z_t)) ** 2)",
-     "test_objective"),
-    ("log ratio forgotten in the KL", "gaussian.py", " + r.log1p()", "", "test_gaussian"),
-    ("importance weight forgotten", "times.py", "1 / density[index]", "torch.ones_like(u)", "test_times"),
-    ("normalisation of the learned schedule", "schedule.py", "/ (end - start)", "/ end", "test_schedule"),
-    ("derivative of the cosine schedule halved", "schedule.py", "2 * (end - start) / (sine",
-     "(end - start) / (sine", "test_schedule"),
-    ("derivative of a power of time", "transform.py", "k * tau ** (k - 1) * h", "tau ** (k - 1) * h", "test_transform"),
-    ("rotation transposed", "transform.py", "(flat @ rotation * gain) @ rotation.T",
-     "(flat @ rotation.T * gain) @ rotation", "test_transform"),
-    ("one coefficient of Dormand-Prince", "solvers/dormand_prince.py", "5103 / 18656", "5103 / 18666", "test_solvers"),
-    ("noise of the stochastic Heun step at its start only", "solvers/sde.py", "((g(t) ** 2 + g(t + h) ** 2) / 2) ** 0.5",
-     "g(t)", "test_solvers"),
-    ("one coefficient of the dense output", "solvers/dormand_prince.py", "69997945 / 29380423", "-69997945 / 29380423", "test_solvers"),
-    ("weight of Lobatto's middle point", "solvers/quadrature.py", "_MIDDLE = 1 / 20, 49 / 180, 16 / 45",
-     "_MIDDLE = 1 / 20, 49 / 180, 15 / 45", "test_solvers"),
-    ("integral left out of the error control", "solvers/dopri5.py", "ratio[chosen].maximum(gain.error.abs() / scale)",
-     "ratio[chosen]", "test_solvers"),
-    ("arguments that do not follow their rows", "solvers/dopri5.py", "tuple(a[mask] for a in self.args)", "tuple(a[: int(mask.sum())] for a in self.args)",
-     "test_solvers"),
-    ("rejected steps kept", "solvers/dopri5.py", "accepted = ratio <= 1", "accepted = ratio <= 100", "test_solvers"),
-    ("a failed row's time reported as the end", "solvers/dopri5.py", "problem.end - problem.direction * remaining[rows]",
-     "problem.end + 0 * remaining[rows]", "test_solvers"),
-    ("random eta ignored by the bound", "training/loss.py", "draws, self.steps, eta)", "draws, self.steps, None)",
-     "test_training"),
-    ("a panel's integral trusted too far", "solvers/quadrature.py", "_SIMPSON_TO_PAIR / panel**2", "_SIMPSON_TO_PAIR / panel**8", "test_solvers"),
-    ("a panel's nodes all in its first step", "solvers/quadrature.py", "i = min(int(panel * p), panel - 1)", "i = 0", "test_solvers"),
-    ("only the last step of a panel judged", "solvers/dopri5.py", "return reduce(torch.maximum, ratios)",
-     "return ratios[-1]", "test_solvers"),
-    ("half a panel in the budget", "solvers/dopri5.py", "nfe + STEP_NFE * self.panel > self.max_nfe", "nfe + STEP_NFE > self.max_nfe", "test_solvers"),
-    ("tolerances swapped on their way", "solvers/dopri5.py", "= DormandPrince(z), solver.rtol, solver.atol, max_nfe", "= DormandPrince(z), solver.atol, solver.rtol, max_nfe",
-     "test_solvers"),
-    ("rows of a block that failed not renumbered", "solvers/solution.py", "block.rows + start for", "block.rows for", "test_likelihood"),
-    ("the last failure of a row kept", "solvers/solution.py", "row: rows.index(row)", "row: len(rows) - 1 - rows[::-1].index(row)",
-     "test_likelihood"),
-    ("a failed row's log-density kept", "likelihood.py", "    if end.failures:", "    if False:", "test_likelihood"),
-    ("failures of the ODE not looked at in sampling", "sampling.py", "0.0, solver).checked().state", "0.0, solver).state", "test_sampling"),
-    ("pieces with failed rows kept", "evaluation/pieces.py", "if \"failures\" not in pieces[number]:", "if True:", "test_evaluation"),
-    ("steps that contradict the solver's accepted", "solvers/options.py", "steps is not None and steps != solver.steps", "False",
-     "test_sampling"),
-    ("noise of the rows left in the standard error", "evaluation/estimate.py", " - noise / protocol.passes / len(x)", "", "test_evaluation"),
-    ("kept pieces computed again", "evaluation/pieces.py", "if name in journal:", "if False:", "test_evaluation"),
-    ("every process keeps the first rows' noise", "support/tensors.py", "whole[rank * rows :]", "whole[0 * rows :]", "test_distributed"),
-    ("every process takes the first rows", "training/loop.py", "rows[rank * size // count :]", "rows[0 * size // count :]", "test_distributed"),
-    ("observed losses of one process only", "training/loop.py",
-     'times.observed = self.accelerator.reduce(times.observed, "sum")', "pass", "test_distributed"),
-    ("moments of the optimiser lost on resuming", "training/loop.py", 'set_moments(model, self.optimizer.optimizer, part("optimizer."))',
-     "pass", "test_training"),
-    ("average lost on resuming", "training/loop.py", 'set_weights(model, part("average."))', "pass", "test_training"),
-    ("dropout without the step", "training/loss.py", "Stream.DROPOUT, *key", "Stream.DROPOUT, 0, microstep", "test_training"),
-    ("a gradient that is not finite taken", "training/loop.py", "if not bool(torch.isfinite(norm)):", "if False:", "test_training"),
-    ("checksum not looked at", "training/checkpoint.py", 'if sha256(weights) != record["sha256"]:', "if False:", "test_resume"),
-    ("warm-up that starts at its second step", "training/optimization.py", "rise, fall = step / max", "rise, fall = (step + 1) / max",
-     "test_training"),
-    ("warm-up that outlasts the steps", "training/optimization.py", "min(config.warmup, config.steps // 2)", "config.warmup",
-     "test_training"),
-    ("steps skipped in a row forgotten on resuming", "training/loop.py", '"skipped_in_a_row": self.skipped_in_a_row,',
-     '"skipped_in_a_row": 0,', "test_training"),
-    ("a dummy step of the optimiser on resuming", "training/state.py", "if not moments:", "if False:", "test_training"),
-    ("other data taken on resuming", "experiment/run.py", "if before != now:", "if False:", "test_training"),
-    ("files of no run replaced", "experiment/run.py", "if earlier and not run.config_file.exists():", "if False:",
-     "test_training"),
-    ("no time left for slow steps", "support/progress.py", ", speed_estimate_period=600", "", "test_training"),
-    ("float64 asked of the device", "training/loop.py", "if self.module.count > 1:  # not otherwise", "if True:  # not otherwise",
-     "test_training"),
-    ("damaged checkpoints counted", "training/checkpoint.py", "[step for step in self.steps() if step <= state.step][-KEEP:]",
-     "self.steps()[-KEEP:]", "test_resume"),
-    ("the share of uniform times ignored", "training/loss.py", "ImportanceTimes(uniform=uniform)", "ImportanceTimes()",
-     "test_training"),
-    ("parameters cast to bf16 where they are sharded", "training/optimization.py",
-     "plugin.mixed_precision_policy = MixedPrecisionPolicy()", "pass", "test_distributed"),
-    ("the average on the first process only", "training/loop.py", "torch.distributed.broadcast(value, 0)", "pass",
-     "test_distributed"),
-    ("large rows sampled together", "sampling.py", "rows_at_once(shape, BATCH)", "BATCH", "test_sampling"),
-    ("large rows validated together", "training/validation.py", "rows_at_once(x.shape[1:], PIECE)", "PIECE", "test_sampling"),
-    ("large rows evaluated together", "evaluation/pieces.py", "return rows_at_once(x.shape[1:], ROWS[protocol.estimator])",
-     "return ROWS[protocol.estimator]", "test_sampling"),
-    ("Fourier features for F", "nn/unet.py", "fourier, settings.patch,", "settings.fourier, settings.patch,", "test_config"),
-    ("eta ignored by the drift of p", "objective.py", "p = model(z_t, t, q.eta)\n    return sum_rows", "p = model(z_t, t)\n    return sum_rows",
-     "test_objective"),
-    ("pieces of an evaluation share their noise", "evaluation/pieces.py", "seeded(protocol.seed, number)", "seeded(protocol.seed)",
-     "test_evaluation"),
-    ("half a line glued to the next", "support/journal.py", "!= b\"\\n\"", "== b\"\"", "test_evaluation"),
-    ("ancestral step from the wrong time", "sampling.py", "full_times(i / steps, z), full_times((i + 1) / steps, z)",
-     "full_times(i / (steps + 1), z), full_times((i + 1) / (steps + 1), z)", "test_sampling"),
-    ("weights averaged the wrong way round", "training/average.py", "1 - decay)", "decay)", "test_training"),
+    Mutation(*row)
+    for row in (
+        ("sign of the derivative term in the drift", "process.py::ConditionalProcess.affine_with_derivative",
+         "d_alpha * value + alpha * expand(d_tau, value) * slope",
+         "d_alpha * value - alpha * expand(d_tau, value) * slope", "test_objective"),
+        ("derivative of F dropped from the velocity", "process.py::ConditionalProcess.affine_with_derivative",
+         "d_alpha * value + alpha * expand(d_tau, value) * slope",
+         "d_alpha * value", "test_likelihood"),
+        ("derivative of the noise-tied time dropped", "process.py::ForwardProcess.curve_time",
+         "2 * noise.sigma * noise.d_sigma",
+         "torch.ones_like(t)", "test_process"),
+        ("-1/2 g^2 score dropped from the reverse drift", "process.py::ConditionalProcess.reverse_drift",
+         "velocity - expand(self.noise_rate(t), z) ** 2 / 2 * score",
+         "velocity", "test_sampling"),
+        ("sigma_t for sigma_s in the posterior's variance", "process.py::ConditionalProcess.posterior",
+         "s_s ** 2",
+         "s_t ** 2", "test_process"),
+        ("sigma ratio inverted in kappa", "process.py::ConditionalProcess.posterior",
+         "log_rho.exp() * s_s / s_t",
+         "log_rho.exp() * s_t / s_s", "test_process"),
+        ("alpha_s dropped from the variance of the prediction", "process.py::ConditionalProcess.posterior",
+         "-expand(at_s.alpha, z_t) * torch.expm1(log_rho + expand(at_s.gamma - at_t.gamma, z_t) / 2)",
+         "-torch.expm1(log_rho + expand(at_s.gamma - at_t.gamma, z_t) / 2)", "test_sampling"),
+        ("sign of the score", "process.py::ConditionalProcess.score",
+         "(m - z) / s ** 2",
+         "(z - m) / s ** 2", "test_process"),
+        ("sign of the v conversion", "predictor.py::Predictor.forward",
+         "alpha * z_t - sigma * target",
+         "alpha * z_t + sigma * target", "test_predictor"),
+        ("sign of the eps conversion", "predictor.py::Predictor.forward",
+         "z_t - sigma * target",
+         "z_t + sigma * target", "test_predictor"),
+        ("settings that a network does not read accepted", "experiment/settings.py::ModelConfig.__post_init__",
+         "bool(readers) and self.network not in readers",
+         "False", "test_config"),
+        ("heights that a flat U-Net has not", "nn/flat_unet.py::FlatUNet.build",
+         "set(settings.attention) <= {shape[1]}",
+         "True", "test_config"),
+        ("steps of the bound given to an ODE", "evaluation/protocol.py::choose_protocols",
+         "steps and estimator.startswith('ode')",
+         "False", "test_evaluate_command"),
+        ("the raw weights of a checkpoint", "experiment/run.py::Run.load_model",
+         "prefix = 'average.'",
+         "prefix = 'model.'", "test_cli"),
+        ("every process speaks", "cli/train.py::run",
+         "console.quiet = not processes.is_main_process",
+         "pass", "test_distributed"),
+        ("levels weighed by the square of what z says", "decoder.py::log_likelihoods",
+         "-0.5 * ((z / expand(noise.sigma, z))[..., None] - centre).square()",
+         "-1.0 * ((z / expand(noise.sigma, z))[..., None] - centre).square()", "test_levels"),
+        ("levels off by half a cell", "decoder.py::level_values",
+         "2 * torch.arange(levels, dtype=like.dtype, device=like.device) + 1",
+         "2 * torch.arange(levels, dtype=like.dtype, device=like.device)", "test_levels"),
+        ("levels not scaled by alpha", "decoder.py::log_likelihoods",
+         "noise.alpha",
+         "1", "test_levels"),
+        ("what z says left out", "levels.py::LevelsPredictor.forward",
+         "a @ self.basis.to(z_t) + log_likelihoods(z_t, noise, self.levels)",
+         "a @ self.basis.to(z_t)", "test_levels"),
+        ("variance of the levels about 0", "levels.py::LevelsPredictor.forward",
+         "values - x_hat[..., None]",
+         "values", "test_levels"),
+        ("importance before all bins are seen", "times.py::ImportanceTimes.density",
+         "torch.where(self.seen.all(), self.second_moment, 1.0)",
+         "self.second_moment", "test_times"),
+        ("constant added to the categorical reconstruction", "decoder.py::CategoricalDecoder.nll",
+         "sum_rows(0.5 * own ** 2 + torch.logsumexp(-0.5 * near ** 2, dim=-1))",
+         "0.01 + sum_rows(0.5 * own ** 2 + torch.logsumexp(-0.5 * near ** 2, dim=-1))", "test_objective"),
+        ("too few levels looked at", "decoder.py::CategoricalDecoder.nll",
+         "80 / sharpness ** 2",
+         "8 / sharpness ** 2", "test_decoder"),
+        ("constant dropped from the Gaussian reconstruction", "decoder.py::GaussianDecoder.nll",
+         "math.log(2 * math.pi) + noise.gamma + 1",
+         "math.log(2 * math.pi) + noise.gamma", "test_objective"),
+        ("log-scale of the standardisation forgotten", "decoder.py::GaussianDecoder.nll",
+         "x[0].numel() * per_element + self.log_scale(z_0)",
+         "x[0].numel() * per_element", "test_decoder"),
+        ("alpha_0^D forgotten in log_prob", "decoder.py::GaussianDecoder.draw_latent",
+         "x[0].numel() * noise.alpha.log() - self.log_scale(z_0)",
+         "-self.log_scale(z_0)", "test_likelihood"),
+        ("alpha_0^D forgotten in uniform dequantisation", "likelihood.py::draw_latent",
+         "u[0].numel() * noise.alpha.log() + log_volume",
+         "log_volume", "test_likelihood"),
+        ("cell's volume forgotten in uniform dequantisation", "likelihood.py::draw_latent",
+         "u[0].numel() * noise.alpha.log() + log_volume",
+         "u[0].numel() * noise.alpha.log()", "test_likelihood"),
+        ("dequantisation noise off centre", "decoder.py::CategoricalDecoder.dequantize",
+         "rand(tuple(x_model.shape), x_model, generator) - 0.5",
+         "rand(tuple(x_model.shape), x_model, generator)", "test_likelihood"),
+        ("log K forgotten in the standard error", "likelihood.py::_average",
+         "logs - mean",
+         "logs", "test_likelihood"),
+        ("sign of the divergence", "likelihood.py::ode_log_prob",
+         "Gaussian.standard(end.state).log_prob(end.state) + end.integral",
+         "Gaussian.standard(end.state).log_prob(end.state) - end.integral", "test_likelihood"),
+        ("q(z_0|x) forgotten in the importance weights", "decoder.py::Decoder.draw_latent",
+         "-self.nll(x, z_0, noise) - q_0.log_prob(z_0)",
+         "-self.nll(x, z_0, noise)", "test_likelihood"),
+        ("log K forgotten in the importance average", "likelihood.py::_average",
+         "logs.logsumexp(0) - math.log(count)",
+         "logs.logsumexp(0)", "test_likelihood"),
+        ("prior forgotten", "objective.py::Bound.total",
+         "self.prior + self.diffusion",
+         "self.diffusion", "test_objective"),
+        ("number of steps forgotten in the discrete bound", "objective.py::bound_terms",
+         "steps * discrete_diffusion(model, q, z_t, s, t)",
+         "discrete_diffusion(model, q, z_t, s, t)", "test_objective"),
+        ("1/2 forgotten in the continuous bound", "objective.py::continuous_diffusion",
+         "sum_rows(((q.reverse_drift(z_t, t) - p.reverse_drift(z_t, t)) / expand(q.noise_rate(t), z_t)) ** 2) / 2",
+         "sum_rows(((q.reverse_drift(z_t, t) - p.reverse_drift(z_t, t)) / expand(q.noise_rate(t), z_t)) ** 2)", "test_objective"),
+        ("log ratio forgotten in the KL", "gaussian.py::Gaussian.kl",
+         "delta ** 2 - r / (1 + r) + r.log1p()",
+         "delta ** 2 - r / (1 + r)", "test_gaussian"),
+        ("importance weight forgotten", "times.py::ImportanceTimes.forward",
+         "1 / density[index]",
+         "torch.ones_like(u)", "test_times"),
+        ("normalisation of the learned schedule", "schedule.py::LearnedSchedule.gamma_with_derivative",
+         "end - start",
+         "end", "test_schedule"),
+        ("derivative of the cosine schedule halved", "schedule.py::CosineSchedule.gamma_with_derivative",
+         "2 * (end - start)",
+         "end - start", "test_schedule"),
+        ("derivative of a power of time", "transform.py::BasisCurve.with_derivative",
+         "k * tau ** (k - 1)",
+         "tau ** (k - 1)", "test_transform"),
+        ("rotation transposed", "transform.py::Linear.forward",
+         "flat @ rotation * gain @ rotation.T",
+         "flat @ rotation.T * gain @ rotation", "test_transform"),
+        ("one coefficient of Dormand-Prince", "solvers/dormand_prince.py",
+         "-5103 / 18656",
+         "-5103 / 18666", "test_solvers"),
+        ("noise of the stochastic Heun step at its start only", "solvers/sde.py::stochastic_heun",
+         "((g(t) ** 2 + g(t + h) ** 2) / 2) ** 0.5",
+         "g(t)", "test_solvers"),
+        ("one coefficient of the dense output", "solvers/dormand_prince.py",
+         "69997945 / 29380423",
+         "-69997945 / 29380423", "test_solvers"),
+        ("weight of Lobatto's middle point", "solvers/quadrature.py",
+         "(1 / 20, 49 / 180, 16 / 45)",
+         "(1 / 20, 49 / 180, 15 / 45)", "test_solvers"),
+        ("integral left out of the error control", "solvers/dopri5.py::_integrate",
+         "ratio[chosen].maximum(gain.error.abs() / scale)",
+         "ratio[chosen]", "test_solvers"),
+        ("arguments that do not follow their rows", "solvers/dopri5.py::_Rows.keep",
+         "(a[mask] for a in self.args)",
+         "(a[:int(mask.sum())] for a in self.args)", "test_solvers"),
+        ("rejected steps kept", "solvers/dopri5.py::_Control.judge",
+         "ratio <= 1",
+         "ratio <= 100", "test_solvers"),
+        ("a failed row's time reported as the end", "solvers/dopri5.py::_assemble",
+         "problem.end - problem.direction * remaining[rows]",
+         "problem.end + 0 * remaining[rows]", "test_solvers"),
+        ("random eta ignored by the bound", "training/loss.py::Loss.forward",
+         "self.terms(self.model, x, x_model, draws, self.steps, eta)",
+         "self.terms(self.model, x, x_model, draws, self.steps, None)", "test_training"),
+        ("a panel's integral trusted too far", "solvers/quadrature.py::integrate_panel",
+         "panel ** 2",
+         "panel ** 8", "test_solvers"),
+        ("a panel's nodes all in its first step", "solvers/quadrature.py::integrate_panel",
+         "min(int(panel * p), panel - 1)",
+         "0", "test_solvers"),
+        ("only the last step of a panel judged", "solvers/dopri5.py::_Control.ratio",
+         "reduce(torch.maximum, ratios)",
+         "ratios[-1]", "test_solvers"),
+        ("half a panel in the budget", "solvers/dopri5.py::_Control.judge",
+         "STEP_NFE * self.panel",
+         "STEP_NFE", "test_solvers"),
+        ("tolerances swapped on their way", "solvers/dopri5.py::_Control.__init__",
+         "(DormandPrince(z), solver.rtol, solver.atol, max_nfe)",
+         "(DormandPrince(z), solver.atol, solver.rtol, max_nfe)", "test_solvers"),
+        ("rows of a block that failed not renumbered", "solvers/solution.py::Failures.concatenate",
+         "block.rows + start",
+         "block.rows", "test_likelihood"),
+        ("the last failure of a row kept", "solvers/solution.py::Failures.first",
+         "rows.index(row)",
+         "len(rows) - 1 - rows[::-1].index(row)", "test_likelihood"),
+        ("a failed row's log-density kept", "likelihood.py::ode_log_prob",
+         "if end.failures:\n    log_p = log_p.index_fill(0, end.failures.rows.to(log_p.device), math.nan)",
+         "if False:\n    log_p = log_p.index_fill(0, end.failures.rows.to(log_p.device), math.nan)", "test_likelihood"),
+        ("failures of the ODE not looked at in sampling", "sampling.py::sample",
+         "solve_ode(velocity_field(model), z_1, 1.0, 0.0, solver).checked()",
+         "solve_ode(velocity_field(model), z_1, 1.0, 0.0, solver)", "test_sampling"),
+        ("pieces with failed rows kept", "evaluation/pieces.py::make_pieces",
+         "'failures' not in pieces[number]",
+         "True", "test_evaluation"),
+        ("steps that contradict the solver's accepted", "solvers/options.py::Solver.of",
+         "steps is not None and steps != solver.steps",
+         "False", "test_sampling"),
+        ("noise of the rows left in the standard error", "evaluation/estimate.py::_summarise_bound",
+         "variance - noise / protocol.passes / len(x)",
+         "variance", "test_evaluation"),
+        ("kept pieces computed again", "evaluation/pieces.py::make_pieces",
+         "name in journal",
+         "False", "test_evaluation"),
+        ("every process keeps the first rows' noise", "support/tensors.py::_draw",
+         "rank * rows",
+         "0 * rows", "test_distributed"),
+        ("every process takes the first rows", "training/loop.py::Trainer.gradient",
+         "rank * size",
+         "0 * size", "test_distributed"),
+        ("observed losses of one process only", "training/loop.py::Trainer.update",
+         "times.observed = self.accelerator.reduce(times.observed, 'sum')",
+         "pass", "test_distributed"),
+        ("moments of the optimiser lost on resuming", "training/loop.py::Trainer.load",
+         "set_moments(model, self.optimizer.optimizer, part('optimizer.'))",
+         "pass", "test_training"),
+        ("average lost on resuming", "training/loop.py::Trainer.load",
+         "set_weights(model, part('average.'))",
+         "pass", "test_training"),
+        ("dropout without the step", "training/loss.py::Loss.forward",
+         "hashed(self.seed, Stream.DROPOUT, *key, self.rank)",
+         "hashed(self.seed, Stream.DROPOUT, 0, microstep, self.rank)", "test_training"),
+        ("a gradient that is not finite taken", "training/loop.py::Trainer.update",
+         "not bool(torch.isfinite(norm))",
+         "False", "test_training"),
+        ("checksum not looked at", "training/checkpoint.py::Checkpoints.load",
+         "sha256(weights) != record['sha256']",
+         "False", "test_resume"),
+        ("warm-up that starts at its second step", "training/optimization.py::learning_rate",
+         "step / max(1, warmup)",
+         "(step + 1) / max(1, warmup)", "test_training"),
+        ("warm-up that outlasts the steps", "training/optimization.py::learning_rate",
+         "min(config.warmup, config.steps // 2)",
+         "config.warmup", "test_training"),
+        ("steps skipped in a row forgotten on resuming", "training/loop.py::Trainer.state",
+         "self.skipped_in_a_row",
+         "0", "test_training"),
+        ("a dummy step of the optimiser on resuming", "training/state.py::set_moments",
+         "not moments",
+         "False", "test_training"),
+        ("other data taken on resuming", "experiment/run.py::Run.check_data",
+         "before != now",
+         "False", "test_training"),
+        ("files of no run replaced", "experiment/run.py::Run.create",
+         "earlier and (not run.config_file.exists())",
+         "False", "test_training"),
+        ("no time left for slow steps", "support/progress.py::progress_bar",
+         "Progress(*columns, console=console, disable=not visible, speed_estimate_period=600)",
+         "Progress(*columns, console=console, disable=not visible)", "test_training"),
+        ("float64 asked of the device", "training/loop.py::Trainer.validate",
+         "self.module.count > 1",
+         "True", "test_training"),
+        ("damaged checkpoints counted", "training/checkpoint.py::Checkpoints.save",
+         "[step for step in self.steps() if step <= state.step]",
+         "self.steps()", "test_resume"),
+        ("the share of uniform times ignored", "training/loss.py::Loss.__init__",
+         "ImportanceTimes(uniform=uniform)",
+         "ImportanceTimes()", "test_training"),
+        ("parameters cast to bf16 where they are sharded", "training/optimization.py::suit_sharding",
+         "plugin.mixed_precision_policy = MixedPrecisionPolicy()",
+         "pass", "test_distributed"),
+        ("the average on the first process only", "training/loop.py::Trainer.averaged",
+         "torch.distributed.broadcast(value, 0)",
+         "pass", "test_distributed"),
+        ("large rows sampled together", "sampling.py::sample_in_batches",
+         "rows_at_once(shape, BATCH)",
+         "BATCH", "test_sampling"),
+        ("large rows validated together", "training/validation.py::validation_nats",
+         "rows_at_once(x.shape[1:], PIECE)",
+         "PIECE", "test_sampling"),
+        ("large rows evaluated together", "evaluation/pieces.py::rows_of_piece",
+         "rows_at_once(x.shape[1:], ROWS[protocol.estimator])",
+         "ROWS[protocol.estimator]", "test_sampling"),
+        ("Fourier features for F", "nn/unet.py::UNet.build",
+         "cls(shape, multiplier, width, depth, settings.multipliers, settings.attention, settings.heads, dropout, 4 * width if timed else 0, fourier, settings.patch)",
+         "cls(shape, multiplier, width, depth, settings.multipliers, settings.attention, settings.heads, dropout, 4 * width if timed else 0, settings.fourier, settings.patch)", "test_config"),
+        ("eta ignored by the drift of p", "objective.py::continuous_diffusion",
+         "model(z_t, t, q.eta)",
+         "model(z_t, t)", "test_objective"),
+        ("pieces of an evaluation share their noise", "evaluation/pieces.py::make_pieces",
+         "seeded(protocol.seed, number)",
+         "seeded(protocol.seed)", "test_evaluation"),
+        ("half a line glued to the next", "support/journal.py::append_line",
+         "file.read(1) != b'\\n'",
+         "file.read(1) == b''", "test_evaluation"),
+        ("ancestral step from the wrong time", "sampling.py::ancestral",
+         "(full_times(i / steps, z), full_times((i + 1) / steps, z))",
+         "(full_times(i / (steps + 1), z), full_times((i + 1) / (steps + 1), z))", "test_sampling"),
+        ("weights averaged the wrong way round", "training/average.py::Average.update",
+         "1 - decay",
+         "decay", "test_training"),
+    )
 ]  # fmt: skip
 
 
-def first_failure(tests: str, file: str = "", text: str = "", replacement: str = "") -> str:
-    """The first test that fails on a copy of the package, broken if a file is given; empty if all pass."""
+def fragment(text: str) -> ast.AST:
+    """The syntax tree of one expression or statement."""
+    (node,) = ast.parse(text).body
+    return node.value if isinstance(node, ast.Expr) else node
+
+
+def find(tree: ast.Module, mutation: Mutation) -> list[ast.AST]:
+    """The nodes that are the mutation's piece of code: one, unless the code has changed."""
+    scope: ast.AST = tree
+    for name in filter(None, mutation.place.partition("::")[2].split(".")):
+        (scope,) = (
+            node
+            for node in ast.iter_child_nodes(scope)
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name
+        )
+    wanted = ast.dump(fragment(mutation.old))
+    return [node for node in ast.walk(scope) if ast.dump(node) == wanted]
+
+
+def mutated(package: Path, mutation: Mutation) -> str:
+    """The source of the mutation's file, broken."""
+    tree = ast.parse((package / mutation.file).read_text())
+    (old,) = find(tree, mutation)
+    new = fragment(mutation.new)
+
+    class Replace(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            return new if node is old else self.generic_visit(node)
+
+    return ast.unparse(ast.fix_missing_locations(Replace().visit(tree)))
+
+
+def first_failure(tests: str, mutation: Mutation | None = None) -> str:
+    """The first test that fails on a copy of the package, broken if there is a mutation; empty if all pass."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "ndm"
-        shutil.copytree(ROOT / "src" / "ndm", package)
-        if file:
-            source = (package / file).read_text()
-            if source.count(text) != 1:
-                raise SystemExit(f"{file} holds {text!r} {source.count(text)} times; mend this script")
-            (package / file).write_text(source.replace(text, replacement))
+        shutil.copytree(PACKAGE, package)
+        if mutation is not None:
+            (package / mutation.file).write_text(mutated(package, mutation))
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}.py"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -187,15 +375,15 @@ def first_failure(tests: str, file: str = "", text: str = "", replacement: str =
 
 def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
-    chosen = [m for m in MUTATIONS if word in m[0]]
-    for tests in sorted({m[-1] for m in chosen}):
+    chosen = [m for m in MUTATIONS if word in m.name]
+    for tests in sorted({m.tests for m in chosen}):
         if failure := first_failure(tests):
             raise SystemExit(f"{tests} fails on the unbroken package ({failure}); mend that first")
     survivors = 0
-    for name, *mutation, tests in chosen:
-        noticed = first_failure(tests, *mutation)
+    for mutation in chosen:
+        noticed = first_failure(mutation.tests, mutation)
         survivors += not noticed
-        print(f"{'caught  ' if noticed else 'SURVIVED'}  {name}: {noticed or tests}", flush=True)
+        print(f"{'caught  ' if noticed else 'SURVIVED'}  {mutation.name}: {noticed or mutation.tests}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} mutations caught")
     return int(survivors > 0)
 

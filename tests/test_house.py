@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ndm
+from mutations import MUTATIONS, find, fragment
 
 PACKAGE = Path(ndm.__file__).parent
 TESTS = Path(__file__).resolve().parent
@@ -88,3 +89,10 @@ def private_names(path):
 def test_no_test_and_no_benchmark_uses_a_private_name(path):
     allowed = {"_replace", "_asdict", "_fields"}  # of named tuples
     assert set(private_names(path)) - allowed - set(dir(builtins)) == set()
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)
+def test_every_mutation_finds_its_piece_of_code(mutation):
+    assert len(find(ast.parse((PACKAGE / mutation.file).read_text()), mutation)) == 1
+    assert ast.dump(fragment(mutation.old)) != ast.dump(fragment(mutation.new))
+    assert (TESTS / f"{mutation.tests}.py").is_file()

@@ -31,8 +31,10 @@ class NDM(nn.Module):
             decoder's.
 
     Example:
+        >>> f = ndm.nn.MLP((64,), multiplier=2, embedding=0)
         >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.TimeBasis(f, num_basis=2))
-        >>> model = ndm.NDM(process, ndm.Predictor(net, "v"), ndm.CategoricalDecoder(levels=17))
+        >>> model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((64,)), "v"), ndm.CategoricalDecoder(levels=17))
+        >>> x = torch.randint(17, (5, 64))
         >>> ndm.bound(model, x).total.mean().backward()
     """
 

@@ -56,10 +56,12 @@ class ForwardProcess(nn.Module):
             no longer depends on the shape of the schedule.
 
     Example:
-        >>> process = ForwardProcess(LinearSchedule(-7.0, 5.0), Identity())
-        >>> q = process(x)
+        >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.Identity())
+        >>> q = process(torch.randn(3, 2))
+        >>> s, t = torch.full((3,), 0.4), torch.full((3,), 0.5)
         >>> z_t = q.marginal(t).sample()
-        >>> q.posterior(z_t, s, t).mean
+        >>> q.posterior(z_t, s, t).mean.shape
+        torch.Size([3, 2])
     """
 
     def __init__(

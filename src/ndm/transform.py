@@ -192,7 +192,7 @@ class TimeBasis(Transform):
 
     Example:
         >>> net = torch.nn.Linear(2, 6)
-        >>> curve = TimeBasis(net, num_basis=3)(torch.randn(5, 2))
+        >>> curve = ndm.TimeBasis(net, num_basis=3)(torch.randn(5, 2))
         >>> value, derivative = curve.with_derivative(torch.rand(5))
     """
 

@@ -67,6 +67,13 @@ def evaluate(
     Raises:
         SolverError: if the solver could not finish some rows, numbered as in ``x``, once all others are done;
             ``result`` is the :class:`ndm.Likelihood` of all rows. The pieces without them are kept in the journal.
+
+    Example:
+        >>> from ndm.evaluation import Protocol, evaluate
+        >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
+        >>> model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,))), ndm.GaussianDecoder()).eval()
+        >>> evaluate(model, torch.randn(20, 2), Protocol("bound", steps=10, passes=5)).estimator
+        'bound, T=10'
     """
     journal = Journal() if journal is None else journal
     shares = gathered(make_pieces(model, x, protocol, journal, advance, *rank_and_count()))

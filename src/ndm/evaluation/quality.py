@@ -97,8 +97,10 @@ def quality(samples: Tensor, train: Tensor, test: Tensor, seed: int = 0, max_row
         InputError: if a set is too small or not finite, or their shapes differ.
 
     Example:
-        >>> for score in quality(samples, dataset.train, dataset.test):
-        ...     print(f"{score.name:24s}{score.value:8.3f}  (training rows: {score.baseline:.3f})  {score.direction}")
+        >>> from ndm.evaluation.quality import quality
+        >>> samples, train, test = torch.randn(100, 2), torch.randn(200, 2), torch.randn(100, 2)
+        >>> [score.name for score in quality(samples, train, test)][:3]
+        ['sliced Wasserstein-2', 'C2ST accuracy', 'precision']
     """
     samples, train, test, held = matched_rows(samples, train, test, seed, max_rows)
     rest = torch.ones(len(train), dtype=torch.bool, device=train.device)

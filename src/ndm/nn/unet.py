@@ -43,7 +43,7 @@ class UNet(nn.Module):
             ``attention`` asks for; in ``forward``, if t is missing.
 
     Example:
-        >>> net = UNet((3, 32, 32), channels=64, multipliers=(1, 2, 2), attention=(16,), heads=4)
+        >>> net = ndm.nn.UNet((3, 32, 32), channels=64, multipliers=(1, 2, 2), attention=(16,), heads=4)
         >>> net(torch.randn(8, 3, 32, 32), torch.rand(8)).shape
         torch.Size([8, 3, 32, 32])
     """

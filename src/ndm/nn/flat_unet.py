@@ -39,7 +39,7 @@ class FlatUNet(nn.Module):
         InputError: if the heads do not divide the channels; in ``forward``, if t is missing.
 
     Example:
-        >>> net = ndm.nn.FlatUNet((3, 32, 32), channels=128, depth=32, dropout=0.1, fourier=(7, 8))  # VDM's for CIFAR-10
+        >>> net = ndm.nn.FlatUNet((3, 32, 32), channels=128, depth=32, dropout=0.1, fourier=(7, 8))  # of VDM
     """
 
     reads: ClassVar[tuple[str, ...]] = ("attention", "heads", "fourier")

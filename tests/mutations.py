@@ -364,7 +364,7 @@ def first_failure(tests: str, mutation: Mutation | None = None) -> str:
         shutil.copytree(PACKAGE, package)
         if mutation is not None:
             (package / mutation.file).write_text(mutated(package, mutation))
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"tests/{tests}.py"]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", f"tests/{tests}.py"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1"}
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if result.returncode not in (0, 1):

@@ -303,7 +303,7 @@ def test_sample_passes_its_options_on(run, tmp_path, monkeypatch):
     monkeypatch.setattr("ndm.sampling.sample", spy)
     options = ["--num", "3", "--steps", "7", "--solver", "heun", "--mode", "--seed", "11"]
     assert main(["sample", str(run), "--out", str(tmp_path / "x.npz"), *options]) == 0
-    assert seen == {"shape": (3, 1, 8, 8), "steps": 7, "solver": "heun", "mode": True, "seed": 11}
+    assert seen == {"shape": (3, 1, 8, 8), "steps": None, "solver": ndm.Solver("heun", 7), "mode": True, "seed": 11}
 
 
 def test_the_doctor_prints_what_it_draws(run, capsys):
@@ -362,7 +362,7 @@ def test_fid_without_its_libraries_fails_before_sampling(run, tmp_path, monkeypa
 def test_many_samples_are_drawn_in_batches_of_one_stream(run, monkeypatch):
     monkeypatch.setattr("ndm.sampling.BATCH", 4)
     model = Run.open(run).load_model()
-    x = draw(model, (1, 8, 8), 10, 2, "ancestral", seed=5)
+    x = draw(model, (1, 8, 8), 10, ndm.Solver("ancestral", 2), seed=5)
     generator = torch.Generator().manual_seed(5)
     parts = [ndm.sample(model, (n, 1, 8, 8), 2, generator=generator) for n in (4, 4, 2)]
     assert torch.equal(x, torch.cat(parts))

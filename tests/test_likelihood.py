@@ -182,7 +182,7 @@ def test_failures_are_carried_through_blocks_and_draws(monkeypatch):
     """Rows fail by their first element's size and where it is far enough, and only in the draws that a list names."""
     model = nonlinear_model()
     x = torch.tensor([[0.3, -0.8], [9.0, 1.0], [1.5, 0.4], [-9.0, 0.0], [0.1, 0.2]])
-    options = {"divergence": "hutchinson", "samples": 3}
+    options = {"divergence": "hutchinson", "samples": 3, "solver": Solver(rtol=1e-2, atol=1e-2)}
     seeded = lambda: torch.Generator().manual_seed(1)  # noqa: E731
     expected = ndm.ode_likelihood(model, x, **options, generator=seeded())
     field, solves = ndm.sampling.velocity_field(model), []
@@ -199,7 +199,7 @@ def test_failures_are_carried_through_blocks_and_draws(monkeypatch):
         return lambda t, z: torch.where(left(t, z) | right(t, z), math.nan, field(t, z))
 
     monkeypatch.setattr("ndm.likelihood.velocity_field", broken)
-    for max_rows in (None, 1, 2, 4):
+    for max_rows in (None, 2):
         solves.clear()
         generator = seeded()
         result = ndm.ode_likelihood(model, x, **options, max_rows=max_rows, generator=generator)

@@ -112,7 +112,7 @@ class OwnSchedule(ndm.LinearSchedule):
 
 def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
     process = ndm.ForwardProcess(OwnSchedule(-6.0, 4.0))
-    with pytest.raises(ndm.InputError, match="schedule is of a class that ndm does not know"):
+    with pytest.raises(ndm.InputError, match="class of the model's schedule is not registered"):
         ndm.NDM(process, ndm.Predictor(SmoothNet(3, 3)), ndm.GaussianDecoder()).save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
@@ -133,7 +133,7 @@ def test_files_of_two_saves_are_not_mixed(tmp_path):
     models["conventional"].predictor.parameterization = "v"
     models["conventional"].save_pretrained(tmp_path / "b")
     (tmp_path / "a" / "config.json").write_text((tmp_path / "b" / "config.json").read_text())
-    with pytest.raises(ndm.InputError, match="not of the same save"):
+    with pytest.raises(ndm.InputError, match="do not belong together"):
         ndm.NDM.from_pretrained(tmp_path / "a")
 
 

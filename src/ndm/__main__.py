@@ -1,4 +1,4 @@
-"""``python -m ndm`` is the command ``ndm``, for launchers: ``accelerate launch -m ndm train ...``."""
+"""``python -m ndm`` runs the command ``ndm``; launchers need it: ``accelerate launch -m ndm train ...``."""
 
 import sys
 

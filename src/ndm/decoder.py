@@ -1,12 +1,12 @@
-r"""Decoders: between data units and model units, and :math:`p(x \mid z_0)`.
+r"""Decoders convert between data units and model units, and define :math:`p(x \mid z_0)`.
 
-The latent at time 0 is :math:`z_0 = \alpha_0 x + \sigma_0 \epsilon`, x in model units. A decoder owns the data's units:
+The latent at time 0 is :math:`z_0 = \alpha_0 x + \sigma_0 \epsilon`, with x in model units. There are two decoders:
 
-* :class:`CategoricalDecoder`, integers 0..K-1. Level k sits at :math:`v_k = (2k + 1)/K - 1` and
+* :class:`CategoricalDecoder` is for integers 0..K-1. Level k has the value :math:`v_k = (2k + 1)/K - 1`, and
   :math:`p(x_i = k \mid z_0) \propto \mathcal{N}(z_{0,i};\, \alpha_0 v_k, \sigma_0^2)`.
-* :class:`GaussianDecoder`, real numbers. :math:`p(x \mid z_0) = \mathcal{N}(z_0 / \alpha_0,\, e^{\gamma_0} I)`, whose
-  expected negative log-likelihood is closed form, :math:`\tfrac{D}{2} (\log 2\pi + \gamma_0 + 1)`. It falls without
-  limit as :math:`\gamma_0 \to -\infty`, so :math:`\gamma_0` is pinned and belongs to every reported number.
+* :class:`GaussianDecoder` is for real numbers: :math:`p(x \mid z_0) = \mathcal{N}(z_0 / \alpha_0,\, e^{\gamma_0} I)`.
+  Its expected negative log-likelihood is :math:`\tfrac{D}{2} (\log 2\pi + \gamma_0 + 1)`. This falls without limit as
+  :math:`\gamma_0 \to -\infty`, so :math:`\gamma_0` is fixed; report it with every likelihood.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_data(x: Tensor) -> None:
     """Refuse data without a batch dimension or with a NaN or an infinity, naming the first bad row.
 
     Raises:
-        InputError: saying what is wrong and how many rows it touches.
+        InputError: if the data are refused; the message says what is wrong and in how many rows.
     """
     if x.ndim < 2 or x.numel() == 0:
         raise InputError(f"data must have shape (batch, ...) with at least one row, got {tuple(x.shape)}")
@@ -47,14 +47,14 @@ def level_values(levels: int, like: Tensor) -> Tensor:
 
 def log_likelihoods(z: Tensor, noise: NoiseLevel, levels: int) -> Tensor:
     """log N(z_i; alpha v_k, sigma^2) of every level up to a constant, at any time, ``(B, *, levels)``."""
-    # Divided by sigma before the levels are spread out: the large tensor is touched as little as possible. The square
-    # is not multiplied out: at little noise its terms are 10^5 times their difference.
+    # The division by sigma comes before the dimension of the levels, so that few operations run on the large tensor.
+    # The square is not expanded: with little noise its terms are 10^5 times their difference.
     centre = expand(noise.alpha / noise.sigma, z)[..., None] * level_values(levels, z)
     return -0.5 * ((z / expand(noise.sigma, z))[..., None] - centre).square()
 
 
 class Decoder(nn.Module):
-    """Base of all decoders."""
+    """Base class of all decoders."""
 
     levels: int | None = None
     """The number of values that an element can take; None for real numbers."""
@@ -65,11 +65,11 @@ class Decoder(nn.Module):
         return self.levels is not None
 
     def encode(self, x: Tensor) -> Tensor:
-        """Data units to model units, ``(B, *) -> (B, *)``; refuses what it cannot represent."""
+        """Convert data units to model units, ``(B, *) -> (B, *)``, and refuse data that it cannot represent."""
         raise NotImplementedError
 
     def nll(self, x: Tensor, z_0: Tensor, noise: NoiseLevel) -> Tensor:
-        """-log p(x | z_0) in nats, or its expectation given x where that is closed form; ``(B,)``."""
+        """-log p(x | z_0) in nats, or its expectation given x if that has a closed form; ``(B,)``."""
         raise NotImplementedError
 
     def decode(
@@ -81,18 +81,18 @@ class Decoder(nn.Module):
     def draw_latent(
         self, x: Tensor, x_model: Tensor, q_0: Gaussian, noise: NoiseLevel, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """z_0 for a likelihood of ``x`` by the density of z_0, and the logarithm of its weight; ``(B, *)``, ``(B,)``.
+        """Draw z_0 and the logarithm of the weight w such that w p(z_0) estimates p(x); ``(B, *)``, ``(B,)``.
 
-        Here z_0 is drawn from ``q_0``, which is q(z_0 | x), and the weight is p(x | z_0) / q(z_0 | x).
+        By default z_0 is drawn from ``q_0``, which is q(z_0 | x), and the weight is p(x | z_0) / q(z_0 | x).
 
         Args:
-            x, x_model: the data in their own units and in model units, ``(B, *)``.
+            x, x_model: the data in data units and in model units, ``(B, *)``.
         """
         z_0 = q_0.sample(generator)
         return z_0, -self.nll(x, z_0, noise) - q_0.log_prob(z_0)
 
     def dequantize(self, x_model: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, float]:
-        """Encoded data with uniform noise over the cell of each level, and the log-volume of a row's cells.
+        """Add uniform noise over the cell of each level to encoded data; also give the log-volume of a row's cells.
 
         Raises:
             InputError: if the data are continuous.
@@ -105,7 +105,7 @@ class CategoricalDecoder(Decoder):
     """Integers 0..levels-1: images (256 levels) and any other quantised data.
 
     Args:
-        levels: number K of values an element can take.
+        levels: the number K of values that an element can take.
     """
 
     levels: int
@@ -141,8 +141,9 @@ class CategoricalDecoder(Decoder):
 
     def nll(self, x: Tensor, z_0: Tensor, noise: NoiseLevel) -> Tensor:
         alpha, sigma = expand(noise.alpha, z_0), expand(noise.sigma, z_0)
-        # A level d away from the nearest weighs at most exp(-d (d - 1) (cell alpha / sigma)^2 / 2) of it; those below
-        # e^-40 change no digit, and with little noise they are nearly all.
+        # Relative to the nearest level, a level d steps away has a weight of at most
+        # exp(-d (d - 1) (cell alpha / sigma)^2 / 2). Weights below e^-40 change no digit and are left out; with little
+        # noise those are nearly all levels.
         sharpness = self.cell * (noise.alpha / noise.sigma).min().item()
         reach = math.ceil(0.5 + (0.25 + 80 / sharpness**2) ** 0.5)
         count = min(self.levels, 2 * reach + 1)
@@ -168,10 +169,11 @@ class CategoricalDecoder(Decoder):
 
 @savable
 class GaussianDecoder(Decoder):
-    """Real-valued data, standardised on the way in and restored on the way out.
+    """Real-valued data, which are standardised by ``encode`` and restored by ``decode``.
 
     Args:
-        mean, std: what is subtracted and divided by; numbers, or one per element of a sample (lists or tensors).
+        mean, std: the mean to subtract and the standard deviation to divide by; numbers, or lists or tensors with one
+            value per element of a sample.
     """
 
     mean: Tensor
@@ -181,7 +183,7 @@ class GaussianDecoder(Decoder):
         super().__init__()
         for name, value in (("mean", mean), ("std", std)):
             value = torch.as_tensor(value, dtype=torch.get_default_dtype())
-            # A copy of its own: loading writes into it.
+            # A copy, because loading a model writes into the buffer.
             self.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
         if not (self.std > 0).all():
             raise InputError("std must be positive everywhere; drop constant columns first")
@@ -198,7 +200,7 @@ class GaussianDecoder(Decoder):
     def draw_latent(
         self, x: Tensor, x_model: Tensor, q_0: Gaussian, noise: NoiseLevel, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """z_0 = alpha_0 x_model, and the log-volume of the map from x to z_0; nothing is drawn."""
+        """z_0 = alpha_0 x_model, and the log-determinant of the map from x to z_0; nothing is drawn."""
         z_0 = expand(noise.alpha, x_model) * x_model
         return z_0, x[0].numel() * noise.alpha.log() - self.log_scale(z_0)
 

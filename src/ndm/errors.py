@@ -1,4 +1,4 @@
-"""The one error a user can cause: its message is one line and says what to do."""
+"""The error for mistakes of the user. Its message is one line and says what to do."""
 
 
 class InputError(ValueError):

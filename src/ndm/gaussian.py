@@ -1,4 +1,4 @@
-r"""Diagonal Gaussians: what every marginal, posterior and prior of the model is.
+r"""Diagonal Gaussians. Every marginal, posterior and prior of the model is one.
 
 .. math::
     \mathrm{KL}(q \,\|\, p) = \tfrac12 \sum_i \Big[ \frac{\delta_i^2}{\mathrm{var}_p}
@@ -30,7 +30,7 @@ class Gaussian:
         return cls(torch.zeros_like(like), torch.ones_like(like))
 
     def at(self, eps: Tensor) -> Tensor:
-        """mean + std eps, the draw that standard normal noise ``eps`` stands for, ``(B, *)``."""
+        """mean + std eps: the draw that belongs to the standard normal noise ``eps``, ``(B, *)``."""
         return self.mean + self.std * eps
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -45,6 +45,6 @@ class Gaussian:
     def kl(self, other: Gaussian) -> Tensor:
         """KL(self || other) in nats, shape ``(B,)``."""
         delta = (self.mean - other.mean) / other.std
-        # r is exactly 0 for equal variances, so that the small terms of many steps keep their precision.
+        # r is exactly 0 for equal variances, so the small terms of many steps keep their precision.
         r = (other.std / self.std) ** 2 - 1
         return sum_rows(delta**2 - r / (1 + r) + r.log1p()) / 2

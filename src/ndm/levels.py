@@ -1,13 +1,14 @@
-r"""A predictor for quantised data: a distribution over the levels of each element, times what z_t says about it.
+r"""A predictor for quantised data: for each element, a distribution over the levels times the likelihood of z_t.
 
 .. math::
     \hat x_i = \sum_k v_k\, w_{ik}, \qquad
     w_{ik} \propto \exp(\ell_{ik})\, \mathcal{N}(z_{t,i};\, \alpha_t v_k, \sigma_t^2)
 
-where :math:`v_k` are the decoder's levels and the network gives only the logits :math:`\ell_i`, what the other elements
-say. With little noise the second factor knows the level, which a network that predicts x, eps or v has to learn to
-round: most of the bits of an image with flat regions are lost there. It is exact for the identity, and for any F near
-t = 0, where F(x, t) = x and where it matters; elsewhere it is an input that the logits can outweigh.
+where :math:`v_k` are the decoder's levels. The network gives only the logits :math:`\ell_i`: what the other elements
+say about element i. With little noise the second factor alone determines the level. A network that predicts x, eps or v
+has to learn this rounding, and images with flat regions lose most of their bits there. The second factor is exact for
+the identity. For any F it is nearly exact near t = 0, where F(x, t) is close to x and where the factor matters; at
+other times the logits can outweigh it.
 
 References:
     Gulrajani, Hashimoto. Likelihood-Based Diffusion Language Models. NeurIPS 2023 (there the "output prior").
@@ -28,24 +29,24 @@ from .schedule import NoiseLevel
 from .support.blueprint import Blueprint
 
 RANK = 16
-"""Numbers per element that suffice for 256 levels."""
+"""A rank that suffices for 256 levels."""
 
 
 @PREDICTORS.register("levels")
 class LevelsPredictor(BasePredictor):
     r"""Reads ``net(z_t, t)`` as logits over the levels of each element.
 
-    The logits have low rank, :math:`\ell_{ik} = \sum_r a_{ir} B_{rk}`: the network gives ``rank`` numbers a per
-    element, and B, ``(rank, levels)``, is learned with it.
+    The logits have low rank, :math:`\ell_{ik} = \sum_r a_{ir} B_{rk}`. The network gives the ``rank`` numbers
+    :math:`a_{ir}` of each element, and B, ``(rank, levels)``, is a parameter.
 
     Args:
         net: module with ``net(z_t, t) -> (B, C * (rank + num_basis), *)``, ``z_t`` of shape ``(B, C, *)`` and ``t`` of
             shape ``(B,)``.
-        levels: number K of values an element can take, the decoder's.
-        rank: numbers per element; with ``rank >= levels`` the network must give the ``levels`` logits themselves.
-        num_basis: number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
-        variance: whether the reverse process has the variance of the distribution, ``sum_k w_k (v_k - x_hat)^2``, on
-            top of its own (continuous time has no use for it).
+        levels: the number K of values that an element can take; it must equal the decoder's.
+        rank: the rank of the logits; with ``rank >= levels`` the network must give the ``levels`` logits themselves.
+        num_basis: the number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
+        variance: whether the variance of the distribution, ``sum_k w_k (v_k - x_hat)^2``, widens the reverse process
+            (not used in continuous time).
 
     Raises:
         InputError: if levels or rank are too small.
@@ -71,7 +72,7 @@ class LevelsPredictor(BasePredictor):
     def build(cls, blueprint: Blueprint) -> LevelsPredictor:
         m, levels = blueprint.settings, blueprint.levels
         if levels is None:
-            raise InputError("model.parameterization levels is for quantised data, and these are real numbers; use v")
+            raise InputError("model.parameterization levels needs quantised data, but the data are real numbers; use v")
         curve, rank = m.num_basis if m.predict_curve else 0, min(RANK, levels)
         return cls(blueprint.predictor_network(rank + curve), levels, rank, curve, m.variance)
 
@@ -81,13 +82,13 @@ class LevelsPredictor(BasePredictor):
             a = logits.unflatten(1, (len(self.basis), z_t.shape[1])).movedim(1, -1)
             weights = (a @ self.basis.to(z_t) + log_likelihoods(z_t, noise, self.levels)).softmax(-1)
             values = level_values(self.levels, z_t)
-            x_hat = (weights * values).sum(-1)  # a product of matrices may be allowed TF32
+            x_hat = (weights * values).sum(-1)  # a matrix product might run in TF32
             variance = (weights * (values - x_hat[..., None]) ** 2).sum(-1) if self.variance else None
         return Prediction(x_hat, coefficients if self.num_basis else None, variance)
 
 
 def smooth_basis(rank: int, levels: int) -> Tensor:
-    """Cosines over the levels, and spikes at the outermost ones, where quantised data pile up; ``(rank, levels)``."""
+    """Cosines over the levels, and spikes at the outermost levels, where data concentrate; ``(rank, levels)``."""
     spikes = rank // 4
     waves = torch.arange(1, rank - 2 * spikes + 1)[:, None]
     basis = torch.zeros(rank, levels)

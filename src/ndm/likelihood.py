@@ -13,11 +13,11 @@ K levels, ``"decoder"``         drawn from :math:`q(z_0 \mid x)`       :math:`\l
 K levels, ``"uniform"``         :math:`\alpha_0 (x + (2u - 1) / K)`    :math:`D \log \alpha_0 + D \log (2 / K)`
 ==============================  =====================================  =============================================
 
-with x in model units and u uniform in :math:`[0, 1)^D`. Continuous data: exact up to the solver. Discrete data: a lower
-bound in expectation, tighter with more importance samples,
+with x in model units and u uniform in :math:`[0, 1)^D`. For continuous data the estimate is exact up to the solver's
+error. For discrete data it is a lower bound in expectation, which more importance samples tighten:
 :math:`\log p(x) \ge \mathrm{E} \log \frac1S \sum_s w_s\, p_{\mathrm{ODE}}(z_0^s)`.
 
-Bits per dimension are nats / (D ln 2); there is no other constant.
+Bits per dimension are nats / (D ln 2), without any other constant.
 
 References:
     Chen, Rubanova, Bettencourt, Duvenaud. Neural Ordinary Differential Equations. NeurIPS 2018.
@@ -47,16 +47,16 @@ from .support.tensors import expand, full_times, rand, randn_like, sum_rows
 Divergence = Literal["exact", "hutchinson", "hutchinson-gaussian"]
 Dequantization = Literal["decoder", "uniform"]
 Nats = TypeVar("Nats", Tensor, float)
-EXACT_UP_TO = 256  # elements of a row, for affordable_divergence
+EXACT_UP_TO = 256  # the most elements of a row for which affordable_divergence is exact
 
 
 def bits_per_dim(nats: Nats, x: Tensor) -> Nats:
-    """Nats per row, a tensor or a number, to bits per element of a row of ``x``: nats / (D ln 2)."""
+    """Convert nats per row (a tensor or a number) to bits per element of a row of ``x``: nats / (D ln 2)."""
     return nats / (x[0].numel() * math.log(2))
 
 
 def affordable_divergence(x: Tensor) -> Divergence:
-    """The divergence for rows like those of ``x``: exact up to 256 elements, because its cost grows with them."""
+    """The divergence for rows like those of ``x``: exact up to 256 elements, because its cost grows with D."""
     return "exact" if x[0].numel() <= EXACT_UP_TO else "hutchinson"
 
 
@@ -66,18 +66,20 @@ class Likelihood(NamedTuple):
     log_prob: Tensor
     """``(B,)``, nats."""
     standard_error: Tensor
-    """Monte-Carlo error of ``log_prob`` over its own draws, ``(B,)``, nats; 0 if nothing is drawn, NaN for one draw.
-    For importance samples by the delta method: close to 1 it means that one weight dominates, and understates."""
+    """Monte-Carlo standard error of ``log_prob``, ``(B,)``, nats; 0 if nothing is drawn, NaN for one draw.
+    For importance samples it comes from the delta method. A value close to 1 then means that one weight dominates, and
+    that the true error is larger."""
     nfe: Tensor
     """Evaluations of the field per solve, ``(B,)``."""
     divergence_nfe: Tensor
-    """Evaluations of the divergence per solve, ``(B,)``; ``dopri5`` makes them besides those of the field."""
+    """Evaluations of the divergence per solve, ``(B,)``. With ``dopri5`` they come on top of ``nfe``; with the other
+    solvers each evaluation of the field also gives the divergence."""
     failures: Failures
-    """The rows that the solver could not finish, in any of the draws; their ``log_prob`` is NaN."""
+    """The rows that the solver could not finish in some draw; their ``log_prob`` is NaN."""
 
     @classmethod
     def concatenate(cls, blocks: Sequence[Likelihood]) -> Likelihood:
-        """One estimate of consecutive blocks of rows."""
+        """Join the estimates of consecutive blocks of rows."""
         return cls(
             torch.cat([block.log_prob for block in blocks]),
             torch.cat([block.standard_error for block in blocks]),
@@ -87,7 +89,7 @@ class Likelihood(NamedTuple):
         )
 
     def checked(self) -> Likelihood:
-        """This estimate.
+        """Return this estimate.
 
         Raises:
             SolverError: if the solver could not finish some rows; ``result`` is this estimate.
@@ -96,9 +98,10 @@ class Likelihood(NamedTuple):
 
 
 def log_prob(model: NDM, x: Tensor, **options: Any) -> Tensor:
-    """log p(x) by the model's ODE, ``(B,)``, nats: exact up to the solver for continuous data, else a lower bound.
+    """log p(x) by the model's ODE, ``(B,)``, nats.
 
-    The options are those of :func:`ode_likelihood`. If ``x`` requires a gradient, the result is differentiable in it.
+    It is exact up to the solver's error for continuous data, and a lower bound in expectation for discrete data. The
+    options are those of :func:`ode_likelihood`. If ``x`` requires a gradient, the result is differentiable in ``x``.
 
     Raises:
         InputError: as :func:`ode_likelihood`.
@@ -126,21 +129,23 @@ def ode_likelihood(
 ) -> Likelihood:
     """log p(x) by the model's ODE, with its Monte-Carlo error and cost.
 
-    Rows that the solver cannot finish raise nothing: ``failures`` of the result says which they are, and their
-    ``log_prob`` is NaN. :meth:`Likelihood.checked` raises an error for them.
+    Rows that the solver cannot finish raise no error: the result lists them in ``failures``, and their ``log_prob`` is
+    NaN. :meth:`Likelihood.checked` raises an error for them.
 
     Args:
         model: the model.
-        x: data in its own units, ``(B, *)``. If it requires a gradient, so does the result (the solver's steps are held
+        x: data in data units, ``(B, *)``. If it requires a gradient, the result does too (with the solver's steps held
             fixed); otherwise no graph is kept.
-        solver: a name of ``ndm.ODE_SOLVERS``, or an :class:`ndm.Solver`; ``dopri5`` controls each row on its own.
-        dequantization: for discrete data, through the decoder or uniform noise (see the table above).
-        divergence: ``"exact"`` (D backward passes per evaluation) or Hutchinson's estimator (one, unbiased, noisy) with
-            Rademacher or Gaussian probes, one probe per solve.
-        samples: for discrete data and exact divergence, importance samples. With Hutchinson's estimator the draws are
-            averaged instead, because the logarithm of an average of noisy weights is no bound; so are the probes of
-            continuous data.
-        max_rows: rows solved at once, to bound memory; the answer does not depend on it.
+        solver: a name of ``ndm.ODE_SOLVERS``, or an :class:`ndm.Solver`; ``dopri5`` chooses the steps of each row
+            separately.
+        dequantization: for discrete data, ``"decoder"`` or ``"uniform"`` (see the table above).
+        divergence: ``"exact"`` (D backward passes per evaluation), or Hutchinson's estimator (one backward pass,
+            unbiased, noisy) with Rademacher or Gaussian probes, one probe per solve.
+        samples: the number of draws. For discrete data and exact divergence they are importance samples. With
+            Hutchinson's estimator their logarithms are averaged instead, because the logarithm of an average of noisy
+            weights is not a bound. Continuous data with exact divergence need no draws.
+        max_rows: the number of rows solved at once, to limit memory. The answer depends on it only with solvers that
+            choose one step size for all rows (those of scipy, and the adaptive ones of torchdiffeq).
         dtype: compute in this precision, in a copy of the model.
         generator: seeds the latents and the probes.
 
@@ -174,10 +179,10 @@ def ode_likelihood(
 def draw_latent(
     model: NDM, x: Tensor, dequantization: Dequantization = "decoder", generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
-    """z_0 and log w of the table above, ``(B, *)`` and ``(B,)``.
+    """z_0 and log w of the table in the module's docstring, ``(B, *)`` and ``(B,)``.
 
     Raises:
-        InputError: if x does not fit the decoder, or continuous data are to be dequantised.
+        InputError: if x does not fit the decoder, or uniform dequantisation is asked for continuous data.
     """
     x_model = model.encode(x)
     t_0 = full_times(0.0, x_model)
@@ -203,20 +208,20 @@ def ode_log_prob(
     probe: Tensor | None = None,
     solver: Solver | str = "dopri5",
 ) -> Likelihood:
-    """log-density at ``z_0`` of the variable that dz = f dt carries to N(0, I) at t = 1.
+    """Log-density at ``z_0`` of the distribution that dz = f dt carries to N(0, I) at t = 1.
 
-    Rows that the solver cannot finish raise nothing: ``failures`` of the result says which they are, and their
-    log-density is NaN.
+    Rows that the solver cannot finish raise no error: the result lists them in ``failures``, and their log-density is
+    NaN.
 
     Args:
         f: the vector field ``f(t, z)``.
-        z_0: where, ``(B, *)``.
-        probe: for Hutchinson's estimator, as of :func:`draw_probe`; None is the exact divergence.
+        z_0: the points at which the density is evaluated, ``(B, *)``.
+        probe: the probe of Hutchinson's estimator, see :func:`draw_probe`; None is the exact divergence.
         solver: a name of ``ndm.ODE_SOLVERS``, or an :class:`ndm.Solver`.
     """
     field: VectorField = lambda t, z, *_: f(t, z)  # noqa: E731
     args = () if probe is None else (probe,)
-    # A graph only where it is asked for: the field's parameters alone would keep every evaluation's.
+    # Keep a graph only if z_0 asks for it: otherwise the field's parameters would keep the graph of every evaluation.
     with torch.set_grad_enabled(z_0.requires_grad and torch.is_grad_enabled()):
         end = solve_ode(field, z_0, 0.0, 1.0, solver, args, partial(value_and_divergence, f))
     log_p = Gaussian.standard(end.state).log_prob(end.state) + end.integral
@@ -241,7 +246,7 @@ def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | N
             trace = sum_rows(vjp * probe)
         else:
             dim = z[0].numel()
-            # Row d of the batch of cotangents picks output d; rows of z do not interact, so one batch serves all.
+            # Cotangent d picks output d in every row of z at once, because the rows do not interact.
             picks = torch.eye(dim, dtype=z.dtype, device=z.device).view(dim, 1, *z.shape[1:]).expand(dim, *z.shape)
             (jacobian,) = torch.autograd.grad(value, z, picks, create_graph=keep, is_grads_batched=True)
             trace = jacobian.reshape(dim, len(z), dim).diagonal(dim1=0, dim2=2).sum(1)
@@ -249,7 +254,7 @@ def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | N
 
 
 def _in_blocks(f: VectorField, z_0: Tensor, probe: Tensor | None, solver: Solver, max_rows: int | None) -> Likelihood:
-    """:func:`ode_log_prob` of ``max_rows`` rows at a time."""
+    """:func:`ode_log_prob` for ``max_rows`` rows at a time."""
     blocks = torch.arange(len(z_0), device=z_0.device).split(max_rows or len(z_0))
     return Likelihood.concatenate([
         ode_log_prob(f, z_0[block], None if probe is None else probe[block], solver) for block in blocks
@@ -259,12 +264,12 @@ def _in_blocks(f: VectorField, z_0: Tensor, probe: Tensor | None, solver: Solver
 def _average(draws: list[Likelihood], importance: bool, random: bool) -> Likelihood:
     """The log of the mean weight (``importance``) or the mean of the logs, and its standard error.
 
-    A row that failed in any draw is NaN, and its first failure is kept.
+    The result is NaN for a row that failed in any draw, and the row's first failure is kept.
     """
     logs, count = torch.stack([draw.log_prob for draw in draws]), len(draws)
     mean = logs.logsumexp(0) - math.log(count) if importance else logs.mean(0)
     with torch.no_grad():
-        # The delta method for the log of a mean: the relative error of the mean.
+        # By the delta method, the error of the log of a mean is the relative error of the mean.
         spread = (logs - mean).exp() if importance else logs
         error = spread.std(0) / count**0.5 if random and count > 1 else torch.full_like(mean, math.nan if random else 0)
     nfe = torch.stack([draw.nfe for draw in draws]).mean(0)

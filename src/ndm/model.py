@@ -19,15 +19,15 @@ from .transform import BasisCurve
 
 
 class NDM(nn.Module):
-    """A neural diffusion model; with the identity transform, a conventional one.
+    """A neural diffusion model; with the identity transform, a conventional diffusion model.
 
     Args:
         process: the forward process.
         predictor: predicts x from z_t.
-        decoder: owns the data's units and p(x | z_0).
+        decoder: converts between data units and model units, and defines p(x | z_0).
 
     Raises:
-        InputError: if the predictor predicts a curve that the transform does not have, or levels that are not the
+        InputError: if the predictor predicts a curve that the transform does not have, or its levels are not the
             decoder's.
 
     Example:
@@ -48,19 +48,19 @@ class NDM(nn.Module):
         if predictor.levels is not None and predictor.levels != decoder.levels:
             raise InputError(
                 f"LevelsPredictor(levels={predictor.levels}) needs CategoricalDecoder(levels={predictor.levels}): "
-                "both must mean the same values"
+                "both must use the same values"
             )
         self.process = process
         self.predictor = predictor
         self.decoder = decoder
 
     def forward(self, z_t: Tensor, t: Tensor, eta: float | Tensor | None = None) -> ConditionalProcess:
-        """The reverse process at ``z_t``: the forward process given the prediction made from it.
+        """The reverse process at ``z_t``: the forward process given the prediction from ``z_t``.
 
         Args:
             z_t: latents, ``(B, *)``.
             t: their times, ``(B,)``.
-            eta: in the place of the process's own, see :class:`ForwardProcess`.
+            eta: replaces the eta of the process, see :class:`ForwardProcess`.
         """
         x_hat, coefficients, variance = self.predictor(z_t, t, self.process.schedule(t))
         if coefficients is None:
@@ -77,18 +77,19 @@ class NDM(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Number of trained values."""
+        """The number of trainable parameters."""
         return sum(p.numel() for p in self.parameters())
 
     def encode(self, x: Tensor) -> Tensor:
-        """Data units to model units; integers take the model's dtype, real numbers keep their own."""
+        """Convert data units to model units; integers get the model's dtype, real numbers keep theirs."""
         return self.decoder.encode(x if x.is_floating_point() else x.to(self.reference.dtype))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
 
         Raises:
-            InputError: if the schedule, process or decoder is of your own class (networks and transforms may be).
+            InputError: if the class of the schedule, process or decoder is not registered (networks and transforms may
+                be of any class).
         """
         from .saving import save
 
@@ -104,12 +105,12 @@ class NDM(nn.Module):
         """Rebuild a saved model, in evaluation mode.
 
         Args:
-            folder: what ``save_pretrained`` wrote.
-            predictor, transform: your own network for that place, if it is not one of ``ndm.nn``; its weights are
-                loaded too. Nothing in the folder can name code to import.
+            folder: the folder that ``save_pretrained`` wrote.
+            predictor, transform: your own network for the predictor or the transform, if it is not one of ``ndm.nn``;
+                its weights are loaded too. Nothing in the folder can name code to import.
 
         Raises:
-            InputError: if a file is missing, truncated or not ours, or a network must be passed.
+            InputError: if a file is missing, damaged or not from ndm, or a network must be passed.
         """
         from .saving import load
 

@@ -1,4 +1,4 @@
-r"""The variational bound: what is trained, and the first number to report.
+r"""The variational bound: the training objective, and the first number to report.
 
 .. math::
     -\log p(x) \le
@@ -10,7 +10,8 @@ with :math:`s = i/T,\ t = (i+1)/T`; as T grows the diffusion term tends to
 
 .. math:: \mathrm{E}_t\, \|b_q(z_t, t) - b_p(z_t, t)\|^2 / (2 g_t^2)
 
-where b are the reverse drifts. All three terms depend on F and are trained: without the prior, F collapses or explodes.
+where b are the reverse drifts. The prior and the diffusion term depend on F, and both are trained: without the prior, F
+collapses or explodes. The reconstruction does not depend on F, because F(x, 0) = x.
 
 References:
     Bartosh, Vetrov, Naesseth. Neural Diffusion Models. ICML 2024, Algorithm 1.
@@ -45,17 +46,17 @@ class Bound(NamedTuple):
         return self.prior + self.diffusion + self.reconstruction
 
     def weighted(self, weight: Tensor) -> Bound:
-        """The same with the diffusion term times ``weight``, ``(B,)``."""
+        """This bound with the diffusion term multiplied by ``weight``, ``(B,)``."""
         return self._replace(diffusion=weight * self.diffusion)
 
 
 class Draws(NamedTuple):
-    """Everything that is drawn for the bound of a batch ``(B, *)``."""
+    """All random draws for the bound of a batch ``(B, *)``."""
 
     t: Tensor
-    """Where the diffusion term is evaluated, ``(B,)``."""
+    """The times at which the diffusion term is evaluated, ``(B,)``."""
     weight: Tensor
-    """What makes its mean over such times unbiased, ``(B,)``."""
+    """The weights that make the estimate of the diffusion term unbiased, ``(B,)``."""
     eps_0: Tensor
     """The noise of z_0, ``(B, *)``."""
     eps_t: Tensor
@@ -69,7 +70,7 @@ def draw(
     rank: int = 0,
     count: int = 1,
 ) -> Draws:
-    """The draws for encoded rows ``x``, ``(B, *)``, which are part ``rank`` of ``count`` equal parts of a batch."""
+    """The draws for encoded rows ``x``, ``(B, *)``, with ``x`` part ``rank`` of ``count`` equal parts of a batch."""
     eps_0 = randn_like(x, generator, rank, count)
     t, weight = times(x, generator, rank, count)
     return Draws(t, weight, eps_0, randn_like(x, generator, rank, count))
@@ -87,18 +88,18 @@ def bound(
 
     Args:
         model: the model.
-        x: data in its own units, ``(B, *)``.
-        steps: number of steps T; None is continuous time.
-        times: where the diffusion term is evaluated; low-discrepancy uniform times unless told otherwise.
+        x: data in data units, ``(B, *)``.
+        steps: the number of steps T; None is continuous time.
+        times: draws the times at which the diffusion term is evaluated; by default low-discrepancy uniform times.
         generator: seeds the times and the noise.
-        eta: noise of the reverse process, one per row ``(B,)``, instead of the process's own. Each eta has its own
-            reverse process and its own bound; at small eta the bound is about the ODE's velocity.
+        eta: replaces the eta of the process, one value per row, ``(B,)``. Each eta has its own reverse process and its
+            own bound; at small eta the bound mostly measures the error of the ODE's velocity.
 
     Returns:
         The three terms per row, in nats.
 
     Raises:
-        InputError: if x is out of the decoder's range or not finite, or the schedule does not serve ``steps``.
+        InputError: if x is out of the decoder's range or not finite, or the schedule does not allow ``steps``.
     """
     if steps is not None and steps < 1:
         raise InputError(f"steps must be at least 1 (or None for continuous time), got {steps}")
@@ -114,10 +115,10 @@ def bound(
 def bound_terms(
     model: NDM, x: Tensor, x_model: Tensor, draws: Draws, steps: int | None = None, eta: Tensor | None = None
 ) -> Bound:
-    """The terms of :func:`bound` as a function of its draws, the diffusion term without its weight.
+    """The terms of :func:`bound` as a function of the draws; the weight of the diffusion term is not applied.
 
     Args:
-        x, x_model: the data in their own units and encoded, ``(B, *)``.
+        x, x_model: the data in data units and in model units, ``(B, *)``.
     """
     q = model.process(x_model, eta=eta)
     start, end = full_times(0.0, x_model), full_times(1.0, x_model)
@@ -139,18 +140,18 @@ def bound_terms(
 
 
 def step_around(u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The ends s < t of the step, of ``steps`` equal ones, that contains ``u``; each ``(B,)``."""
+    """The ends s < t of the step that contains ``u``, one of ``steps`` equal steps; each ``(B,)``."""
     i = (u * steps).floor().clamp(max=steps - 1)
     return i / steps, (i + 1) / steps
 
 
 def discrete_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """KL(q(z_s | z_t, x) || p(z_s | z_t)), ``(B,)``, nats: one step's part of the diffusion term."""
+    """KL(q(z_s | z_t, x) || p(z_s | z_t)), ``(B,)``, nats: the contribution of one step to the diffusion term."""
     p = model(z_t, t, q.eta)
     return q.posterior(z_t, s, t).kl(p.posterior(z_t, s, t))
 
 
 def continuous_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, t: Tensor) -> Tensor:
-    """The diffusion term's density at ``t``, ``(B,)``, nats per unit of time."""
+    """The integrand of the diffusion term at ``t``, ``(B,)``, nats per unit of time."""
     p = model(z_t, t, q.eta)
     return sum_rows(((q.reverse_drift(z_t, t) - p.reverse_drift(z_t, t)) / expand(q.noise_rate(t), z_t)) ** 2) / 2

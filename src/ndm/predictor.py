@@ -1,4 +1,4 @@
-r"""The predictor: a network's output read as a prediction of x.
+r"""The predictor turns a network's output into a prediction of x.
 
 .. math::
     \hat x = \text{out}, \qquad
@@ -6,7 +6,7 @@ r"""The predictor: a network's output read as a prediction of x.
     \hat x = (\alpha_t z_t - \sigma_t\, \text{out}) / (\alpha_t^2 + \sigma_t^2)
 
 for the parameterisations ``x``, ``eps`` and ``v``. They are reparameterisations of :math:`\hat x`: with a transform
-other than the identity, ``eps`` and ``v`` do not predict the noise itself.
+other than the identity, the output for ``eps`` or ``v`` is not a prediction of the noise or of v itself.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Parameterization = Literal["x", "eps", "v"]
 
 
 class Prediction(NamedTuple):
-    """What is predicted from ``z_t``: x, optionally the curve through it, optionally its elementwise variance."""
+    """A prediction from ``z_t``: x, optionally the coefficients of its curve, optionally its elementwise variance."""
 
     x_hat: Tensor
     coefficients: Tensor | None
@@ -34,16 +34,16 @@ class Prediction(NamedTuple):
 
 
 class BasePredictor(nn.Module):
-    """Base of all predictors: ``predictor(z_t, t, noise)`` is a :class:`Prediction`, read from ``net(z_t, t)``.
+    """Base class of all predictors: ``predictor(z_t, t, noise)`` turns ``net(z_t, t)`` into a :class:`Prediction`.
 
     Args:
-        net: the network; its outputs lie side by side along dimension 1.
-        num_basis: number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
+        net: the network; its outputs are concatenated along dimension 1.
+        num_basis: the number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
         variance: whether the prediction has a variance.
     """
 
     levels: int | None = None
-    """The number of values that an element can take, for a predictor that serves data of that many values only."""
+    """The number of values that an element can take, if the predictor is only for such data; None otherwise."""
 
     def __init__(self, net: nn.Module, num_basis: int = 0, variance: bool = False) -> None:
         super().__init__()
@@ -53,22 +53,22 @@ class BasePredictor(nn.Module):
 
     @classmethod
     def build(cls, blueprint: Blueprint) -> BasePredictor:
-        """The predictor of a recipe's settings."""
+        """Build the predictor from a recipe's settings."""
         raise NotImplementedError
 
     def forward(self, z_t: Tensor, t: Tensor, noise: NoiseLevel) -> Prediction:
         """The prediction at ``z_t``, ``(B, C, *)``.
 
         Args:
-            noise: the schedule at ``t``.
+            noise: the noise level at ``t``.
 
         Raises:
-            InputError: if the network's output is not of the shape promised.
+            InputError: if the network's output does not have the expected shape.
         """
         raise NotImplementedError
 
     def outputs(self, z_t: Tensor, t: Tensor, *counts: int) -> tuple[Tensor, ...]:
-        """The network's output in parts of ``counts`` channels for each channel of ``z_t``, in the precision of z_t.
+        """The network's output in the dtype of ``z_t``, in parts of ``counts`` channels per channel of ``z_t``.
 
         Raises:
             InputError: if the output has another shape.
@@ -98,9 +98,9 @@ class Predictor(BasePredictor):
         net: module with ``net(z_t, t) -> (B, C * (1 + num_basis + variance), *)``, ``z_t`` of shape ``(B, C, *)`` and
             ``t`` of shape ``(B,)``.
         parameterization: ``"x"``, ``"eps"`` or ``"v"``.
-        num_basis: number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
-        variance: whether the variance of the prediction is learned, so that the reverse process has its own variance
-            at any number of steps (continuous time has no use for it).
+        num_basis: the number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
+        variance: whether the network also gives a variance of the prediction, which widens the reverse process at any
+            number of steps (not used in continuous time).
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-r"""The forward process of a neural diffusion model, and what it is once x is known.
+r"""The forward process of a neural diffusion model, and the process given x.
 
 .. math::
     q(z_t \mid x) = \mathcal{N}(m_t, s_t^2 I), \qquad m_t = \alpha_t F_\phi(x, t), \quad s_t = \sigma_t
 
-``process(x)`` is the process given x; the reverse process is the same object given a prediction, ``process(x_hat)``.
-Both answer the same questions; no sampler, bound or likelihood does this algebra again.
+``process(x)`` is the process given x. The reverse process uses a prediction in its place: ``process(x_hat)``. Both are
+a :class:`ConditionalProcess`, and no sampler, bound or likelihood repeats its algebra.
 
 In discrete time, for a clock :math:`\Gamma` with :math:`d\Gamma = \eta\, d\gamma` and
 :math:`\rho = e^{(\Gamma_s - \Gamma_t)/2}`:
@@ -50,10 +50,11 @@ class ForwardProcess(nn.Module):
     Args:
         schedule: the noise schedule.
         transform: F; the identity is conventional diffusion.
-        eta: how much noise the posterior injects; 1 is DDPM's and the bound's choice, 0 is DDIM.
-        tied_to: the variable the transform sees. ``"time"`` is t. ``"noise"`` is
-            :math:`u(t) = \sigma_t^2 - \sigma_0^2`: F moves where noise hides the difference, and the continuous bound
-            no longer depends on the shape of the schedule.
+        eta: how much noise the posterior injects, a positive number. DDPM and the usual bound use 1; the limit 0 is
+            DDIM.
+        tied_to: the time variable of F. ``"time"`` is t. ``"noise"`` is
+            :math:`u(t) = \sigma_t^2 - \sigma_0^2`: F then changes where noise hides the change, and the continuous
+            bound no longer depends on the shape of the schedule.
 
     Example:
         >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.Identity())
@@ -89,7 +90,7 @@ class ForwardProcess(nn.Module):
         Args:
             x: data or a prediction in model units, ``(B, *)``.
             variance: elementwise variance of a prediction.
-            eta: a number, or one per row ``(B,)``, in the place of the process's own; at 0 the posterior's mean is
+            eta: replaces the eta of the process, a number or one per row, ``(B,)``; at 0 the posterior's mean is
                 DDIM's step.
         """
         return self.along(self.transform(x), variance, eta)
@@ -97,11 +98,11 @@ class ForwardProcess(nn.Module):
     def along(
         self, curve: Curve, variance: Tensor | None = None, eta: float | Tensor | None = None
     ) -> ConditionalProcess:
-        """The process given a (predicted) curve: no transform is evaluated."""
+        """The process given a (predicted) curve, without evaluating the transform."""
         return ConditionalProcess(self, curve, variance, self.eta if eta is None else eta)
 
     def curve_time(self, t: Tensor, noise: NoiseLevel) -> tuple[Tensor, Tensor]:
-        """The variable the transform sees at ``t``, and its time derivative."""
+        """The time variable of F at ``t``, and its derivative with respect to ``t``."""
         if self.tied_to == "time":
             return t, torch.ones_like(t)
         start = self.schedule(torch.zeros_like(t)).sigma
@@ -113,21 +114,22 @@ class ForwardProcess(nn.Module):
 
 
 def noise_rate(noise: NoiseLevel, eta: float | Tensor) -> Tensor:
-    """g = s (dGamma/dt)^(1/2), the diffusion coefficient, of the shape of the noise level's values."""
+    """The diffusion coefficient g = s (dGamma/dt)^(1/2), with the shape of the values of ``noise``."""
     return noise.sigma * (eta * noise.d_gamma) ** 0.5
 
 
 class ConditionalProcess:
     """The process given x, or given a prediction of it: ``z_t = m(t) + s(t) eps``.
 
-    Times have shape ``(B,)``, everything else ``(B, *)``. All answers follow from ``affine`` and the clock.
+    Times have shape ``(B,)``, everything else ``(B, *)``. All methods follow from m, s and the clock.
 
     Args:
         process: the forward process.
         curve: t -> F(x, t).
-        variance: elementwise variance v of the prediction; it widens the posterior by (alpha_s - kappa alpha_t)^2 v,
-            which for the identity is what x ~ N(x_hat, v) adds, and for any F scales with the step as it must.
-        eta: the rate of the clock, dGamma = eta dgamma; a number, or one per row ``(B,)``.
+        variance: elementwise variance v of the prediction. It adds (alpha_s - kappa alpha_t)^2 v to the posterior's
+            variance. For the identity this is exact for x ~ N(x_hat, v), and for any F it has the right order in the
+            step size.
+        eta: the rate of the clock, dGamma = eta dgamma; a number, or one per row, ``(B,)``.
     """
 
     def __init__(
@@ -173,7 +175,7 @@ class ConditionalProcess:
         return Gaussian(*self.affine(t))
 
     def posterior(self, z_t: Tensor, s: Tensor, t: Tensor) -> Gaussian:
-        """q(z_s | z_t, x) for ``s < t``; at eta = 0 its mean is DDIM's step, and its std is what ``variance`` gives.
+        """q(z_s | z_t, x) for ``s < t``; at eta = 0 its mean is DDIM's step, and its std comes from ``variance`` alone.
 
         Args:
             z_t: latents, ``(B, *)``.
@@ -186,17 +188,18 @@ class ConditionalProcess:
         (m_s, s_s), (m_t, s_t) = self.affine(s), self.affine(t)
         log_rho = expand(self.clock(s)[0] - self.clock(t)[0], z_t) / 2
         kappa = log_rho.exp() * s_s / s_t
-        # expm1: the gap is tiny for many steps. Never sqrt(s_s^2 - var), which is 0 for large gaps in float32.
+        # expm1, because log_rho is tiny with many steps. kappa is not sqrt(s_s^2 - var) / s_t, which is 0 in float32
+        # for large steps.
         variance = -(s_s**2) * torch.expm1(2 * log_rho)
         if self.variance is not None:
-            # alpha_s - kappa alpha_t, how much of the prediction enters the mean, without the cancellation.
+            # alpha_s - kappa alpha_t, the weight of the prediction in the mean, computed without cancellation.
             at_s, at_t = self.process.schedule(s), self.process.schedule(t)
             weight = -expand(at_s.alpha, z_t) * torch.expm1(log_rho + expand(at_s.gamma - at_t.gamma, z_t) / 2)
             variance = variance + weight**2 * self.variance
         return Gaussian(m_s + kappa * (z_t - m_t), variance.sqrt())
 
     def velocity(self, z: Tensor, t: Tensor) -> Tensor:
-        """Drift u of the deterministic process dz = u dt with these marginals."""
+        """Velocity u of the ODE dz = u dt that has these marginals."""
         check_times(z, t=t)
         m, s, d_m, d_s = self.affine_with_derivative(t)
         return d_m + d_s / s * (z - m)
@@ -208,7 +211,7 @@ class ConditionalProcess:
         return (m - z) / s**2
 
     def reverse_drift(self, z: Tensor, t: Tensor) -> Tensor:
-        """Drift b of the SDE dz = b dt + g dw that runs from t = 1 to 0 with these marginals."""
+        """Drift b of the SDE dz = b dt + g dw that runs from t = 1 to 0 and has these marginals."""
         check_times(z, t=t)
         m, s, d_m, d_s = self.affine_with_derivative(t)
         velocity, score = d_m + d_s / s * (z - m), (m - z) / s**2

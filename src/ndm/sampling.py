@@ -1,4 +1,4 @@
-r"""Sampling: ancestral in discrete time, ODE and SDE in continuous time. Loops only.
+r"""Sampling: ancestral in discrete time, by the ODE or the SDE in continuous time.
 
 ======================================  ==========================================================================
 solver                                  what it does
@@ -47,20 +47,21 @@ def sample(
 
     Args:
         model: the model.
-        shape: of the samples, batch included, ``(B, *)``.
-        steps: the number of steps of a solver that does not choose its own, 50 unless given; a :class:`ndm.Solver`
-            brings its own number.
-        solver: a name of the table above, or an :class:`ndm.Solver`.
-        mode: take the decoder's mode instead of a draw. With an ODE solver and continuous data the mode is what
-            :func:`ndm.log_prob` is the density of; a draw adds the decoder's noise, :math:`e^{\gamma_0 / 2}` wide.
-        generator: seeds everything.
+        shape: shape of the samples with the batch dimension, ``(B, *)``.
+        steps: the number of steps, 50 by default; a solver that chooses its own steps ignores it. An
+            :class:`ndm.Solver` already has a number of steps.
+        solver: a name in the table of this module, or an :class:`ndm.Solver`.
+        mode: take the decoder's mode instead of a draw. With an ODE solver and continuous data, :func:`ndm.log_prob` is
+            then the density of the samples; a draw adds the decoder's noise, with standard deviation
+            :math:`e^{\gamma_0 / 2}` in model units.
+        generator: seeds all draws.
 
     Returns:
         Samples in data units, ``(B, *)``.
 
     Raises:
-        InputError: if the solver is unknown or not installed, the schedule does not serve the number of steps, or
-            ``steps`` contradicts the Solver's.
+        InputError: if the solver is unknown or not installed, the schedule does not allow the number of steps, or
+            ``steps`` contradicts the steps of the :class:`ndm.Solver`.
         SolverError: if an ODE solver could not finish some rows; ``result`` is the :class:`ndm.Solution`.
 
     Example:
@@ -93,7 +94,7 @@ def sample_in_batches(
     mode: bool = False,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """``num`` samples of ``shape`` in batches that fit, on the CPU; the arguments are those of :func:`sample`."""
+    """Yield ``num`` samples of ``shape`` in batches of limited size, on the CPU; the rest is as in :func:`sample`."""
     most = rows_at_once(shape, BATCH)
     for start in range(0, num, most):
         rows = (min(most, num - start), *shape)
@@ -107,7 +108,7 @@ def ancestral(
     deterministic: bool = False,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """From ``z_1`` to ``z_0`` through p(z_s | z_t), or through its DDIM mean when ``deterministic``."""
+    """Carry ``z_1`` to ``z_0`` by draws from p(z_s | z_t), or by its DDIM mean if ``deterministic``."""
     z = z_1
     for i in reversed(range(steps)):
         s, t = full_times(i / steps, z), full_times((i + 1) / steps, z)
@@ -122,6 +123,6 @@ def velocity_field(model: NDM) -> VectorField:
 
 
 _DISCRETE = {name: Method(ancestral, takes_steps=True) for name in ("ancestral", "ddim")}
-# A ChainMap lists its last map first; a solver that joins a registry later is in it too.
+# A ChainMap lists its last map first, and includes solvers that are registered later.
 SOLVERS: Mapping[str, Method] = ChainMap(SDE_SOLVERS, ODE_SOLVERS, _DISCRETE)  # type: ignore[arg-type]
 """Every solver that :func:`sample` takes, by name."""

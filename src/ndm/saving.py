@@ -1,8 +1,8 @@
-"""Saving and loading: ``config.json`` names registered parts and their arguments, ``model.safetensors`` the weights.
+"""Saving and loading. ``config.json`` names the parts and their arguments, ``model.safetensors`` holds the weights.
 
-Every registered class keeps its constructor's arguments as attributes of the same names, so a model describes itself
-and is rebuilt from the description. Nothing is unpickled and no name from a file is ever imported: a class that is not
-registered is described as ``{"type": "external"}`` and must be passed by the caller.
+Every registered class keeps its constructor's arguments as attributes of the same names, so a model can be described
+and rebuilt from the description. Nothing is unpickled and no name from a file is ever imported: a module whose class is
+not registered is described as ``{"type": "external"}``, and the caller must pass it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def describe(value: Any) -> Any:
 
 
 def build(description: Any, supplied: dict[str, torch.nn.Module], place: str = "model") -> Any:
-    """The inverse of :func:`describe`; ``supplied`` holds the caller's modules by place.
+    """The inverse of :func:`describe`; ``supplied`` holds the caller's modules by their place in the model.
 
     Raises:
         InputError: if a type is unknown, an argument does not fit, or a module must be supplied.
@@ -59,7 +59,7 @@ def build(description: Any, supplied: dict[str, torch.nn.Module], place: str = "
         return description
     given = supplied.get(place)
     kind = description.get("type")
-    # A network alone replaces the network inside its place; a whole Predictor or Transform replaces the place.
+    # A whole Predictor or Transform replaces the part; a network replaces only the network inside the part.
     if given is not None and (kind == "external" or isinstance(given, (BasePredictor, Transform))):
         return given
     if kind == "external":
@@ -84,11 +84,11 @@ def build(description: Any, supplied: dict[str, torch.nn.Module], place: str = "
 
 
 def save(model: NDM, folder: Path) -> None:
-    """Write the two files, each under a temporary name first; the weights carry the configuration's checksum."""
+    """Write the two files, each under a temporary name first; the weights file holds the configuration's checksum."""
     parts = {name: describe(getattr(model, name)) for name in ("process", "predictor", "decoder")}
     own = [name for name, part in (*parts.items(), ("schedule", parts["process"].get("schedule"))) if part == EXTERNAL]
     if own and own != ["predictor"]:
-        raise InputError(f"the model's {own[0]} is of a class that ndm does not know, so it could not be loaded again")
+        raise InputError(f"the class of the model's {own[0]} is not registered, so the model could not be loaded again")
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"format": FORMAT, **parts}, indent=2) + "\n"
     weights, config = (folder / (name + ".tmp") for name in (WEIGHTS_FILE, CONFIG_FILE))
@@ -103,7 +103,7 @@ def save(model: NDM, folder: Path) -> None:
 
 
 def weights_checksum(model: NDM) -> str:
-    """SHA-256 of the names and values of all weights, wherever they were read from."""
+    """SHA-256 of the names and values of all weights; the file they came from does not matter."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(name.encode())
@@ -148,12 +148,12 @@ def load(folder: Path, supplied: dict[str, torch.nn.Module]) -> NDM:
         key = sorted(missing or wrong)[0]
         raise InputError(f"{folder / WEIGHTS_FILE} does not fit its config.json (first: {key}); restore both files")
     if metadata.get(CHECKSUM) != _checksum(text):
-        raise InputError(f"{folder}: config.json and model.safetensors are not of the same save; restore both files")
+        raise InputError(f"{folder}: config.json and model.safetensors do not belong together; restore both files")
     model.load_state_dict(weights, strict=False)
     return model.eval()
 
 
 def _shared_names(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> set[str]:
-    """Names whose memory is that of a tensor present in ``weights``."""
+    """Names of tensors that share memory with a tensor in ``weights``."""
     stored = {expected[k].data_ptr() for k in weights if k in expected}
     return {k for k, v in expected.items() if v.data_ptr() in stored}

@@ -1,4 +1,4 @@
-r"""Noise schedules: how much signal and noise there is at time t, and how fast that changes.
+r"""Noise schedules: how much signal and noise there is at time t, and how fast both change.
 
 .. math::
     \gamma_t = \log(\sigma_t^2 / \alpha_t^2) \text{ (increasing)}, \qquad
@@ -28,7 +28,7 @@ from .support.registry import Registry
 
 
 class NoiseLevel(NamedTuple):
-    """Values and time derivatives at ``t``, each of the shape of ``t``."""
+    """Values and time derivatives at ``t``, each with the shape of ``t``."""
 
     gamma: Tensor
     alpha: Tensor
@@ -39,7 +39,7 @@ class NoiseLevel(NamedTuple):
 
 
 class Schedule(nn.Module):
-    """Base of all schedules: a subclass gives ``gamma_with_derivative``, the rest follows.
+    """Base class of all schedules; a subclass only defines ``gamma_with_derivative``.
 
     Args:
         gamma_min: log noise-to-signal ratio at t = 0.
@@ -50,7 +50,7 @@ class Schedule(nn.Module):
     """
 
     steps: int | None = None
-    """The only number of steps this schedule serves; None serves any number, and continuous time."""
+    """The only number of steps that this schedule allows; None allows any number, and continuous time."""
 
     def __init__(self, gamma_min: float, gamma_max: float) -> None:
         super().__init__()
@@ -61,15 +61,15 @@ class Schedule(nn.Module):
 
     @classmethod
     def build(cls, blueprint: Blueprint) -> Schedule:
-        """The schedule of a recipe's settings."""
+        """Build the schedule from a recipe's settings."""
         return cls(blueprint.settings.gamma_min, blueprint.settings.gamma_max)
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """gamma(t) and its time derivative, both of the shape of ``t``."""
+        """gamma(t) and its time derivative, both with the shape of ``t``."""
         raise NotImplementedError
 
     def forward(self, t: Tensor) -> NoiseLevel:
-        """Everything about the noise at ``t`` in [0, 1], any shape."""
+        """The noise level at ``t`` in [0, 1], of any shape."""
         gamma, d_gamma = self.gamma_with_derivative(t)
         alpha2, sigma2 = torch.sigmoid(-gamma), torch.sigmoid(gamma)
         alpha, sigma = alpha2.sqrt(), sigma2.sqrt()
@@ -78,16 +78,16 @@ class Schedule(nn.Module):
         return NoiseLevel(gamma, alpha, sigma, d_gamma, d_alpha, d_sigma)
 
     def check_steps(self, steps: int | None) -> None:
-        """Refuse a number of steps this schedule was not made for (None means continuous time).
+        """Refuse a number of steps for which this schedule was not made (None means continuous time).
 
         Raises:
-            InputError: saying which number it was made for.
+            InputError: with the number for which it was made.
         """
         if self.steps is not None and steps != self.steps:
             wanted = "continuous time" if steps is None else f"steps={steps}"
             raise InputError(
-                f"{type(self).__name__} belongs to steps={self.steps} and cannot serve {wanted}; "
-                f"pass steps={self.steps}, or use LearnedSchedule, which serves all"
+                f"{type(self).__name__} belongs to steps={self.steps} and does not allow {wanted}; "
+                f"pass steps={self.steps}, or use LearnedSchedule, which allows any"
             )
 
 
@@ -96,7 +96,7 @@ SCHEDULES = Registry[type[Schedule]]("schedule")
 
 @SCHEDULES.register("linear")
 class LinearSchedule(Schedule):
-    """gamma linear in t."""
+    """gamma is linear in t."""
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         span = self.gamma_max - self.gamma_min
@@ -105,11 +105,11 @@ class LinearSchedule(Schedule):
 
 @SCHEDULES.register("cosine")
 class CosineSchedule(Schedule):
-    """alpha = cos(y), sigma = sin(y) with the angle y linear in t, between the angles of the end points."""
+    """alpha = cos(y) and sigma = sin(y), with an angle y that is linear in t between its values at the end points."""
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         start, end = (math.atan(math.exp(g / 2)) for g in (self.gamma_min, self.gamma_max))
-        # The angle and its complement apart: pi/2 - angle has no digits left in float32 near the end.
+        # The complement is computed separately: near the end, pi/2 - angle has no correct digits in float32.
         angle = start + (end - start) * t
         complement = math.atan(math.exp(-self.gamma_max / 2)) + (end - start) * (1 - t)
         sine, cosine = torch.sin(angle), torch.sin(complement)
@@ -118,21 +118,21 @@ class CosineSchedule(Schedule):
 
 @SCHEDULES.register("learned")
 class LearnedSchedule(Schedule):
-    r"""A learned increasing gamma whose end points are pinned by construction.
+    r"""A learned increasing gamma with fixed end points.
 
     .. math:: \gamma(t) = \gamma_{\min} + (\gamma_{\max} - \gamma_{\min}) \frac{r(t) - r(0)}{r(1) - r(0)}, \qquad
         r(t) = w t + \sum_j a_j \,\mathrm{sigmoid}(b_j (t - c_j)), \quad w, a_j, b_j > 0
 
-    It starts within a few percent of linear.
+    Before training it is linear to within a few percent.
 
     Args:
-        num_bumps: number of sigmoids in the sum.
+        num_bumps: the number of sigmoids in the sum.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float, num_bumps: int = 16) -> None:
         super().__init__(gamma_min, gamma_max)
         self.num_bumps = num_bumps
-        self.raw_slope = nn.Parameter(torch.tensor([0.5413]))  # softplus^-1(1); FSDP shards no scalar
+        self.raw_slope = nn.Parameter(torch.tensor([0.5413]))  # softplus^-1(1); FSDP cannot shard scalars
         self.raw_heights = nn.Parameter(torch.full((num_bumps,), -4.0))
         self.raw_steepness = nn.Parameter(torch.full((num_bumps,), float(num_bumps)))
         self.centres = nn.Parameter((torch.arange(num_bumps) + 0.5) / num_bumps)
@@ -154,12 +154,12 @@ class LearnedSchedule(Schedule):
 
 @SCHEDULES.register("stepwise")
 class StepwiseSchedule(Schedule):
-    """Free learned increments of gamma, one per step: the most flexible schedule for one number of steps.
+    """A learned increment of gamma for each step: the most flexible schedule for one number of steps.
 
     Between the knots gamma is linear, but only the knots are trained, so any other number of steps is refused.
 
     Args:
-        steps: the number of steps T it belongs to.
+        steps: the number of steps T.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float, steps: int) -> None:
@@ -170,12 +170,12 @@ class StepwiseSchedule(Schedule):
     @classmethod
     def build(cls, blueprint: Blueprint) -> Schedule:
         if blueprint.bound_steps is None:
-            raise InputError("model.schedule stepwise needs training.bound_steps, the number of steps it belongs to")
+            raise InputError("model.schedule stepwise needs training.bound_steps, its number of steps")
         return cls(blueprint.settings.gamma_min, blueprint.settings.gamma_max, blueprint.bound_steps)
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         steps = self.logits.numel()
-        # A thousandth of a uniform step is kept in each, so that no two knots meet.
+        # Each increment is at least a thousandth of a uniform one, so that no two knots coincide.
         increments = 0.999 * self.logits.softmax(0) + 0.001 / steps
         knots = torch.cat([increments.new_zeros(1), increments.cumsum(0)[:-1], increments.new_ones(1)])
         position = (t * steps).clamp(0, steps)

@@ -1,9 +1,10 @@
-r"""Where in [0, 1] the bound is evaluated: one time per row, and the weight that keeps the estimate unbiased.
+r"""The times in [0, 1] at which the bound is evaluated, one per row, with weights that keep the estimate unbiased.
 
-* :class:`LowDiscrepancyTimes`: :math:`t_i = (u + i/B) \bmod 1`, one uniform u per batch: every row's time is uniform,
-  and together they cover [0, 1] evenly.
-* :class:`ImportanceTimes`: the same, pushed through the inverse distribution function of a density
-  :math:`p(t) \propto \sqrt{\mathrm{E}[\ell(t)^2]}`, learned as the bound is evaluated; weight :math:`1/p(t)`.
+* :class:`LowDiscrepancyTimes`: :math:`t_i = (u + i/B) \bmod 1` with one uniform u per batch. Every row's time is
+  uniform, and together the times cover [0, 1] evenly.
+* :class:`ImportanceTimes`: these times, mapped through the inverse cumulative distribution function of a density
+  :math:`p(t) \propto \sqrt{\mathrm{E}[\ell(t)^2]}`. The density is learned during training; the weight is
+  :math:`1/p(t)`.
 
 References:
     Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021, section I.1.
@@ -22,7 +23,7 @@ class LowDiscrepancyTimes(nn.Module):
     """Uniform times that cover [0, 1] evenly; every weight is 1."""
 
     observed: Tensor | None = None
-    """What ``update`` learns from: sums over rows, which processes that share a batch add up before."""
+    """The sums over rows from which ``update`` learns. Processes that share a batch add theirs first."""
 
     def forward(
         self, x: Tensor, generator: torch.Generator | None = None, rank: int = 0, count: int = 1
@@ -30,7 +31,7 @@ class LowDiscrepancyTimes(nn.Module):
         """Times and weights, both ``(B,)``, for the rows of ``x``.
 
         Args:
-            rank, count: ``x`` is the part number ``rank`` of ``count`` equal parts of a batch, whose times together
+            rank, count: ``x`` is part ``rank`` of ``count`` equal parts of a batch. The times of all parts together
                 cover [0, 1] evenly.
         """
         slots = torch.arange(rank * len(x), (rank + 1) * len(x), dtype=x.dtype, device=x.device)
@@ -38,22 +39,22 @@ class LowDiscrepancyTimes(nn.Module):
         return t, torch.ones_like(t)
 
     def observe(self, t: Tensor, loss: Tensor) -> None:
-        """Told the loss at each time; nothing to learn from it here."""
+        """Record the loss at each time. Uniform times do not use it."""
 
     def update(self) -> None:
-        """Learn from what has been observed since the last update."""
+        """Learn from the losses observed since the last update."""
 
 
 class ImportanceTimes(LowDiscrepancyTimes):
-    """More times where the loss is larger; unbiased at every moment, and learning only in training mode.
+    """More times where the loss is larger. The estimate is always unbiased.
 
-    It learns when ``update`` is called. Until every bin has been seen the times are uniform: weights that compare what
-    has been seen with what has not would be noise.
+    It observes losses only in training mode, and learns from them when ``update`` is called. Until every bin has been
+    observed the times are uniform, because a partly observed density would give noisy weights.
 
     Args:
-        bins: resolution of the piecewise constant density.
-        decay: forgetting factor of a bin's second moment, per update that hits it.
-        uniform: the share of uniform times, which bounds every weight by its inverse.
+        bins: the number of bins of the piecewise constant density.
+        decay: the decay of a bin's moving average of squared losses, applied in each update that observed the bin.
+        uniform: the share of uniform times; no weight is larger than its inverse.
     """
 
     second_moment: Tensor
@@ -90,7 +91,7 @@ class ImportanceTimes(LowDiscrepancyTimes):
         index = (t * bins).long().clamp(max=bins - 1)
         hits = torch.stack([torch.ones_like(loss), loss**2]).to(self.second_moment)
         seen = hits.new_zeros(2, bins).index_add_(1, index, hits)  # number of losses in each bin, sum of their squares
-        # Not a buffer: it belongs to one process and one step.
+        # Not a buffer, because it belongs to one process and one step.
         self.observed = seen if self.observed is None else self.observed + seen
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
-r"""Data transformations :math:`F_\phi(x, t)`: what a neural diffusion model adds to diffusion.
+r"""Data transformations :math:`F_\phi(x, t)`, which neural diffusion models add to conventional diffusion.
 
-A transform, given x, returns the curve :math:`t \mapsto F_\phi(x, t)`, with :math:`F_\phi(x, 0) = x`. A curve is
-evaluated at any number of times and knows its exact time derivative:
+A transform, given x, returns the curve :math:`t \mapsto F_\phi(x, t)`, with :math:`F_\phi(x, 0) = x`. A curve can be
+evaluated at any time, with its exact time derivative:
 
     value = curve(t)
     value, derivative = curve.with_derivative(t)
@@ -10,7 +10,7 @@ evaluated at any number of times and knows its exact time derivative:
 transform             curve                                                    cost per x
 ====================  =======================================================  =============================
 :class:`Identity`     x                                                        none
-:class:`Linear`       :math:`R\,\mathrm{diag}(1 + \sum_k t^k w_k) R^\top x`    two matrix products, once
+:class:`Linear`       :math:`R\,\mathrm{diag}(1 + \sum_k t^k w_k) R^\top x`    2K matrix products, once
 :class:`TimeBasis`    :math:`x + \sum_k t^k h_k(x)`                            one network evaluation, once
 :class:`Network`      :math:`(1 - t)\, x + t f(x, t)`                          one network evaluation per time
 ====================  =======================================================  =============================
@@ -37,7 +37,7 @@ class Curve:
     """The curve t -> F(x, t) of one batch ``x``; ``t`` has shape ``(B,)``, values have the shape of ``x``."""
 
     x: Tensor
-    """Where the curve starts."""
+    """The data, at which the curve starts."""
 
     def __call__(self, t: Tensor) -> Tensor:
         raise NotImplementedError
@@ -51,8 +51,8 @@ class BasisCurve(Curve):
     """x + sum_k t^k h_k, for k = 1..K.
 
     Args:
-        x: where the curve starts, ``(B, C, *)``.
-        coefficients: the ``h_k`` side by side, ``(B, K * C, *)``; K = 0 is the constant curve.
+        x: the start of the curve, ``(B, C, *)``.
+        coefficients: the ``h_k``, concatenated along dimension 1, ``(B, K * C, *)``; None is the constant curve.
     """
 
     def __init__(self, x: Tensor, coefficients: Tensor | None = None) -> None:
@@ -86,27 +86,27 @@ class NetworkCurve(Curve):
         return (1 - tau) * self.x + tau * self.net(self.x, t).to(self.x.dtype)
 
     def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        # Forward-mode AD refuses tensors whose elements share memory, as expanded times do.
+        # Forward-mode AD refuses tensors whose elements share memory, such as expanded times.
         t = t.contiguous()
         value, derivative = torch.func.jvp(self.__call__, (t,), (torch.ones_like(t),))  # type: ignore[misc]
         return value, derivative
 
 
 class Transform(nn.Module):
-    """Base of all transforms: ``transform(x)`` returns a :class:`Curve`."""
+    """Base class of all transforms: ``transform(x)`` returns a :class:`Curve`."""
 
     linear: ClassVar[bool] = False
-    """Whether F is affine in x. The mean of F is then F of the mean, and the ODE and the SDE agree once the predictor
-    is exact."""
+    """Whether F is affine in x. Then the mean of F(x, t) is F of the mean, and the ODE and the SDE have the same
+    marginals if the predictor is exact."""
 
     @property
     def predictable(self) -> int:
-        """How many coefficients of its curve a predictor may predict, so that F(x_hat) is not evaluated; 0 for none."""
+        """The number of curve coefficients that a predictor may predict in place of evaluating F(x_hat); 0 for none."""
         return 0
 
     @classmethod
     def build(cls, blueprint: Blueprint) -> Transform:
-        """The transform of a recipe's settings."""
+        """Build the transform from a recipe's settings."""
         return cls()
 
     def forward(self, x: Tensor) -> Curve:
@@ -130,12 +130,13 @@ class Identity(Transform):
 class Linear(Transform):
     r"""Gains along orthonormal directions: :math:`F(x, t) = R\,\mathrm{diag}(1 + \sum_k t^k w_k) R^\top x`.
 
-    With ``rotation="none"`` each dimension has its own gain: a noise schedule of its own. It starts as the identity.
+    With ``rotation="none"`` each dimension has its own gain, and so its own noise schedule. The transform starts as the
+    identity.
 
     Args:
-        dim: number of elements D of one sample.
-        num_basis: number K of powers of time.
-        rotation: ``"none"`` (R = I), ``"fixed"`` (the buffer ``fixed_rotation``, which the caller fills, e.g. with
+        dim: the number D of elements of one sample.
+        num_basis: the number K of powers of time.
+        rotation: ``"none"`` (R = I), ``"fixed"`` (R is the buffer ``fixed_rotation``, which the caller fills, e.g. with
             principal directions) or ``"learned"`` (R = exp(A - A^T)).
     """
 
@@ -169,9 +170,9 @@ class Linear(Transform):
     def forward(self, x: Tensor) -> BasisCurve:
         flat = x.flatten(1)
         if flat.shape[1] != self.dim:
-            raise InputError(f"Linear was made for {self.dim} elements a sample, got {flat.shape[1]}")
+            raise InputError(f"Linear was made for {self.dim} elements per sample, got {flat.shape[1]}")
         gains = self.gains.to(x.dtype)
-        # Reduced precision here would be multiplied by e^{-gamma} in the bound.
+        # No reduced precision here: the bound multiplies errors by e^{-gamma}.
         with torch.autocast(x.device.type, enabled=False):
             rotation = self.rotation_matrix()
             if rotation is None:
@@ -188,7 +189,7 @@ class TimeBasis(Transform):
 
     Args:
         net: module with ``net(x) -> (B, K * C, *)`` for ``x`` of shape ``(B, C, *)``.
-        num_basis: number K of powers of time.
+        num_basis: the number K of powers of time.
 
     Example:
         >>> net = torch.nn.Linear(2, 6)
@@ -227,7 +228,7 @@ class Network(Transform):
     """F(x, t) = (1 - t) x + t f(x, t) with any network f; its time derivative comes from forward-mode AD.
 
     Args:
-        net: module with ``net(x, t)`` of the shape of ``x``.
+        net: module whose output ``net(x, t)`` has the shape of ``x``.
     """
 
     def __init__(self, net: nn.Module) -> None:

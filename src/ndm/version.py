@@ -1,3 +1,3 @@
-"""The version, alone so that building the package imports nothing."""
+"""The version, in its own file so that building the package imports nothing."""
 
 __version__ = "0.1.0"

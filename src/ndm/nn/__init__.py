@@ -1,4 +1,4 @@
-"""Small networks. They know nothing of diffusion, and any ``nn.Module`` of your own serves as well."""
+"""Small networks. They do not depend on the diffusion model, and any other ``nn.Module`` can take their place."""
 
 from .embedding import FourierFeatures, TimeEmbedding
 from .flat_unet import FlatUNet

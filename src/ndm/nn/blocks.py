@@ -1,7 +1,7 @@
-"""What the two U-Nets share: group norm, attention, the residual block, the head.
+"""The parts that the two U-Nets share: group norm, attention, the residual block, the head.
 
-Everything here can be differentiated in forward mode and compiled around it, as the time derivative of a transform
-asks: PyTorch's fused attention and its norms with affine parameters cannot.
+The time derivative of a transform needs forward-mode AD, also under ``torch.compile``. All parts here support it;
+PyTorch's fused attention and its norms with affine parameters do not.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     """``shape`` as ``(C, H, W)``.
 
     Raises:
-        InputError: if it is not three positive sizes.
+        InputError: if ``shape`` does not consist of three positive sizes.
     """
     if len(shape) != 3 or min(shape) < 1:
-        raise InputError(f"shape must be (channels, height, width), got {tuple(shape)}; for vectors there is the MLP")
+        raise InputError(f"shape must be (channels, height, width), got {tuple(shape)}; use the MLP for vectors")
     return (shape[0], shape[1], shape[2])
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with weights of zero, so that what it ends starts as the identity, or as zero."""
+    """Set a block's last layer to zero, so that the block starts as the identity or as zero. Return the layer."""
     for p in layer.parameters():
         nn.init.zeros_(p)
     return layer
 
 
 def num_groups(channels: int) -> int:
-    """Groups of a norm: the most, up to 32, that divide the channels into four or more.
+    """Number of groups of a norm: the largest divisor of ``channels`` up to 32 with four or more channels in a group.
 
-    Always 32 would leave narrow networks with groups of one channel, which lose its mean over the image.
+    With 32 groups, narrow networks would have groups of one channel, and the norm would remove that channel's mean.
     """
     return max(g for g in range(1, 33) if channels % g == 0 and (g == 1 or channels >= 4 * g))
 
 
 class GroupNorm(nn.Module):
-    """norm(h) (1 + scale) + shift over ``(B, C, H, W)``; scale and shift are learned, or given by the time embedding.
+    """norm(h) (1 + scale) + shift for h ``(B, C, H, W)``; scale and shift are parameters or come from the embedding.
 
     Args:
-        channels: C.
+        channels: the number C of channels.
         embedding: size E of the embedding that gives scale and shift; 0 makes them parameters.
     """
 
@@ -59,16 +59,16 @@ class GroupNorm(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor | None = None) -> Tensor:
         scale_shift = self.affine if self.modulation is None else self.modulation(embedding)
         scale, shift = scale_shift[:, :, None, None].chunk(2, dim=1)
-        # Normalised in float32 at least, for the statistics; kept in the type of h, for the memory. Affine parameters
-        # inside would break torch.compile around forward-mode AD.
+        # At least float32 for accurate statistics, then the dtype of h again to save memory. Affine parameters inside
+        # group_norm would break torch.compile around forward-mode AD.
         wide = torch.promote_types(h.dtype, torch.float32)
         y = functional.group_norm(h.to(wide), self.groups).to(h.dtype)
         return torch.addcmul(shift.to(h.dtype), y, 1 + scale.to(h.dtype))  # one pass, no intermediate result
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    r""":math:`v\, \mathrm{softmax}(q^\top k / \sqrt{d})^\top`: N positions attend to each other; all ``(*, d, N)``."""
-    # Channels first, as the convolutions leave them: nothing is transposed in memory. Scaling q is d/N of the work of
+    r"""Attention among N positions, :math:`v\, \mathrm{softmax}(q^\top k / \sqrt{d})^\top`; all are ``(*, d, N)``."""
+    # The channels stay first, as in the convolutions, so nothing is transposed in memory. Scaling q costs d/N of
     # scaling the weights.
     weights = (q.mT * q.shape[-2] ** -0.5 @ k).softmax(dim=-1)
     return v @ weights.mT
@@ -78,11 +78,11 @@ class Attention(nn.Module):
     """h + W attend(norm(h)) over the positions of ``(B, C, H, W)``; it starts as the identity.
 
     Args:
-        channels: C.
-        heads: the channels are divided among them.
+        channels: the number C of channels.
+        heads: the number of heads, among which the channels are divided.
 
     Raises:
-        InputError: if the heads do not divide the channels.
+        InputError: if the number of heads does not divide the number of channels.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -101,13 +101,13 @@ class Attention(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """skip(h) + conv(silu(norm_t(conv(silu(norm(h)))))), then attention if it has heads; it starts as the skip.
+    """skip(h) + conv(silu(norm_t(conv(silu(norm(h)))))), then attention if ``heads > 0``; it starts as skip(h).
 
     Args:
-        inputs, outputs: channels.
+        inputs, outputs: the numbers of channels.
         embedding: size of the time embedding, which scales and shifts the second norm (FiLM); 0 for none.
-        dropout: before the second convolution.
-        heads: of the attention that follows; 0 for none.
+        dropout: the rate of the dropout before the second convolution.
+        heads: the number of heads of the attention; 0 for no attention.
 
     References:
         Dhariwal, Nichol. Diffusion Models Beat GANs on Image Synthesis. NeurIPS 2021 (adaptive group norm).
@@ -130,7 +130,7 @@ class ResidualBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """conv(silu(norm(h))) from the last features to the output, which starts at zero."""
+    """conv(silu(norm(h))), which maps the last features to the output; the output starts at zero."""
 
     def __init__(self, channels: int, outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-r"""Embeddings of times and of values as sines and cosines at several frequencies."""
+r"""Embeddings of times and of values by sines and cosines of several frequencies."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..errors import InputError
 
 
 class TimeEmbedding(nn.Module):
-    """t in [0, 1], shape ``(B,)``, to ``(B, dim)``: log-spaced frequencies, then a two-layer network.
+    """Maps t in [0, 1], ``(B,)``, to ``(B, dim)`` by log-spaced frequencies and a two-layer network.
 
     Args:
         dim: size of the embedding.
-        num_frequencies: number of sines, and of cosines.
-        max_frequency: periods in [0, 1] of the fastest one.
+        num_frequencies: the number of sines, and of cosines.
+        max_frequency: the number of periods in [0, 1] of the highest frequency.
     """
 
     def __init__(self, dim: int, num_frequencies: int = 16, max_frequency: float = 16.0) -> None:
         super().__init__()
         ratio = (4 * max_frequency) ** (1 / (num_frequencies - 1))
-        # Plain numbers, so that they are exact in every dtype the module is moved to.
+        # Python floats, so that no precision is lost when the module changes its dtype.
         self.frequencies = [2 * math.pi * 0.25 * ratio**k for k in range(num_frequencies)]
         self.hidden = nn.Linear(2 * num_frequencies, dim)
         self.out = nn.Linear(dim, dim)
@@ -35,10 +35,10 @@ class TimeEmbedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    r"""Appends :math:`\sin(2^k \pi z), \cos(2^k \pi z)` to z along dimension 1: fine detail of quantised data (VDM).
+    r"""Appends :math:`\sin(2^k \pi z), \cos(2^k \pi z)` to z along dimension 1, to show fine detail of quantised data.
 
     Args:
-        exponents: the k's.
+        exponents: the exponents k.
 
     References:
         Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021, appendix C.
@@ -54,10 +54,10 @@ class FourierFeatures(nn.Module):
 
 
 def embed(time: TimeEmbedding | None, t: Tensor | None) -> Tensor | None:
-    """The embedding ``(B, E)`` of t, ``(B,)``; None in a network of z alone, which takes t and does not look at it.
+    """The embedding ``(B, E)`` of t, ``(B,)``; None if the network has no time embedding, and t is then ignored.
 
     Raises:
-        InputError: if the network depends on t and is called without.
+        InputError: if the network depends on t and t is missing.
     """
     if time is None:
         return None

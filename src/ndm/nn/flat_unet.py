@@ -1,4 +1,4 @@
-"""A U-Net that keeps the resolution, for likelihood: every block sees every pixel, and Fourier features its last bits.
+"""A U-Net for likelihoods: it keeps the full resolution, and Fourier features show it the last bits of each pixel.
 
 References:
     Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021, appendix B.
@@ -24,19 +24,20 @@ class FlatUNet(nn.Module):
     """U-Net of one resolution: ``(z, t)`` or ``(z,)`` to ``(B, multiplier * C, H, W)``. Its output starts at zero.
 
     Args:
-        shape: of one sample, ``(C, H, W)``.
-        multiplier: outputs per input channel, side by side along dimension 1.
-        channels: of every feature map.
-        depth: residual blocks down; one more up, each given the output of one on the way down.
-        attention: whether these blocks attend too; the middle always does.
-        heads: of every attention.
-        dropout: inside the blocks.
+        shape: shape of one sample, ``(C, H, W)``.
+        multiplier: the number of outputs per input channel, concatenated along dimension 1.
+        channels: the number of channels of every feature map.
+        depth: the number of residual blocks on the way down. There is one more on the way up, where each block also
+            gets a skip connection.
+        attention: whether the blocks have attention; the middle always has it.
+        heads: the number of attention heads.
+        dropout: the dropout rate of the blocks.
         embedding: size of the time embedding; True is ``4 * channels``, 0 makes a network of z alone.
-        fourier: exponents of :class:`FourierFeatures` appended to the input; for 256 levels VDM has (7, 8), the
-            frequencies of neighbouring levels and of one level's cell.
+        fourier: exponents of the :class:`FourierFeatures` of the input. For 256 levels VDM uses (7, 8): their
+            periods are two level spacings and one level spacing.
 
     Raises:
-        InputError: if the heads do not divide the channels; in ``forward``, if t is missing.
+        InputError: if a size is not positive, ``heads`` does not divide ``channels``, or ``forward`` gets no t.
 
     Example:
         >>> net = ndm.nn.FlatUNet((3, 32, 32), channels=128, depth=32, dropout=0.1, fourier=(7, 8))  # of VDM
@@ -49,7 +50,7 @@ class FlatUNet(nn.Module):
         cls, settings: Any, shape: Sequence[int], multiplier: int, width: int, depth: int,
         dropout: float = 0.0, fourier: Sequence[int] = (), timed: bool = True,
     ) -> FlatUNet:  # fmt: skip
-        """The network of a recipe's settings, see :mod:`ndm.nn.names`."""
+        """Build the network from a recipe's settings, see :mod:`ndm.nn.names`."""
         require(set(settings.attention) <= {shape[1]}, f"a flat_unet attends at height {shape[1]}", settings.attention)
         attention, embedding = bool(settings.attention), 4 * width if timed else 0
         return cls(shape, multiplier, width, depth, attention, settings.heads, dropout, embedding, fourier)

@@ -1,4 +1,4 @@
-"""A residual MLP, with or without time: for vectors and for images small enough to be read as vectors."""
+"""A residual MLP, with or without time, for vectors and for small images, which it flattens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .names import NETWORKS
 
 
 class Block(nn.Module):
-    """h + W2 silu(W1 (norm(h) (1 + scale) + shift)), scale and shift given by the time embedding."""
+    """h + W2 silu(W1 (norm(h) (1 + scale) + shift)), with scale and shift from the time embedding."""
 
     def __init__(self, width: int, hidden: int, embedding: int, dropout: float) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.down.bias)
 
     def forward(self, h: Tensor, embedding: Tensor | None) -> Tensor:
-        # Normalised without affine parameters: those break torch.compile around forward-mode AD.
+        # No affine parameters here: they break torch.compile around forward-mode AD.
         y = functional.layer_norm(h, h.shape[-1:])
         if self.modulation is not None:
             scale, shift = self.modulation(embedding).chunk(2, dim=1)
@@ -39,14 +39,14 @@ class MLP(nn.Module):
     """Residual MLP: ``(z, t)`` or ``(z,)`` to ``(B, multiplier * C, *)``. Its output starts at zero.
 
     Args:
-        shape: of one sample, ``(C, *)``.
-        multiplier: outputs per input channel, side by side along dimension 1.
-        width: of the residual stream.
-        depth: number of residual blocks.
-        hidden: width inside a block; ``width`` unless given.
+        shape: shape of one sample, ``(C, *)``.
+        multiplier: the number of outputs per input channel, concatenated along dimension 1.
+        width: width of the residual stream.
+        depth: the number of residual blocks.
+        hidden: width of the hidden layer in a block; ``width`` by default.
         embedding: size of the time embedding; 0 makes a network of z alone.
-        dropout: inside the blocks.
-        fourier: exponents of :class:`FourierFeatures` appended to the input.
+        dropout: the dropout rate of the blocks.
+        fourier: exponents of the :class:`FourierFeatures` of the input.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -56,7 +56,7 @@ class MLP(nn.Module):
         cls, settings: Any, shape: Sequence[int], multiplier: int, width: int, depth: int,
         dropout: float = 0.0, fourier: Sequence[int] = (), timed: bool = True,
     ) -> MLP:  # fmt: skip
-        """The network of a recipe's settings, see :mod:`ndm.nn.names`."""
+        """Build the network from a recipe's settings, see :mod:`ndm.nn.names`."""
         return cls(shape, multiplier, width, depth, embedding=64 if timed else 0, dropout=dropout, fourier=fourier)
 
     def __init__(

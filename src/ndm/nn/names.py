@@ -1,4 +1,4 @@
-"""The table of networks that a recipe can name; a network joins it where it is defined."""
+"""The registry of the networks that a recipe can name. Each network is registered where it is defined."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class NetworkClass(Protocol):
     """A class of networks that can be built from a recipe's settings."""
 
     reads: ClassVar[tuple[str, ...]]
-    """The settings ``model.*`` that only some networks read, and that this one does."""
+    """The settings ``model.*`` that this network reads and some other networks do not."""
 
     def build(
         self, settings: Any, shape: Sequence[int], multiplier: int, width: int, depth: int,
         dropout: float = 0.0, fourier: Sequence[int] = (), timed: bool = True,
     ) -> nn.Module:  # fmt: skip
-        """A network (z, t), or of z alone if it is not ``timed``, with ``multiplier`` outputs per channel.
+        """Build a network of (z, t), or of z alone if not ``timed``, with ``multiplier`` outputs per channel.
 
         Raises:
-            InputError: if the network does not fit rows of that shape.
+            InputError: if the network does not fit samples of that shape.
         """
 
 

@@ -1,8 +1,8 @@
-"""A U-Net for images: residual blocks at falling resolutions and back, skips between equals, attention where asked.
+"""A U-Net for images: residual blocks at several resolutions, with skip connections and optional attention.
 
 References:
-    Dhariwal, Nichol. Diffusion Models Beat GANs on Image Synthesis. NeurIPS 2021: the network known as ADM.
-    Lipman, Chen, Ben-Hamu, Nickel, Le. Flow Matching for Generative Modeling. ICLR 2023: its sizes for small images.
+    Dhariwal, Nichol. Diffusion Models Beat GANs on Image Synthesis. NeurIPS 2021 (the network, known as ADM).
+    Lipman, Chen, Ben-Hamu, Nickel, Le. Flow Matching for Generative Modeling. ICLR 2023 (its sizes for small images).
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ class UNet(nn.Module):
     """U-Net: ``(z, t)`` or ``(z,)`` to ``(B, multiplier * C, H, W)``. Its output starts at zero.
 
     Args:
-        shape: of one sample, ``(C, H, W)``.
-        multiplier: outputs per input channel, side by side along dimension 1.
-        channels: of the first level.
-        depth: residual blocks per level, on the way down; one more on the way up.
-        multipliers: channels of each level, in units of ``channels``; each level halves height and width.
-        attention: heights of the feature maps whose blocks attend (the middle always does).
-        heads: of every attention.
-        dropout: inside the blocks.
+        shape: shape of one sample, ``(C, H, W)``.
+        multiplier: the number of outputs per input channel, concatenated along dimension 1.
+        channels: the number of channels of the first level.
+        depth: the number of residual blocks per level on the way down; there is one more on the way up.
+        multipliers: the number of channels of each level, in units of ``channels``. Each level after the first has half
+            the height and width of the one before.
+        attention: heights of the feature maps whose blocks have attention (the middle always has it).
+        heads: the number of attention heads.
+        dropout: the dropout rate of the blocks.
         embedding: size of the time embedding; True is ``4 * channels``, 0 makes a network of z alone.
-        fourier: exponents of :class:`FourierFeatures` appended to the input.
-        patch: squares of this side become channels before the network and squares again behind it. The cost falls
-            with its square, and is most of the cost on a CPU.
+        fourier: exponents of the :class:`FourierFeatures` of the input.
+        patch: side of the squares that become channels before the network and squares again after it. The cost falls
+            with the square of ``patch``.
 
     Raises:
-        InputError: if the levels do not divide the image, the heads not the channels, or no level has a height that
-            ``attention`` asks for; in ``forward``, if t is missing.
+        InputError: if a size is not positive, the levels do not divide the image, ``heads`` does not divide the
+            channels, or no level has a height of ``attention``; in ``forward``, if t is missing.
 
     Example:
         >>> net = ndm.nn.UNet((3, 32, 32), channels=64, multipliers=(1, 2, 2), attention=(16,), heads=4)
@@ -55,7 +56,7 @@ class UNet(nn.Module):
         cls, settings: Any, shape: Sequence[int], multiplier: int, width: int, depth: int,
         dropout: float = 0.0, fourier: Sequence[int] = (), timed: bool = True,
     ) -> UNet:  # fmt: skip
-        """The network of a recipe's settings, see :mod:`ndm.nn.names`."""
+        """Build the network from a recipe's settings, see :mod:`ndm.nn.names`."""
         return cls(
             shape, multiplier, width, depth, settings.multipliers, settings.attention, settings.heads, dropout,
             4 * width if timed else 0, fourier, settings.patch,
@@ -120,7 +121,7 @@ class UNet(nn.Module):
         self.head = Head(width, pixels * multiplier)
 
     def _heights(self) -> list[int]:
-        """Of the feature maps, level by level."""
+        """The height of the feature maps of each level."""
         sizes = (self.multiplier, self.channels, self.depth, *self.multipliers, self.heads, self.patch)
         if min(sizes) < 1 or not self.multipliers:
             raise InputError(
@@ -130,8 +131,8 @@ class UNet(nn.Module):
         factor = self.patch * 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:
             raise InputError(
-                f"{height} x {width} images cannot be divided by {factor} (patch {self.patch}, then halved at each of "
-                f"{len(self.multipliers) - 1} levels); choose another patch or fewer multipliers"
+                f"{height} x {width} images cannot be divided by {factor} (patch {self.patch}, then halved "
+                f"{len(self.multipliers) - 1} times); choose another patch or fewer multipliers"
             )
         heights = [height // self.patch // 2**level for level in range(len(self.multipliers))]
         for asked in self.attention:

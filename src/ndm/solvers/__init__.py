@@ -1,19 +1,19 @@
-r"""Solvers for ODEs and SDEs. They know nothing of diffusion.
+r"""Solvers for ODEs and SDEs. They do not depend on the diffusion model.
 
-* ODE, :math:`dz = f(t, z)\,dt`: :func:`euler`, :func:`heun`, :func:`rk4` on a given grid; :func:`dopri5` adaptive,
-  with a step size for every row.
+* ODE, :math:`dz = f(t, z)\,dt`: :func:`euler`, :func:`heun` and :func:`rk4` use a given grid; :func:`dopri5` is
+  adaptive, with a step size for every row.
 * SDE with additive noise, :math:`dz = f(t, z)\,dt + g(t)\,dw`: :func:`euler_maruyama`, :func:`stochastic_heun`.
-* :func:`solve_ode` and :func:`solve_sde` take any of these by name, those of scipy, torchdiffeq and torchsde, and any
-  that joins them (:mod:`ndm.solvers.methods`). A :class:`Solver` is a name with its options.
+* :func:`solve_ode` and :func:`solve_sde` find a solver by name: one of these, one of scipy, torchdiffeq or torchsde, or
+  one that you registered (:mod:`ndm.solvers.methods`). A :class:`Solver` is a name with options.
 
-``f(t, z)`` takes times of shape ``(B,)`` and states of shape ``(B, *)``. Intervals and grids may run either way: for
-one that decreases, ``f`` and ``g`` are those of the equation in the original time, dw the noise of the reversed one.
+``f(t, z)`` takes times of shape ``(B,)`` and states of shape ``(B, *)``. Intervals and grids may increase or decrease.
+If they decrease, ``f`` and ``g`` are still functions of the original time, and dw is the noise in reversed time.
 
-No solver raises for rows that it cannot finish: a :class:`Solution` says which they are.
+No ODE solver raises an error for rows that it cannot finish: the :class:`Solution` lists them.
 """
 
 # isort: off
-# Solvers join their registry in the order of these imports, and are listed in it.
+# Solvers are registered, and later listed, in the order of these imports.
 from .fixed import euler, grid_steps, heun, rk4
 from .dopri5 import dopri5
 from .sde import euler_maruyama, stochastic_heun

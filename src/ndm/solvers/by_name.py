@@ -1,4 +1,4 @@
-"""Solving an ODE or an SDE by the name of a solver."""
+"""Solve an ODE or an SDE with a solver that is given by name."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ def solve_ode(
     args: tuple[Tensor, ...] = (),
     quadrature: Quadrature | None = None,
 ) -> Solution:
-    """Carry ``z`` along dz = f dt from ``start`` to ``end``, and integrate along the path.
+    """Solve dz = f dt from ``z`` at ``start`` to ``end``, and integrate along the path.
 
-    Rows that cannot be finished raise nothing: ``failures`` of the result says which they are, and
-    :meth:`Solution.checked` raises an error for them.
+    Rows that cannot be finished raise no error: the result lists them in ``failures``, and :meth:`Solution.checked`
+    raises an error for them.
 
     Args:
         f: the vector field ``f(t, z, *args)``.
         z: states at ``start``, ``(B, *)``.
         solver: a name of ``ODE_SOLVERS``, or a :class:`Solver`.
-        args: what else belongs to the rows, ``(B, ...)`` each.
-        quadrature: what is integrated along the path. All solvers but ``dopri5`` carry the integral as one more element
-            of the state.
+        args: further inputs of ``f`` with one entry per row, ``(B, ...)`` each.
+        quadrature: the field with an integrand, which is integrated along the path. All solvers but ``dopri5`` append
+            the integral to the state as one more element.
 
     Raises:
-        InputError: if the solver is unknown, its library is missing, or it has no gradient but one is asked for.
+        InputError: if the solver is unknown, its library is missing, or ``z`` requires a gradient that the solver does
+            not have.
     """
     solver = Solver.of(solver)
     method = find_solver(solver.name, ODE_SOLVERS)
@@ -48,7 +49,7 @@ def _augmented(
     method: Method, quadrature: Quadrature, z: Tensor, start: float, end: float,
     solver: Solver, args: tuple[Tensor, ...],
 ) -> Solution:  # fmt: skip
-    """:func:`solve_ode` of the state with its integral as one more element."""
+    """:func:`solve_ode` with the integral as one more element of the state."""
     shape = z.shape
 
     def field(t: Tensor, state: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ def solve_sde(
     solver: Solver | str = "stochastic_heun",
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Carry ``z`` along dz = f dt + g dw from ``start`` to ``end`` in ``Solver.steps`` equal steps.
+    """Solve dz = f dt + g dw from ``z`` at ``start`` to ``end`` in ``Solver.steps`` equal steps.
 
     Raises:
         InputError: if the solver is unknown or its library is missing.

@@ -1,9 +1,9 @@
-r"""Dormand-Prince 5(4), every row on its own, with an integral along the path.
+r"""Dormand-Prince 5(4) with separate steps for every row, and an integral along the path.
 
-Each row has its own time, step size and error control: a step is accepted when the root mean square over the row of
+Each row has its own time, step size and error control. A step is accepted if the root mean square over the row of
 :math:`e / (\mathrm{atol} + \mathrm{rtol}\,|z|)` is at most 1, where e is the difference of the embedded solutions. A
-row that arrives, or fails, leaves the batch, so that a stiff row costs its own evaluations only, and a row's answer
-does not depend on its batch mates. :mod:`ndm.solvers.quadrature` says how the integral is made.
+row leaves the batch when it reaches the end or fails. So a stiff row does not make other rows take more steps, and a
+row's answer does not depend on the rest of the batch. :mod:`ndm.solvers.quadrature` describes the integral.
 
 References:
     Hairer, Norsett, Wanner. Solving Ordinary Differential Equations I, section II.4.
@@ -36,19 +36,19 @@ def dopri5(
     args: tuple[Tensor, ...] = (),
     quadrature: Quadrature | None = None,
 ) -> Solution:
-    """Adaptive, each row with its own steps; six evaluations per step. Differentiable, the steps held fixed.
+    """Solve with adaptive steps for each row, six evaluations per step. Gradients hold the steps fixed.
 
     A row fails if the field is not finite, its step underflows, or ``max_nfe`` is reached. The other rows are finished,
-    and ``failures`` of the result says which rows failed.
+    and the result lists the failed rows in ``failures``.
 
     Args:
         f: the vector field ``f(t, z, *args)``.
         z: states at ``start``, ``(B, *)``.
         start, end: the interval, in either direction.
-        solver: the tolerances of a row's step.
-        max_nfe: the largest number of evaluations of a row, a guard against stiffness.
-        args: what else belongs to the rows, ``(B, ...)`` each; it leaves the batch with them.
-        quadrature: what is integrated along the path.
+        solver: gives the tolerances of a step.
+        max_nfe: the largest number of evaluations for a row, to stop stiff rows.
+        args: further inputs of ``f`` with one entry per row, ``(B, ...)`` each.
+        quadrature: the field with an integrand, which is integrated along the path.
     """
     if len(z) == 0 or start == end:
         zeros, none = z.new_zeros(len(z)), torch.zeros(len(z), dtype=torch.long, device=z.device)
@@ -70,7 +70,7 @@ def dopri5(
 
 @dataclass(frozen=True)
 class _Problem:
-    """The equation on its interval, for states ``(B, D)`` and in the time elapsed since the start."""
+    """The equation as a function of the time elapsed since the start, for states ``(B, D)``."""
 
     f: VectorField
     quadrature: Quadrature | None
@@ -87,7 +87,7 @@ class _Problem:
         return abs(self.end - self.start)
 
     def time(self, elapsed: Tensor) -> Tensor:
-        return self.end - self.direction * (self.span - elapsed)  # exactly the end at the end
+        return self.end - self.direction * (self.span - elapsed)  # exact at the end
 
     def field(self, elapsed: Tensor, y: Tensor, args: tuple[Tensor, ...]) -> Tensor:
         return self.f(self.time(elapsed), y.view(-1, *self.shape[1:]), *args).flatten(1)
@@ -100,7 +100,7 @@ class _Problem:
 
 
 class _Control:
-    """Which steps are accepted, and how long the next ones are."""
+    """Decides which steps are accepted, and how long the next steps are."""
 
     def __init__(self, solver: Solver, problem: _Problem, z: Tensor, max_nfe: int) -> None:
         self.method, self.rtol, self.atol, self.max_nfe = DormandPrince(z), solver.rtol, solver.atol, max_nfe
@@ -114,7 +114,7 @@ class _Control:
 
     @torch.no_grad()
     def ratio(self, steps: list[Step]) -> Tensor:
-        """The largest error of the steps of each row in units of its tolerance, ``(B,)``."""
+        """The largest error among the steps of each row, in units of the tolerance, ``(B,)``."""
         ratios = [_rms(step.error() / (self.path_share * self.tolerance(step.start, step.end))) for step in steps]
         return reduce(torch.maximum, ratios)
 
@@ -126,11 +126,11 @@ class _Control:
 
     @torch.no_grad()
     def judge(self, rows: _Rows, h: Tensor, ratio: Tensor, nfe: int) -> tuple[Tensor, _Rows]:
-        """Which rows keep their step of length ``h``; and the rows with what is left to do, and their next step."""
+        """Accept or reject steps of length ``h``: the accepted rows ``(B,)``, and all rows with their next step."""
         accepted = ratio <= 1
-        # A row that reaches the end lands on it exactly, whatever the rounding of its sum of steps.
+        # A row that reaches the end lands on it exactly, in spite of the rounding of its steps.
         remaining = torch.where(accepted, (rows.remaining - h).where(h < rows.remaining, 0.0), rows.remaining)
-        # Proportional-integral control (Gustafsson): few rejections, though a row's error estimate is noisy.
+        # Proportional-integral control (Gustafsson) rejects few steps although a row's error estimate is noisy.
         growth = (0.9 * ratio.clamp(min=1e-10) ** -0.14 * rows.ratio**0.08).clamp(0.2, 10.0)
         finite = torch.isfinite(ratio)
         h = h * torch.where(finite, growth, 0.2)
@@ -142,15 +142,15 @@ class _Control:
 
 
 _Left = tuple[Tensor, ...]
-"""Rows that left: number, state, integral, evaluations of the quadrature, time that remained, failed, reason, nfe."""
+"""The rows that left: number, state, integral, quadrature evaluations, remaining time, failed, reason, nfe."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows under way; everything has one entry per row."""
+    """The rows that are not finished; every field has one entry per row."""
 
     number: Tensor
-    """Which row of the batch it is."""
+    """The index of the row in the batch."""
     y: Tensor
     slope: Tensor
     """The field at ``y``."""
@@ -162,7 +162,7 @@ class _Rows:
     """The error of the last accepted step in units of its tolerance."""
     failed: Tensor
     reason: Tensor
-    """Why it failed, an index into ``_REASONS``."""
+    """Why the row failed, an index into ``_REASONS``."""
     integral: Tensor
     integrand: Tensor
     """The integrand at ``y``."""
@@ -170,19 +170,19 @@ class _Rows:
     args: tuple[Tensor, ...]
 
     def keep(self, mask: Tensor) -> _Rows:
-        """The rows of a mask."""
+        """The rows that ``mask`` selects."""
         tensors = {field.name: getattr(self, field.name)[mask] for field in fields(self) if field.name != "args"}
         return _Rows(**tensors, args=tuple(a[mask] for a in self.args))
 
     def leave(self, mask: Tensor, nfe: int) -> _Left:
-        """What is known of the rows of a mask after ``nfe`` evaluations."""
+        """The results of the rows that ``mask`` selects, after ``nfe`` evaluations."""
         known = (self.number, self.y, self.integral, self.quadrature_nfe, self.remaining, self.failed, self.reason)
         number, *others = (a[mask] for a in known)
         return number, *others, torch.full_like(number, nfe)
 
 
 def _begin(problem: _Problem, control: _Control, y: Tensor, args: tuple[Tensor, ...]) -> _Rows:
-    """All rows at the start, with the field and the integrand there."""
+    """All rows at the start, with the field and the integrand at the start."""
     number, zeros = torch.arange(len(y), device=y.device), torch.zeros_like(y[:, 0])
     none, remaining = torch.zeros_like(number), torch.full_like(zeros, problem.span)
     slope = problem.field(zeros, y, args)
@@ -203,7 +203,7 @@ def _begin(problem: _Problem, control: _Control, y: Tensor, args: tuple[Tensor, 
 
 
 def _advance(problem: _Problem, control: _Control, rows: _Rows, nfe: int) -> _Rows:
-    """The rows after a panel of steps, if its error is accepted, else where they were; ``nfe`` evaluations so far."""
+    """Advance the rows whose panel of steps is accepted; ``nfe`` counts the evaluations with this panel."""
     h, panel = rows.h.minimum(rows.remaining), control.panel
     elapsed, length = problem.span - rows.remaining, problem.direction * h[:, None] / panel
     steps: list[Step] = []
@@ -229,7 +229,7 @@ def _advance(problem: _Problem, control: _Control, rows: _Rows, nfe: int) -> _Ro
 def _integrate(
     problem: _Problem, control: _Control, rows: _Rows, steps: list[Step], h: Tensor, ratio: Tensor
 ) -> tuple[_Rows, Tensor]:
-    """The integral after the panel where the path's error is accepted, and the larger of the two errors' ratios."""
+    """Add the panel to the integral of the rows whose path is accepted; also the larger of the two error ratios."""
     chosen = (ratio <= 1).nonzero().flatten()
     if len(chosen) == 0:
         return rows, ratio
@@ -253,12 +253,12 @@ def _rms(x: Tensor) -> Tensor:
 
 
 def _assemble(left: list[_Left], problem: _Problem) -> Solution:
-    """The rows in their original order."""
+    """Join the results of all rows in their original order."""
     order = torch.cat([part[0] for part in left]).argsort()
     _, state, integral, quadrature_nfe, remaining, failed, reason, nfe = (
         torch.cat(column)[order] for column in zip(*left, strict=True)
     )
-    # A row may spend its budget on the very step that arrives.
+    # A row that spends its budget on the step that reaches the end has not failed.
     rows = (failed & (remaining > 0)).nonzero().flatten()
     times = problem.end - problem.direction * remaining[rows]
     reasons = tuple(_REASONS[why] for why in reason[rows].tolist())

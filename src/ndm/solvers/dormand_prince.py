@@ -1,4 +1,4 @@
-"""The step of Dormand and Prince: seven stages, two embedded solutions of orders 5 and 4, and a path between its ends.
+"""The Dormand-Prince step: seven stages, embedded solutions of orders 5 and 4, and dense output.
 
 References:
     Hairer, Norsett, Wanner. Solving Ordinary Differential Equations I, sections II.5 and II.6.
@@ -27,7 +27,7 @@ _DENSE = (
     701980252875 / 199316789632, -1453857185 / 822651844, 69997945 / 29380423,
 )  # fmt: skip
 STEP_NFE = len(_NODES)
-"""Evaluations of the field in a step; the slope at its start is that at the end of the step before."""
+"""Evaluations of the field in a step; the first slope is already known from the step before."""
 
 
 class DormandPrince:
@@ -38,7 +38,7 @@ class DormandPrince:
         self.error, self.dense = z.new_tensor(_ERROR), z.new_tensor(_DENSE)
 
     def step(self, field: Callable[[float, Tensor], Tensor], y: Tensor, slope: Tensor, length: Tensor) -> Step:
-        """A step from ``y``, where the field is ``slope``; ``field(p, y)`` is the field at the fraction ``p`` of it."""
+        """A step from ``y``; ``slope`` is the field there, ``field(p, y)`` the field at fraction ``p`` of the step."""
         end, slopes = y, slope[None]
         for node, weights in zip(_NODES, self.stages, strict=True):
             end = y + length * _combine(weights, slopes)
@@ -70,5 +70,5 @@ class Step(NamedTuple):
 
 
 def _combine(weights: Tensor, slopes: Tensor) -> Tensor:
-    """The weighted sum of the stages, elementwise: a matrix product would lose digits under autocast."""
+    """The weighted sum of the stages, elementwise because a matrix product would lose digits under autocast."""
     return (weights.view(-1, 1, 1) * slopes).sum(0)

@@ -1,7 +1,7 @@
 r"""Off-the-shelf solvers behind the same interface: scipy, torchdiffeq, torchsde (``pip install "ndm[solvers]"``).
 
-They see the batch as one system with one step size, so a row's answer depends on its batch mates, and a failure stops
-all rows. They serve as references, and where a paper's protocol is to be repeated.
+They treat the batch as one system with one step size, so a row's answer depends on the rest of the batch, and a failure
+stops all rows. Use them as references, or to repeat a paper's protocol.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _TORCHSDE = {
 
 
 class _Recorder:
-    """The field as a function of one time for all rows; it remembers how often and where it was called last."""
+    """The field as a function of one time for all rows; it records the number of calls and the last time and state."""
 
     def __init__(self, f: VectorField, z: Tensor, start: float) -> None:
         self.f, self.calls, self.t, self.z = f, 0, start, z
 
     def __call__(self, t: float | Tensor, z: Tensor) -> Tensor:
-        # A tensor stays one: torchdiffeq's times depend on the state, and so does its gradient through them.
+        # A tensor keeps its graph: torchdiffeq's times can depend on the state, and gradients flow through them.
         t = torch.as_tensor(t, dtype=z.dtype, device=z.device)
         self.calls, self.t, self.z = self.calls + 1, float(t.detach()), z
-        # Explicitly repeated: some fields (forward-mode AD) refuse expanded times.
+        # Cloned, because forward-mode AD in a field refuses expanded times.
         return self.f(t.expand(len(z)).clone(), z)
 
     def solution(self, name: str, state: Tensor, failures: Failures | None = None) -> Solution:
@@ -50,17 +50,17 @@ class _Recorder:
         return Solution(state, state.new_zeros(len(state)), calls, torch.zeros_like(calls), failures)
 
     def failure(self, name: str, reason: object, state: Tensor | None = None, t: float | None = None) -> Solution:
-        """All rows failed, at the given state and time or at those of the last call."""
+        """The solution if all rows failed, at the given state and time or at those of the last call."""
         state, t = (self.z if state is None else state).detach(), self.t if t is None else t
         rows, times = torch.arange(len(state)), torch.full(state.shape[:1], t, dtype=state.dtype)
         return self.solution(name, state, Failures(name, len(state), rows, times, (str(reason),) * len(state)))
 
 
 def scipy_ode(method: str, f: VectorField, z: Tensor, start: float, end: float, solver: Solver) -> Solution:
-    """``scipy.integrate.solve_ivp``: float64 on the CPU around a field of z's own dtype and device.
+    """``scipy.integrate.solve_ivp``, in float64 on the CPU; the field runs in the dtype and on the device of ``z``.
 
     Raises:
-        InputError: if a gradient is asked for.
+        InputError: if ``z`` requires a gradient.
     """
     if z.requires_grad and torch.is_grad_enabled():
         raise InputError(f"scipy:{method} has no gradient; use dopri5, or torchdiffeq:dopri5")
@@ -71,7 +71,7 @@ def scipy_ode(method: str, f: VectorField, z: Tensor, start: float, end: float, 
         with torch.no_grad():
             value = field(t, back(y)).cpu().double()
         if not bool(torch.isfinite(value).all()):
-            raise FloatingPointError  # scipy would shrink its step for ever
+            raise FloatingPointError  # scipy would shrink its step forever
         return value.flatten().numpy()
 
     integrate = require("scipy.integrate")
@@ -87,16 +87,17 @@ def scipy_ode(method: str, f: VectorField, z: Tensor, start: float, end: float, 
 
 
 def torchdiffeq_ode(method: str, f: VectorField, z: Tensor, start: float, end: float, solver: Solver) -> Solution:
-    """``torchdiffeq.odeint``; methods of fixed step take ``Solver.steps`` of them."""
+    """``torchdiffeq.odeint``; methods with a fixed step take ``Solver.steps`` equal steps."""
     name, field = f"torchdiffeq:{method}", _Recorder(f, z, start)
     ends = torch.tensor([start, end], dtype=z.dtype, device=z.device)
     options: dict[str, Any]
     if method in _TORCHDIFFEQ_FIXED:
         grid = torch.linspace(start, end, solver.steps + 1, dtype=z.dtype, device=z.device)
-        # Not step_size, of which torchdiffeq takes one more where the division rounds.
+        # A grid, not step_size: with step_size torchdiffeq may take one more step, because a division rounds.
         options = {"grid_constructor": lambda *_: grid}
     else:
-        # step_t: land on the end. By default it steps beyond (where the field may not exist) and interpolates back.
+        # step_t makes a step land on the end. By default torchdiffeq steps beyond the end, where the field may not
+        # exist, and interpolates back.
         options = {"max_num_steps": 100_000, "step_t": ends[1:]}
     odeint = require("torchdiffeq").odeint
     try:

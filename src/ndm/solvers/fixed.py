@@ -1,4 +1,4 @@
-"""ODE solvers on a given grid, the same for all rows.
+"""ODE solvers on a given grid, which is the same for all rows.
 
 References:
     Hairer, Norsett, Wanner. Solving Ordinary Differential Equations I, section II.1.
@@ -16,7 +16,7 @@ from .solution import VectorField
 
 
 def grid_steps(grid: Tensor, z: Tensor) -> list[tuple[Tensor, float]]:
-    """The start, repeated for every row, and the length of each step of a 1-D grid."""
+    """The start time ``(B,)``, repeated for every row of ``z``, and the length of each step of a 1-D grid."""
     return [(full_times(start, z), end - start) for start, end in pairwise(grid.tolist())]
 
 

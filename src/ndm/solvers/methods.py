@@ -1,4 +1,4 @@
-"""The solvers by name. Each joins where it is defined, with what the rest of the package needs to know about it.
+"""The registries of solvers. Each solver is registered where it is defined:
 
     @ode_on_grid("midpoint", evaluations=2)
     def midpoint(f, z, grid):
@@ -6,8 +6,8 @@
             z = z + h * f(t + h / 2, z + h / 2 * f(t, z))
         return z
 
-is all it takes: ``midpoint`` is now a name for sampling, likelihoods and the command line. A solver that chooses its
-own steps joins by ``ODE_SOLVERS.add(name, Method(solve, takes_steps=False))``.
+After this, sampling, likelihoods and the command line accept the name ``midpoint``. Register a solver that chooses its
+own steps by ``ODE_SOLVERS.add(name, Method(solve, takes_steps=False))``.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ Step = TypeVar("Step", bound=Callable[..., Tensor])
 
 @dataclass(frozen=True)
 class Method:
-    """A solver, and what is known about it.
+    """A registered solver.
 
     Args:
-        solve: how to call it, see :data:`ODE_SOLVERS` and :data:`SDE_SOLVERS`.
-        takes_steps: it takes ``Solver.steps`` equal steps; otherwise it chooses its own, by ``rtol`` and ``atol``.
+        solve: the function that solves; :data:`ODE_SOLVERS` and :data:`SDE_SOLVERS` give its signature.
+        takes_steps: whether it takes ``Solver.steps`` equal steps; otherwise ``rtol`` and ``atol`` control its steps.
         library: the library that must be installed, if any.
-        by_row: an ODE solver that lets finished rows leave the batch, and integrates along the path itself. It also
-            takes ``args`` and ``quadrature``, see :func:`ndm.solvers.solve_ode`.
+        by_row: whether it is an ODE solver that lets finished rows leave the batch and integrates along the path
+            itself. Its ``solve`` also takes ``args`` and ``quadrature``, see :func:`ndm.solvers.solve_ode`.
     """
 
     solve: Callable[..., Any]
@@ -47,7 +47,7 @@ class Method:
 
 
 ODE_SOLVERS: Registry[Method] = Registry("solver")
-"""ODE solvers: ``solve(f, z, start, end, solver)``, with a :class:`Solver`, returns a :class:`Solution`."""
+"""ODE solvers: ``solve(f, z, start, end, solver)`` takes a :class:`Solver` and returns a :class:`Solution`."""
 
 SDE_SOLVERS: Registry[Method] = Registry("solver")
 """SDE solvers: ``solve(f, g, z, start, end, solver, generator)`` returns the state at ``end``."""
@@ -59,7 +59,7 @@ def uniform_grid(start: float, end: float, steps: int) -> Tensor:
 
 
 def ode_on_grid(name: str, evaluations: int) -> Callable[[Step], Step]:
-    """A decorator that registers an ODE solver ``step(f, z, grid) -> z`` with so many evaluations per step."""
+    """A decorator that registers an ODE solver ``step(f, z, grid) -> z`` and its number of evaluations per step."""
 
     def join(step: Step) -> Step:
         def solve(f: VectorField, z: Tensor, start: float, end: float, solver: Solver) -> Solution:
@@ -93,7 +93,7 @@ def find_solver(name: str, known: Mapping[str, Method]) -> Method:
     """The solver of that name among ``known``.
 
     Raises:
-        InputError: if there is none, or its library is not installed.
+        InputError: if the name is unknown or the solver's library is not installed.
     """
     if name not in known:
         raise unknown("solver", name, known)
@@ -107,7 +107,7 @@ def require(library: str) -> Any:
     """Import an optional library.
 
     Raises:
-        InputError: saying how to install it.
+        InputError: if it is not installed, with the command that installs it.
     """
     try:
         return importlib.import_module(library)

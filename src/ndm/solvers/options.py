@@ -1,4 +1,4 @@
-"""Which solver to use and how accurately: one value that is passed whole."""
+"""A solver's name and options as one value."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Solver:
-    """A solver by name, with its options.
+    """A solver's name and options.
 
-    The options are checked here. Whether the name is known, and its library is installed, is checked where the solver
-    is used, because each place knows other solvers.
+    The options are checked here. The name and its library are checked where the solver is used, because sampling and
+    likelihoods accept different solvers.
 
     Args:
         name: a name of ``ndm.ODE_SOLVERS``, ``ndm.SDE_SOLVERS`` or, for sampling, ``ndm.SOLVERS``.
         steps: the number of equal steps, for solvers that take a given number.
-        rtol, atol: the tolerances of one step, for solvers that choose their steps: each element's error is held to
-            ``atol + rtol * |z|``.
+        rtol, atol: the tolerances of one step, for solvers that choose their steps; the error of an element is measured
+            in units of ``atol + rtol * |z|``.
 
     Raises:
         InputError: if ``steps`` is not a whole number of at least 1, or the tolerances are negative or both 0.
@@ -43,7 +43,7 @@ class Solver:
 
     @classmethod
     def of(cls, solver: Solver | str, steps: int | None = None) -> Solver:
-        """The solver of that name with ``steps`` steps, or the given Solver unchanged.
+        """A Solver with the given name and number of steps, or the given Solver unchanged.
 
         Raises:
             InputError: if a Solver and a different number of steps are given.

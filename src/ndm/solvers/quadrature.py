@@ -1,11 +1,14 @@
 r"""An integral :math:`\int g(t, z_t)\,dt` along the path of an ODE solver, with an estimate of its error.
 
-The integral does not feed back into the state, so it needs no integrand at the stages of a step. Once the state's error
-is accepted, five Lobatto points on the dense output integrate polynomials of degree 7, three of them make Simpson's
-rule, and the difference of the two, scaled to the error constant that the embedded pair itself has for an integral,
-joins the error control. That is four new evaluations of g, because the end point is the next start. Where g is dear (a
-divergence in many dimensions) they serve a panel of two steps, and the path is held to a third of the tolerance, for
-its evaluations are the cheap ones. Where calls are dear (few dimensions) the four are one call.
+The state does not depend on the integral, so the integrand g is not needed at the stages of a step. Once the state's
+error is accepted, the integral over a panel of steps uses five Lobatto points on the dense output, which are exact for
+polynomials of degree 7. Three of the points give Simpson's rule. The difference of the two rules, scaled to the error
+constant that the embedded pair would have for an integral, enters the error control. A panel needs four new evaluations
+of g, because its end point is the start of the next panel.
+
+In many dimensions g is expensive (it may be a divergence), so a panel has two steps. In few dimensions the overhead of
+a call dominates, so a panel has one step and its four evaluations are one call. The path has a third of the tolerance,
+because evaluations of the field are cheap compared to those of g.
 
 References:
     Hairer, Norsett, Wanner. Solving Ordinary Differential Equations I, section II.6 (dense output).
@@ -22,24 +25,26 @@ from torch import Tensor
 
 from .dormand_prince import Step
 
-# Lobatto's points but the start; the weights of the end points, the outer two and the middle one.
+# The Lobatto points without the start, and the weights of the end points, of the two points next to the middle and of
+# the middle.
 _POINTS = (0.5 - (3 / 28) ** 0.5, 0.5, 0.5 + (3 / 28) ** 0.5, 1.0)
 _END, _OUTER, _MIDDLE = 1 / 20, 49 / 180, 16 / 45
-# The ratio of the constants of h^5 g''''/4!: sum_i e_i c_i^4 = 71/270000 for the pair, 1/120 for Simpson's rule.
+# The ratio of the error constants, in units of h^5 g''''/4!: sum_i e_i c_i^4 = 71/270000 for the embedded pair, 1/120
+# for Simpson's rule.
 _SIMPSON_TO_PAIR = 71 / 2250
 PANEL_NFE = len(_POINTS)
 """Evaluations of the integrand in a panel."""
 FEW_DIMENSIONS = 16
-"""Up to so many dimensions a call's overhead outweighs its arithmetic."""
+"""Up to this number of dimensions, the overhead of a call outweighs its arithmetic."""
 PATH_SHARE = 1 / 3
-"""The share of the tolerance to which the path is held where something is integrated along it."""
+"""The path's share of the tolerance if there is an integral along it."""
 
 Integrand = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""``g(elapsed, y, rows)``: the integrand of the given rows, ``(R,)``, at the time elapsed and the states ``(R, D)``."""
+"""``g(elapsed, y, rows)``: the integrand ``(R,)`` of the given rows at elapsed times ``(R,)`` and states ``(R, D)``."""
 
 
 class Gain(NamedTuple):
-    """What one panel adds to the integral of some rows, ``(R,)`` each."""
+    """The contribution of one panel to the integrals of R rows; all ``(R,)``."""
 
     value: Tensor
     last: Tensor
@@ -49,7 +54,7 @@ class Gain(NamedTuple):
 
 
 def panel_steps(dimensions: int) -> int:
-    """How many steps of the solver one panel spans."""
+    """The number of solver steps in a panel."""
     return 1 if dimensions <= FEW_DIMENSIONS else 2
 
 
@@ -60,8 +65,8 @@ def integrate_panel(
 
     Args:
         g: the integrand.
-        first: its values at the panel's start, ``(R,)``.
-        steps: the steps that make up the panel, of all rows.
+        first: the integrand at the panel's start, ``(R,)``.
+        steps: the steps of the panel, for all rows.
         elapsed: the time elapsed at the panel's start, ``(R,)``.
         length: the panel's signed length, ``(R,)``.
         rows: the rows that are integrated, ``(R,)``.
@@ -79,7 +84,7 @@ def integrate_panel(
     ends = first + last
     gain = length * (_END * ends + _OUTER * (left + right) + _MIDDLE * middle)
     with torch.no_grad():
-        # The pair's own error over n steps of a panel would be n (h / n)^5, a share of 1 / n^4; but five points in n
-        # steps need a margin where g oscillates.
+        # The error of the embedded pair over the n steps of a panel would be smaller by 1 / n^4. The factor 1 / n^2
+        # leaves a margin for integrands that oscillate, because five points are few for n steps.
         error = _SIMPSON_TO_PAIR / panel**2 * (gain - length * (ends + 4 * middle) / 6)
     return Gain(gain, last, error)

@@ -1,4 +1,4 @@
-"""SDE solvers for additive noise on a given grid.
+"""SDE solvers for additive noise, on a given grid.
 
 References:
     Kloeden, Platen. Numerical Solution of Stochastic Differential Equations, chapters 10, 14 and 15.

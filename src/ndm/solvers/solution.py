@@ -1,7 +1,7 @@
-"""What a solver takes, what it returns, and how it says which rows it could not finish.
+"""The types that a solver takes and returns.
 
-Solvers never raise for a row that they cannot finish: its failure is part of what they return. Whoever wants an error
-instead calls :meth:`Solution.checked`.
+ODE solvers raise no error for a row that they cannot finish; the failure is part of the :class:`Solution`.
+:meth:`Solution.checked` raises an error for it.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from torch import Tensor
 from ..errors import InputError
 
 VectorField = Callable[..., Tensor]
-"""``f(t, z, *args)``: times ``(B,)``, states ``(B, *)`` and whatever else belongs to the rows, to ``(B, *)``."""
+"""``f(t, z, *args)`` maps times ``(B,)``, states ``(B, *)`` and further inputs ``(B, ...)`` to ``(B, *)``."""
 
 NoiseRate = Callable[[Tensor], Tensor]
-"""``g(t)``: times ``(B,)`` to the rate of the noise ``(B,)``."""
+"""``g(t)`` maps times ``(B,)`` to the diffusion coefficient ``(B,)``."""
 
 Quadrature = Callable[..., tuple[Tensor, Tensor]]
-"""``q(t, z, *args)``: the field, and an integrand ``(B,)`` to integrate along the path; the two often share work."""
+"""``q(t, z, *args)`` returns the field and an integrand ``(B,)`` along the path; the two often share work."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
 class Failures:
-    """The rows that a solver could not finish: where each of them stopped, and why. It is true if there are any.
+    """The rows that a solver could not finish, with the time and the reason of each. It is true if any row failed.
 
-    The tensors are on the CPU whatever the device of the states.
+    The tensors are on the CPU, on whatever device the states are.
     """
 
     solver: str
     """The solver's name."""
     total: int
-    """The number of all rows, those that were finished included."""
+    """The number of all rows, failed or not."""
     rows: Tensor
     """The rows that failed, in increasing order, ``(R,)``."""
     times: Tensor
-    """The time that each of them reached, ``(R,)``."""
+    """The time at which each failed row stopped, ``(R,)``."""
     reasons: tuple[str, ...]
-    """Why each of them failed."""
+    """The reason of each failure."""
 
     @classmethod
     def none(cls, solver: str, z: Tensor) -> Failures:
@@ -52,7 +52,7 @@ class Failures:
 
     @classmethod
     def concatenate(cls, blocks: Sequence[Failures]) -> Failures:
-        """The failures of consecutive blocks of rows, numbered as in the whole."""
+        """Join the failures of consecutive blocks of rows, and number the rows accordingly."""
         starts, total = [], 0
         for block in blocks:
             starts.append(total)
@@ -63,7 +63,7 @@ class Failures:
 
     @classmethod
     def first(cls, attempts: Iterable[Failures]) -> Failures:
-        """The failures of several attempts at the same rows: of each row that failed in any of them, the first."""
+        """The first failure of each row that failed in any of several attempts at the same rows."""
         attempts = list(attempts)
         rows = torch.cat([attempt.rows for attempt in attempts]).tolist()
         places = sorted({row: rows.index(row) for row in rows}.items())
@@ -100,10 +100,10 @@ class Failures:
 
 
 class Solution(NamedTuple):
-    """Where a solver arrived. The state of a row that failed is where it stopped."""
+    """The result of an ODE solver. The state of a failed row is the state at which it stopped."""
 
     state: Tensor
-    """``(B, *)``, at the end of the interval."""
+    """The state at the end of the interval, ``(B, *)``."""
     integral: Tensor
     """The integral of the quadrature's integrand along the path, ``(B,)``; zeros without a quadrature."""
     nfe: Tensor
@@ -114,7 +114,7 @@ class Solution(NamedTuple):
     """The rows that could not be finished."""
 
     def checked(self) -> Solution:
-        """This solution.
+        """Return this solution.
 
         Raises:
             SolverError: if some rows could not be finished; ``result`` is this solution.
@@ -123,12 +123,12 @@ class Solution(NamedTuple):
 
 
 class SolverError(InputError):
-    """A solver could not finish some rows; all others are done.
+    """A solver could not finish some rows; the other rows are finished.
 
     Args:
-        failures: which rows failed, where and why.
-        result: what was computed all the same: a :class:`Solution`, in which the state of a failed row is where it
-            stopped, or a :class:`ndm.Likelihood`, in which the log-density of a failed row is NaN.
+        failures: the failed rows.
+        result: the result for all rows: a :class:`Solution`, in which a failed row has the state at which it stopped,
+            or a :class:`ndm.Likelihood`, in which the log-density of a failed row is NaN.
     """
 
     def __init__(self, failures: Failures, result: Any) -> None:

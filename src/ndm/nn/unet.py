@@ -27,10 +27,10 @@ class UNet(nn.Module):
     Args:
         shape: shape of one sample, ``(C, H, W)``.
         multiplier: the number of outputs per input channel, concatenated along dimension 1.
-        channels: the number of channels of the first level.
-        depth: the number of residual blocks per level on the way down; there is one more on the way up.
-        multipliers: the number of channels of each level, in units of ``channels``. Each level after the first has half
-            the height and width of the one before.
+        channels: the number of channels at the first resolution.
+        depth: the number of residual blocks per resolution on the way down; there is one more on the way up.
+        multipliers: the number of channels at each resolution, in units of ``channels``. Each resolution after the first has
+            half the height and width of the one before.
         attention: heights of the feature maps whose blocks have attention (the middle always has it).
         heads: the number of attention heads.
         dropout: the dropout rate of the blocks.
@@ -40,8 +40,8 @@ class UNet(nn.Module):
             with the square of ``patch``.
 
     Raises:
-        InputError: if a size is not positive, the levels do not divide the image, ``heads`` does not divide the
-            channels, or no level has a height of ``attention``; in ``forward``, if t is missing.
+        InputError: if a size is not positive, the resolutions do not divide the image, ``heads`` does not divide
+            the channels, or no resolution has a height of ``attention``; in ``forward``, if t is missing.
 
     Example:
         >>> net = ndm.nn.UNet((3, 32, 32), channels=64, multipliers=(1, 2, 2), attention=(16,), heads=4)
@@ -102,26 +102,26 @@ class UNet(nn.Module):
         self.down, self.middle, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         width = channels
         skips = [width]
-        for level, outputs in enumerate(widths):
+        for i, outputs in enumerate(widths):
             for _ in range(depth):
-                self.down.append(ResidualBlock(width, outputs, size, dropout, attends[level]))
+                self.down.append(ResidualBlock(width, outputs, size, dropout, attends[i]))
                 width = outputs
                 skips.append(width)
-            if level < last:
+            if i < last:
                 self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
                 skips.append(width)
         self.middle.append(ResidualBlock(width, width, size, dropout, heads))
         self.middle.append(ResidualBlock(width, width, size, dropout))
-        for level, outputs in reversed(list(enumerate(widths))):
+        for i, outputs in reversed(list(enumerate(widths))):
             for _ in range(depth + 1):
-                self.up.append(ResidualBlock(width + skips.pop(), outputs, size, dropout, attends[level]))
+                self.up.append(ResidualBlock(width + skips.pop(), outputs, size, dropout, attends[i]))
                 width = outputs
-            if level > 0:
+            if i > 0:
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1)))
         self.head = Head(width, pixels * multiplier)
 
     def _heights(self) -> list[int]:
-        """The height of the feature maps of each level."""
+        """The height of the feature maps at each resolution."""
         sizes = (self.multiplier, self.channels, self.depth, *self.multipliers, self.heads, self.patch)
         if min(sizes) < 1 or not self.multipliers:
             raise InputError(
@@ -134,7 +134,7 @@ class UNet(nn.Module):
                 f"{height} x {width} images cannot be divided by {factor} (patch {self.patch}, then halved "
                 f"{len(self.multipliers) - 1} times); choose another patch or fewer multipliers"
             )
-        heights = [height // self.patch // 2**level for level in range(len(self.multipliers))]
+        heights = [height // self.patch // 2**i for i in range(len(self.multipliers))]
         for asked in self.attention:
             if asked not in heights:
                 raise InputError(f"attention at height {asked}, but the feature maps have heights {heights}")

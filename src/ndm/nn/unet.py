@@ -29,8 +29,8 @@ class UNet(nn.Module):
         multiplier: the number of outputs per input channel, concatenated along dimension 1.
         channels: the number of channels at the first resolution.
         depth: the number of residual blocks per resolution on the way down; there is one more on the way up.
-        multipliers: the number of channels at each resolution, in units of ``channels``. Each resolution after the first has
-            half the height and width of the one before.
+        multipliers: the number of channels at each resolution, in units of ``channels``. From one to the next, the
+            height and the width are halved.
         attention: heights of the feature maps whose blocks have attention (the middle always has it).
         heads: the number of attention heads.
         dropout: the dropout rate of the blocks.

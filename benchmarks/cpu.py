@@ -1,9 +1,10 @@
 """What makes a CPU learn MNIST fast: variants of one recipe, each given the same processor time.
 
-    python benchmarks/cpu.py --mnist FOLDER --out FOLDER [--seconds 240] [--variants v batch-64 ...]
+    python benchmarks/cpu.py --mnist FOLDER --out FOLDER [--seconds 240] [--variants v "batch 64" ...]
 
-A variant's steps are timed, it gets as many as fit into ``--seconds`` of processor time on one thread (the learning
-rate's schedule shrinks with them), and its validation bound is printed; a variant that is there already is kept.
+The script first times a variant's steps. The variant then trains for as many steps as fit into ``--seconds`` of
+processor time on one thread, and the learning rate's schedule is shortened accordingly. The script prints the
+validation bound. It does not train a variant again whose run is already in the folder.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ VARIANTS = {
 
 
 def time_steps(config: Config, dataset: Dataset, seconds: float = 10) -> float:
-    """Processor seconds of a step, the first one left out."""
+    """Processor seconds per step, without the first step."""
     torch.manual_seed(0)
     trainer = Trainer(make_model(config, dataset), dataset, config.training, config.seed)
     trainer.update(*trainer.gradient())
@@ -69,7 +70,7 @@ def main() -> None:
         config = make_config(settings)
         dataset = load_dataset(**asdict(config.data))
         folder = args.out / name.replace(" ", "-")
-        if not any("validation_bpd" in record for record in Run(folder).metrics()):  # not there, or interrupted
+        if not any("validation_bpd" in record for record in Run(folder).metrics()):  # missing, or interrupted
             steps = max(2, int(args.seconds / time_steps(config, dataset)))
             training = replace(config.training, steps=steps, warmup=min(100, steps // 4), ema_decay=0.99)
             training = replace(training, evaluate_every=steps, sample_every=0, checkpoint_every=steps)

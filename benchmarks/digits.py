@@ -1,9 +1,9 @@
-"""The digits figures: conventional diffusion against an NDM of the same size, several seeds, in the README's table.
+"""The figures of the README's table: conventional diffusion against an NDM of the same size, over several seeds.
 
     python benchmarks/digits.py --out FOLDER [--seeds 3] [--recipes digits digits-conventional ...]
 
-Trains every recipe with every seed through ``ndm train`` (a run that is there already is kept), evaluates the test
-bound (30 Monte-Carlo passes) and prints mean and standard deviation over seeds.
+The script trains every recipe with every seed by ``ndm train``, except for runs that are already in the folder. It then
+evaluates the test bound with 30 Monte-Carlo passes, and prints the mean and the standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RECIPES = ["digits-conventional", "digits", "digits-linear", "digits-t10-convent
 
 
 def evaluate(folder: Path) -> dict:
-    """Train if needed, evaluate, and return the evaluation."""
+    """Evaluate a run's test bound and return the record of the evaluation."""
     out = StringIO()
     steps = Run.open(folder).config.training.bound_steps or "continuous"
     with redirect_stdout(out):
@@ -48,7 +48,7 @@ def main() -> None:
         figures, seconds, result = [], [], {}
         for seed in range(args.seeds):
             folder = args.out / f"{recipe}-seed{seed}"
-            # Written last: an interrupted training leaves a model too.
+            # samples.png is written last; an interrupted training leaves a model too.
             if not (folder / "samples.png").exists() and ndm(
                 ["train", recipe, "--out", str(folder), "--seed", str(seed), "--overwrite"]
             ):

@@ -1,12 +1,12 @@
-"""A record of what the library computes, to the last bit: run it before and after a change that should change nothing.
+"""Record what the library computes, to the last bit. Run it before and after a change that should change nothing.
 
-It trains three recipes for 50 steps (the loss of every step is recorded), goes on with one of them from its first
-checkpoint, evaluates, examines and samples the trained model, all through the command line.
+The script trains three recipes for 50 steps and records the loss of every step. It resumes one of the runs from its
+first checkpoint. It evaluates, diagnoses and samples the trained model. All of this goes through the command line.
 
     python benchmarks/golden.py --out before.json          # then make the change
     python benchmarks/golden.py --out after.json --compare before.json
 
-Compare records of one machine only: other processors round differently. About three minutes.
+Compare only records from the same machine, because other processors round differently. A run takes about three minutes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def command(*arguments: object) -> str:
 
 
 def without_timings(record: Any) -> Any:
-    """The record less what depends on the clock, the folder and the version."""
+    """The record without the values that depend on the clock, the folder or the version."""
     if isinstance(record, dict):
         return {k: without_timings(v) for k, v in record.items() if k not in TIMINGS}
     return [without_timings(v) for v in record] if isinstance(record, list) else record
@@ -63,7 +63,7 @@ def training(run: Path) -> dict[str, Any]:
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """Everything, made in a temporary folder."""
+    """The whole record, computed in a temporary folder."""
     images = np.random.default_rng(0).integers(0, 256, (300, 28, 28)).astype(np.uint8)
     images[:, 6:20, 6:20] //= 8  # dark inside, so that there is something to learn
     np.savez(folder / "images.npz", x_train=images)

@@ -1,6 +1,8 @@
-"""How large the package's parts are: modules at the top, long functions, functions of many parameters, lines.
+"""The size of the package: modules at the top level, lines, long functions, functions with many parameters.
 
-python benchmarks/house.py [FOLDER]      # src/ndm unless given
+    python benchmarks/house.py [FOLDER]
+
+The folder is src/ndm unless another is given.
 """
 
 from __future__ import annotations

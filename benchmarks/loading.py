@@ -1,9 +1,10 @@
-"""What fetching a batch costs, as a share of a training step: MNIST, and a folder of 10,000 pictures.
+"""The time to fetch a batch as a share of a training step, for MNIST and for a folder of 10,000 pictures.
 
     python benchmarks/loading.py --mnist FOLDER [--files 10000] [--steps 10] [--limit 0.03]
 
-FOLDER holds MNIST. The pictures are made first, then brought into the cache, both outside the clock. Batches and steps
-are timed in the training loop itself, with the recipes' models and batch sizes. Exits with 1 above the limit.
+FOLDER holds MNIST. The script makes the pictures and brings them into the cache before it starts the clock. It times
+batches and steps in the training loop itself, with the recipes' models and batch sizes. It exits with 1 if a share is
+above the limit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ndm.training import Trainer
 
 
 def measure(config: Config, steps: int) -> tuple[int, float, float]:
-    """Rows of the set, milliseconds of a batch and of a whole step; the first step is left out."""
+    """The number of training rows, and the milliseconds of a batch and of a whole step, without the first step."""
     dataset = load_dataset(**asdict(config.data))
     spent = 0.0
     fetch = dataset.batch
@@ -48,7 +49,7 @@ def measure(config: Config, steps: int) -> tuple[int, float, float]:
 
 
 def make_pictures(folder: Path, count: int) -> None:
-    """``count`` PNG files of 40 x 32 noise."""
+    """Write ``count`` PNG files of 40 x 32 noise."""
     random = np.random.default_rng(0)
     for k in range(count):
         Image.fromarray(random.integers(256, size=(40, 32, 3), dtype=np.uint8)).save(folder / f"{k:06d}.png")

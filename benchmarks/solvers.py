@@ -1,13 +1,16 @@
-"""Time, evaluations and accuracy of three ODE solvers on log p(x), side by side in one run.
+"""Time, evaluations and accuracy of three ODE solvers on log p(x), compared in one run.
 
     python benchmarks/solvers.py [RUN] [--rows 200] [--threads 1]
 
-With the folder of a run it takes that model and its test rows, without one a toy: the exact predictor of a ring of
-eight narrow Gaussians, draws of which one in forty lies between two modes, where the path is stiff. For each solver and
-tolerance it prints seconds (of the toy the best of three), evaluations (field, divergence) and the error of log p per
-row against scipy's DOP853 at 1e-10 in float64; then the time each needs for equal accuracy, interpolated between
-tolerances; how far the three are apart at tolerance 1e-5, in nats and beside what the tolerance of one step is worth in
-nats; and how far a row's log p moves between being alone and in the batch.
+With the folder of a run, the script uses that model and its test rows. Without one it uses a toy: the exact predictor
+of a ring of eight narrow Gaussians. One in forty of the toy's rows lies between two modes, where the path is stiff.
+
+For each solver and tolerance the script prints the seconds (for the toy the best of three), the evaluations of the
+field and of the divergence, and the error of log p per row against scipy's DOP853 at 1e-10 in float64. It then prints
+
+    * the time that each solver needs for equal accuracy, interpolated between tolerances
+    * how far apart the three solvers are at tolerance 1e-5, in nats and in units of one step's tolerance
+    * how much a row's log p differs between the row alone and the row in the batch
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ def toy(rows: int) -> tuple[ndm.NDM, Tensor]:
 
 
 def time_for(error: float, points: list[tuple[float, float]]) -> float:
-    """Seconds at an error, by interpolation of the logarithms; NaN outside the measured range."""
+    """The seconds for a given error, interpolated between the logarithms; NaN outside the measured range."""
     seconds, errors = (np.log(v) for v in zip(*points, strict=True))
     order = np.argsort(errors)
     return float(np.exp(np.interp(np.log(error), errors[order], seconds[order], np.nan, np.nan)))

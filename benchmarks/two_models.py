@@ -1,10 +1,10 @@
-"""How far the ODE and the reverse process are apart for a non-linear F, and what training over random eta does.
+"""How far apart the ODE and the reverse process are if F is non-linear, and what training with random eta changes.
 
     python benchmarks/two_models.py --out FOLDER [--seeds 3]
 
-Trains the recipe ``digits`` with ``training.eta_range`` 1 and 4, and ``digits-conventional`` as it is, and prints test
-bound (continuous time, 30 passes) and ODE NLL (through the decoder, exact divergence, rtol 1e-4), mean and standard
-deviation over seeds, bits/dim. A run that is there already is kept.
+The script trains the recipe ``digits`` with ``training.eta_range`` 1 and 4, and ``digits-conventional`` unchanged,
+except for runs that are already in the folder. It prints the test bound (continuous time, 30 passes) and the ODE's NLL
+(through the decoder, exact divergence, rtol 1e-4) in bits/dim: the mean and the standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
         figures: list[tuple[float, float]] = []
         for seed in range(args.seeds):
             folder = args.out / f"{recipe}-eta{eta}-seed{seed}"
-            # Written last: an interrupted training leaves a model too.
+            # samples.png is written last; an interrupted training leaves a model too.
             if not (folder / "samples.png").exists() and ndm(
                 ["train", recipe, "--out", str(folder), "--seed", str(seed), "--overwrite",
                  "--training.eta_range", str(eta)]

@@ -1,4 +1,4 @@
-"""Shared pieces of the tests: float64 everywhere, seeds, small networks, and the linear-Gaussian oracle's data."""
+"""What the tests share: float64 everywhere, seeds, small networks, and the data of the linear-Gaussian oracle."""
 
 from __future__ import annotations
 

@@ -1,11 +1,13 @@
 # ruff: noqa: E501
 """Break a formula on purpose and see the tests fail: a test that cannot fail is a defect.
 
-A mutation names a function and a piece of its code, an expression or a statement, and what takes its place. The piece
-is found in the syntax tree, so line breaks, comments and the same words elsewhere do not matter; tests/test_house.py
-checks that every piece is found exactly once. Each mutation is made in a copy of the package, on which the tests that
-should notice it are run; they must pass on an unbroken copy. Prints a line per mutation, with the test that noticed,
-and exits with 1 if any survives.
+A mutation names a function, a piece of its code (an expression or a statement), and the code that replaces the piece.
+The script finds the piece in the syntax tree of the function. So line breaks and comments do not matter, and the same
+code may stand in other functions. tests/test_house.py checks that every piece is found exactly once.
+
+Each mutation is made in a copy of the package, and the tests that should notice it are run on that copy. They must pass
+on an unbroken copy. The script prints a line per mutation with the test that failed, and exits with 1 if a mutation
+survives.
 
     python tests/mutations.py [word]      # only mutations whose name contains the word
 """
@@ -332,7 +334,7 @@ def fragment(text: str) -> ast.AST:
 
 
 def find(tree: ast.Module, mutation: Mutation) -> list[ast.AST]:
-    """The nodes that are the mutation's piece of code: one, unless the code has changed."""
+    """The nodes that equal the mutation's piece of code: exactly one, unless the code has changed."""
     scope: ast.AST = tree
     for name in filter(None, mutation.place.partition("::")[2].split(".")):
         (scope,) = (
@@ -345,7 +347,7 @@ def find(tree: ast.Module, mutation: Mutation) -> list[ast.AST]:
 
 
 def mutated(package: Path, mutation: Mutation) -> str:
-    """The source of the mutation's file, broken."""
+    """The source of the mutation's file with the piece replaced."""
     tree = ast.parse((package / mutation.file).read_text())
     (old,) = find(tree, mutation)
     new = fragment(mutation.new)
@@ -358,7 +360,7 @@ def mutated(package: Path, mutation: Mutation) -> str:
 
 
 def first_failure(tests: str, mutation: Mutation | None = None) -> str:
-    """The first test that fails on a copy of the package, broken if there is a mutation; empty if all pass."""
+    """The first test that fails on a copy of the package, mutated if a mutation is given; empty if all pass."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "ndm"
         shutil.copytree(PACKAGE, package)

@@ -1,7 +1,8 @@
 r"""A model with everything in closed form: Gaussian data, linear F, and the exact posterior mean as predictor.
 
 x ~ N(mu, C) and z_t = M_t x + sigma_t eps with M_t = alpha_t R diag(1 + t w_1 + t^2 w_2) R^T, so
-E[x | z_t] = mu + K (z_t - M mu) with K = C M^T (M C M^T + sigma^2 I)^{-1}. In plain matrices, apart from the library.
+E[x | z_t] = mu + K (z_t - M mu) with K = C M^T (M C M^T + sigma^2 I)^{-1}. It is written in plain matrices,
+independently of the library.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import ndm
 
 
 class LinearGaussian:
-    """Data, transform and schedule of dimension ``dim``; the mean is not zero and the covariance is correlated."""
+    """Data, transform and schedule of dimension ``dim``. The mean is not zero and the covariance is correlated."""
 
     def __init__(self, dim: int, gamma_min: float = -3.0, gamma_max: float = 5.0) -> None:
         generator = torch.Generator().manual_seed(dim)
@@ -52,7 +53,7 @@ class LinearGaussian:
 
 
 class PosteriorMean(nn.Module):
-    """net(z, t) = E[x | z_t], row by row."""
+    """net(z, t) = E[x | z_t], for each row."""
 
     def __init__(self, oracle: LinearGaussian) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The command line: the whole way on a tiny model, and every kind of bad input in one line with exit code 2."""
+"""The command line: a tiny model from training to quality; bad input gives one line and exit code 2."""
 
 import json
 import shutil
@@ -157,7 +157,7 @@ def test_data_that_have_moved_are_named_anew(tmp_path, capsys):
 
 
 def test_a_checkpoint_serves_in_place_of_the_finished_model(tmp_path, capsys):
-    """The average of the best step has the validation bound of that step; the newest is the finished model's."""
+    """The best step's average has that step's validation bound; the newest is the finished model."""
     folder, options = tmp_path / "run", ["--training.evaluate_every", "1", "--training.learning_rate", "10"]
     assert main(["train", "digits", "--out", str(folder), *TINY, *options, "--training.checkpoint_every", "2"]) == 0
     run = Run.open(folder)

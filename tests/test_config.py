@@ -1,4 +1,4 @@
-"""Recipes: each builds its real model, and what is wrong in a file is named."""
+"""Recipes: each builds its real model, and an error names what is wrong in a file."""
 
 from pathlib import Path
 

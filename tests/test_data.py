@@ -56,7 +56,7 @@ def test_gmm_digits_has_a_density_and_an_entropy(generator):
 
 
 def test_mixture_density_matches_torch_distributions(generator):
-    """Full covariances in three dimensions."""
+    """The covariances are full, in three dimensions."""
     root = torch.randn(2, 3, 3)
     covariances, means, weights = root @ root.mT + 0.1 * torch.eye(3), torch.randn(2, 3), torch.tensor([0.3, 0.7])
     mixture = ndm.data.GaussianMixture(weights, means, covariances)
@@ -98,7 +98,7 @@ def test_unknown_names_are_refused():
 
 
 def mirrored_rows(flip, n=50):
-    """n images of one row of four different pixels, so that none is its own mirror image."""
+    """n images of one row of four different pixels; none equals its mirror image."""
     x = torch.arange(4 * n, dtype=torch.int32).view(n, 1, 1, 4)
     return ndm.data.Dataset("rows", x, x[:1], x[:1], levels=4 * n, flip=flip)
 
@@ -168,7 +168,7 @@ def test_a_batch_may_span_epochs():
 
 
 def test_every_purpose_has_a_stream_of_its_own():
-    """Names of one value would be one member; and these values are those that earlier runs were seeded with."""
+    """Two names with one value would be the same enum member. The values are those that earlier runs used as seeds."""
     purposes = {"NOISE": 0, "ORDER": 1, "ROWS": 2, "ETA": 3, "DROPOUT": 4, "FLIPS": 11}
     assert {name: int(stream) for name, stream in Stream.__members__.items()} == purposes
     assert len(set(Stream)) == len(purposes)
@@ -189,7 +189,7 @@ def test_the_decoder_follows_from_the_units():
 
 @register("theirs", shape=(3,))
 def theirs(path, size=4):
-    """A data set of a user's own, registered where it is defined."""
+    """A data set of a user, registered where it is defined."""
     x = torch.arange(30.0).view(10, 3) + size
     return ndm.data.Dataset("theirs", x[:8], x[8:9], x[9:], release=f"made of {path}")
 

@@ -1,4 +1,4 @@
-"""Decoders: units, likelihoods against torch.distributions, and what they refuse."""
+"""Decoders: their units, their likelihoods against torch.distributions, and the data that they refuse."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_categorical_decode_inverts_encode_and_draws_from_its_distribution(gener
 
 
 def test_gaussian_nll_is_the_expectation_in_data_units(generator):
-    """The closed form against Monte Carlo of -log N(x; decode mean, (std e^{gamma_0/2})^2), n = 100,000."""
+    """The closed form equals a Monte-Carlo mean of -log N(x; decode mean, (std e^{gamma_0/2})^2), n = 100,000."""
     decoder = ndm.GaussianDecoder(mean=[1.0, -2.0], std=[2.0, 0.3])
     n = 100_000
     level = ndm.LinearSchedule(-4.0, 5.0)(torch.zeros(n))
@@ -91,7 +91,7 @@ def test_constant_columns_are_refused():
 @pytest.mark.parametrize("gamma", [-16.0, -13.3, -7.0, -2.0, 3.0])
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_the_levels_left_out_of_the_likelihood_change_nothing(levels, gamma, generator):
-    """Against the softmax over all levels, far outside the data too."""
+    """The result equals the softmax over all levels, also for values far outside the data."""
     decoder, level = ndm.CategoricalDecoder(levels), ndm.LinearSchedule(gamma, 5.0)(torch.zeros(4))
     x = torch.randint(levels, (4, 50), generator=generator)
     z_0 = level.alpha[:, None] * decoder.encode(x.double()) + level.sigma[:, None] * torch.randn(4, 50)

@@ -1,4 +1,4 @@
-"""Two processes that share a batch make the steps of one: gradients, weights, averages, times and validation."""
+"""Two processes that share a batch compute the same as one: gradients, weights, averages, times and validation."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ from two_processes import CASES, results
 
 
 def launch(*command):
-    """Run a Python command as two gloo processes; both must succeed. What they say on their error streams."""
+    """Run a Python command as two gloo processes, which must both succeed. Returns what they wrote to stderr."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -58,7 +58,7 @@ def select(tensors, prefix):
 @pytest.mark.parametrize("kind", ["Trainer", "Sharded"])
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_make_the_steps_of_one(kind, case, shared, tmp_path):
-    """To 1e-6 relative in float64: DDP and FSDP, with accumulation and without."""
+    """The results agree to 1e-6 relative in float64, for DDP and FSDP, with and without accumulation."""
     alone, together = results(CASES[case], tmp_path), load_file(shared / f"{kind}-{case}.safetensors")
     assert alone.keys() == together.keys()
     assert torch.isfinite(alone["validation"]).all() and len(alone["validation"]) == 2
@@ -69,7 +69,7 @@ def test_two_processes_make_the_steps_of_one(kind, case, shared, tmp_path):
 
 
 def test_the_command_in_two_processes_trains_the_model_that_it_trains_in_one(tmp_path):
-    """``ndm train`` and ``ndm train --resume``: one folder, one line a record, the weights of one process."""
+    """``ndm train`` and ``--resume`` write one folder and one line per record, with the weights of one process."""
     torch.set_default_dtype(torch.float32)
     options = ["--device", "cpu", "--model.width", "16", "--model.dropout", "0", "--training.batch_size", "16"]
     options += ["--training.steps", "4", "--training.sample_every", "4", "--training.evaluate_every", "2"]
@@ -90,7 +90,7 @@ def test_the_command_in_two_processes_trains_the_model_that_it_trains_in_one(tmp
 
 
 def test_two_processes_evaluate_every_row_once_and_to_the_same_figures(tmp_path):
-    """600 rows are three pieces, of which one process makes two."""
+    """The 600 rows make three pieces, and one of the processes computes two of them."""
     torch.set_default_dtype(torch.float32)
     run = tmp_path / "run"
     options = ["--model.width", "16", "--training.steps", "2", "--training.batch_size", "16", "--device", "cpu"]
@@ -108,7 +108,7 @@ def test_two_processes_evaluate_every_row_once_and_to_the_same_figures(tmp_path)
 
 
 def test_sharding_keeps_parameters_in_float32_under_bf16_and_asks_for_the_second_version():
-    """Parameters cast to bf16 would take the noise process with them; accelerate's default is to cast."""
+    """accelerate casts by default. Parameters in bf16 would also put the noise process into bf16."""
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)
     plugin.set_mixed_precision("bf16")
     assert plugin.mixed_precision_policy.param_dtype is torch.bfloat16

@@ -1,4 +1,4 @@
-"""The examples of the documentation run as printed, each in a fresh process, for they register parts."""
+"""The examples of the documentation run as printed. Each page has its own process, because examples register parts."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""``ndm evaluate`` as a whole: a uniform model scores log2(levels), a killed evaluation ends with the same figures."""
+"""``ndm evaluate``: a uniform model scores log2(levels), and a killed evaluation ends with the same figures."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def _float32():
 
 
 def run_with(folder, model, config):
-    """A run folder as training leaves it."""
+    """A run's folder as training would leave it."""
     run = Run.create(folder, config)
     model.save_pretrained(run.model_folder)
     return str(folder)
@@ -41,7 +41,7 @@ def evaluated(capsys, *arguments):
 
 
 def uniform_data(levels):
-    """Two pixels of any number of levels, every value equally likely; ``uniform-256`` and ``uniform-17``."""
+    """Two pixels in which all of the levels are equally likely."""
     x = torch.randint(levels, (12, 2), generator=torch.Generator().manual_seed(levels))
     return Dataset(f"uniform-{levels}", x, x, x, levels=levels, release="made up")
 
@@ -52,7 +52,7 @@ register("uniform-256")(partial(uniform_data, 256))
 
 @pytest.mark.parametrize("levels", [17, 256])
 def test_a_flat_decoder_scores_log2_of_the_levels(levels, tmp_path, capsys):
-    """All noise at t = 0: p(x | z_0) is 1/K whatever z_0 is. Every term but the reconstruction vanishes."""
+    """At t = 0 there is only noise, so p(x | z_0) is 1/K for every z_0. All terms but the reconstruction vanish."""
     net = ndm.nn.MLP((2,), width=8, depth=1)
     nn.init.normal_(net.head.weight)
     process = ndm.ForwardProcess(ndm.LinearSchedule(60.0, 70.0))
@@ -82,23 +82,25 @@ class UniformMean(nn.Module):
         )
 
     def narrow(self, centre, scale):
-        """The closed form, which loses its digits where the noise is wide."""
+        """The closed form, which is inaccurate where the noise is wide."""
         low, high = (-1 - centre) / scale, (1 - centre) / scale
         density = lambda a: torch.exp(-(a**2) / 2) / math.sqrt(2 * math.pi)  # noqa: E731
         mass = (torch.special.ndtr(high) - torch.special.ndtr(low)).clamp(min=1e-30)
         return centre + scale * (density(low) - density(high)) / mass
 
     def wide(self, centre, scale):
-        """64 Gauss-Legendre nodes, which miss what is narrow."""
+        """Quadrature at 64 Gauss-Legendre nodes, which is inaccurate where the noise is narrow."""
         nodes, weights = (torch.from_numpy(a).to(centre) for a in np.polynomial.legendre.leggauss(64))
         log_weight = (nodes * centre[..., None] - nodes**2 / 2) / scale[..., None] ** 2 + weights.log()
         return (log_weight.softmax(-1) * nodes).sum(-1)
 
 
 def test_uniform_dequantisation_of_a_uniform_density_scores_log2_of_the_levels(tmp_path, capsys, monkeypatch):
-    """This protocol has no decoder: it asks for the density of x + u, so the model that must score log2(K) is the one
-    whose ODE carries the uniform density on [-1, 1]^D. The exact predictor does, up to the smoothing e^{gamma_0 / 2} of
-    the cube's edges, which the seeded draws here are further from than eight standard deviations."""
+    """The ODE with the exact predictor has the uniform density on [-1, 1]^D, so it must score log2(K).
+
+    This protocol has no decoder: it uses the density of x + u. The exact predictor smooths the edges of the cube by
+    e^{gamma_0 / 2}. The seeded draws here are more than eight standard deviations away from the edges.
+    """
     monkeypatch.setitem(CLASSES, "UniformMean", UniformMean)
     ends = (-22.0, 18.0)
     for levels in (17, 256):
@@ -114,7 +116,7 @@ def test_uniform_dequantisation_of_a_uniform_density_scores_log2_of_the_levels(t
 
 
 def test_a_killed_evaluation_ends_with_the_same_figures(tmp_path):
-    """SIGKILL twice, each time a random while after new pieces were kept, then left alone."""
+    """SIGKILL comes twice, each time a random while after new pieces were kept. The third attempt is left alone."""
     folder = tmp_path / "run"
     tiny = ["--training.steps", "3", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
     assert main(["train", "digits", "--out", str(folder), *tiny]) == 0
@@ -178,7 +180,7 @@ def test_every_option_reaches_the_protocol(tiny, monkeypatch):
 
 
 def test_pieces_of_another_question_are_not_taken_up(tiny, monkeypatch):
-    """Interrupted after the first piece: the same command finds it, any other starts its own."""
+    """After an interruption the same command finds the first piece. Any other command starts its own pieces."""
     monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 4})
 
     def stop(seed, number):

@@ -56,7 +56,10 @@ def test_ode_is_log_prob_with_its_samples_and_tolerances(estimator):
 
 
 def test_pieces_cover_every_row_once_and_an_interrupted_evaluation_ends_with_the_same_figures(tmp_path, monkeypatch):
-    """Stopped after each number of pieces in turn, with the journal's last line cut in half, then gone on with."""
+    """The evaluation stops after each number of pieces in turn and then resumes.
+
+    The last line of the journal is cut in half.
+    """
     monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 4, "ode": 4, "ode-uniform": 4})
     m, x = model(), torch.randint(5, (10, 3))
     for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", solver=ROUGH)):
@@ -77,7 +80,7 @@ def test_pieces_cover_every_row_once_and_an_interrupted_evaluation_ends_with_the
 
 
 def test_processes_share_the_pieces_and_exchange_them(tmp_path, monkeypatch):
-    """Five pieces between two writers: three and two, none twice, together the figures of one; every one has them."""
+    """Two processes make three and two of five pieces, none twice. Both end with the estimate of one process."""
     monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 2})
     m, x, protocol = model(), torch.randint(5, (9, 3)), Protocol("bound", 5, passes=2)
     journals = [Journal(tmp_path / "pieces.jsonl", rank) for rank in (0, 1)]
@@ -112,9 +115,9 @@ def test_the_protocols_are_those_of_the_model_and_the_rows():
 
 
 def test_the_standard_error_of_a_bound_is_that_of_its_mean():
-    """Against the spread of the mean over n = 60 test sets of 100 rows, each with noise of its own; within 25 %.
+    """It matches the spread of the mean over n = 60 test sets of 100 rows, each with its own noise, within 25 %.
 
-    The rows of a pass share their times, so taking them for independent would double it here.
+    The rows of a pass share their times. A formula for independent rows would give twice the standard error here.
     """
     m, generator = model(), torch.Generator().manual_seed(0)
     sets = [torch.randint(5, (100, 3), generator=generator) for _ in range(60)]
@@ -126,7 +129,7 @@ def test_the_standard_error_of_a_bound_is_that_of_its_mean():
 
 
 def test_pieces_have_noise_of_their_own(monkeypatch):
-    """The same four rows twice: the same figures from each piece would mean the same draws."""
+    """The pieces hold the same four rows, so equal figures would mean equal draws."""
     monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 4, "ode": 4})
     x, journal = torch.randint(5, (4, 3)).repeat(2, 1), Journal()
     for protocol in (Protocol("bound", 5, passes=2), Protocol("ode", solver=ROUGH)):
@@ -137,7 +140,7 @@ def test_pieces_have_noise_of_their_own(monkeypatch):
 
 
 def test_a_solver_failure_names_the_row_of_the_whole_set(monkeypatch):
-    """The second piece of three fails in its second row: the others are kept, and so is what is known of the second."""
+    """The second row of the second of three pieces fails. All other rows keep their figures."""
     monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"ode": 4})
     m, x = model(), torch.randint(5, (12, 3))
     protocol, whole, journal = Protocol("ode", solver=ROUGH), Journal(), Journal()
@@ -229,7 +232,7 @@ def test_every_option_of_the_protocol_counts():
 
 
 def test_the_standard_error_over_pieces_is_that_of_all_rows(monkeypatch):
-    """Three pieces of 20 rows, 40 passes, against the formula on all of them at once."""
+    """Three pieces of 20 rows with 40 passes match the formula on all rows at once."""
     monkeypatch.setattr("ndm.evaluation.pieces.ROWS", {"bound": 20})
     m, x = model(), torch.randint(5, (60, 3))
     e = evaluate(m, x, Protocol("bound", passes=40))

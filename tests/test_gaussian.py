@@ -18,7 +18,7 @@ def test_log_prob_and_kl_match_torch_distributions():
 
 
 def test_kl_keeps_its_precision_when_it_is_tiny():
-    """Equal variances and a step of 1e-5: summed over thousands of steps, rounding to 0 would be seen."""
+    """Equal variances and a step of 1e-5: over thousands of steps, rounding the KL to 0 would be a visible error."""
     std = torch.full((1, 2), 0.3, dtype=torch.float32)
     mean = torch.zeros(1, 2, dtype=torch.float32)
     kl = ndm.Gaussian(mean, std).kl(ndm.Gaussian(mean + 1e-5, std))

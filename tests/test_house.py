@@ -1,4 +1,4 @@
-"""The house: imports go one way, and nothing outside the package uses its private names."""
+"""The structure of the code: imports go one way, and only the package itself uses its private names."""
 
 import ast
 import builtins

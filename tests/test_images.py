@@ -1,4 +1,4 @@
-"""Image sets: every pixel where it belongs, splits as recorded, caches whole or absent, one line on what is wrong."""
+"""Image sets: pixels in their places, recorded splits, caches that are complete or absent, one-line errors."""
 
 import gzip
 import hashlib
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("error", "ignore:unclosed file:ResourceW
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """An empty cache of the test's own."""
+    """An empty cache for this test only."""
     monkeypatch.setenv("NDM_DATA", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -56,14 +56,14 @@ def equal(x, y):
 
 
 def write_pictures(path, x):
-    """``(N, H, W)`` or ``(N, H, W, 3)`` as 0.png, 1.png, ..., every other one in a folder below."""
+    """Write ``(N, H, W)`` or ``(N, H, W, 3)`` as 0.png, 1.png, ..., every second one in a subfolder."""
     (path / "more").mkdir(parents=True)
     for k, row in enumerate(x):
         Image.fromarray(row).save(path / ("more" if k % 2 else ".") / f"{k}.png")
 
 
 def name_order(n):
-    """The order of the files of :func:`write_pictures` by name: those beside the folder come first."""
+    """The order by name of the files of :func:`write_pictures`: files beside the subfolder come first."""
     return [*range(0, n, 2), *range(1, n, 2)]
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_downloaded_is_asked_for_by_name_and_place(name, file, tm
 
 
 def test_downloads_go_through_torchvision(tmp_path, monkeypatch):
-    """Faked: torchvision's class is called with the folder, and what it leaves there is read."""
+    """torchvision's class is replaced. It is called with the folder, and the files that it leaves there are read."""
     written = {}
 
     def download(root, download):
@@ -280,7 +280,7 @@ def test_imagenet_refuses_what_is_missing_twice_there_or_of_another_kind(tmp_pat
 
 
 def permuted(n):
-    """Which picture of :func:`write_pictures` each row is."""
+    """For each row, which picture of :func:`write_pictures` it is."""
     return np.array(name_order(n))[np.random.default_rng(0).permutation(n)]
 
 
@@ -315,7 +315,10 @@ def test_one_coloured_picture_makes_all_of_them_rgb(tmp_path):
 
 
 def test_pictures_are_cropped_in_the_centre_and_resized(tmp_path):
-    """The middle square of a wide one is black on its left and white on its right; a tall one is turned by its EXIF."""
+    """The middle square of a wide picture is black on its left and white on its right.
+
+    A tall picture has the same content and is turned by its EXIF data.
+    """
     (tmp_path / "set").mkdir()
     wide = np.full((16, 40), 77, dtype=np.uint8)
     wide[:, 12:20], wide[:, 20:28] = 0, 255
@@ -355,7 +358,7 @@ def test_the_second_load_decodes_nothing_and_a_changed_folder_is_decoded_again(t
 
 @pytest.fixture
 def spoilt(tmp_path):
-    """Ten pictures and four that cannot be used: no picture, cut short, too small, too deep."""
+    """Ten good pictures and four that cannot be used: not a picture, cut short, too small, too deep."""
     path, x = tmp_path / "set", pixels(10, 8, 8)
     write_pictures(path, x)
     (path / "text.png").write_text("no picture")

@@ -1,4 +1,4 @@
-"""LevelsPredictor: Bayes' rule written out element by element, and the entropy of data whose posterior it knows."""
+"""LevelsPredictor: Bayes' rule written out for each element, and the entropy of data with a known posterior."""
 
 import math
 
@@ -14,7 +14,7 @@ SCHEDULE = ndm.LinearSchedule(-9.0, 5.0)
 
 
 class Constant(nn.Module):
-    """The same output for every row, element and time: ``(outputs,)`` to ``(B, outputs * C, *)``."""
+    """A network with the same output for every row, element and time: ``(outputs,)`` to ``(B, outputs * C, *)``."""
 
     def __init__(self, out):
         super().__init__()

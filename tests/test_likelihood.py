@@ -1,4 +1,4 @@
-"""ODE likelihood: exact on the linear-Gaussian oracle, an independent solve, a grid that integrates to one."""
+"""ODE likelihood: exact for the linear-Gaussian oracle, equal to an independent solve, and normalised on a grid."""
 
 import math
 
@@ -18,13 +18,16 @@ from oracle import LinearGaussian
 
 
 def within(tolerance, name="dopri5"):
-    """A solver with this tolerance, absolute and relative."""
+    """A solver with this absolute and relative tolerance."""
     return Solver(name, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("dim", [2, 16, 64])
 def test_linear_gaussian_log_likelihood_per_row(dim, generator):
-    """p(x) is N(mu, C + e^{gamma_0} I): log p_ODE(alpha_0 x) + D log alpha_0, gamma_1 so large that z_1 is N(0, I)."""
+    """p(x) is N(mu, C + e^{gamma_0} I), and it equals log p_ODE(alpha_0 x) + D log alpha_0.
+
+    gamma_1 is so large that z_1 is N(0, I).
+    """
     oracle = LinearGaussian(dim, gamma_max=34.0)
     x = oracle.sample(8, generator)
     truth = MultivariateNormal(oracle.mu, oracle.covariance + math.exp(-3.0) * torch.eye(dim)).log_prob(x)
@@ -33,7 +36,7 @@ def test_linear_gaussian_log_likelihood_per_row(dim, generator):
 
 
 def test_the_gradient_of_log_prob_is_the_score(generator):
-    """Linear-Gaussian: C^-1 (mu - x); without a gradient asked for, no graph is kept."""
+    """The linear-Gaussian score is C^-1 (mu - x). If x requires no gradient, no graph is kept."""
     oracle = LinearGaussian(3, gamma_max=34.0)
     x = oracle.sample(5, generator)
     covariance = oracle.covariance + math.exp(-3.0) * torch.eye(3)
@@ -46,7 +49,7 @@ def test_the_gradient_of_log_prob_is_the_score(generator):
 
 
 def test_the_score_of_a_nonlinear_model_matches_finite_differences():
-    """Through a network in forward mode, and through Hutchinson's estimator with a fixed probe."""
+    """The score goes through a network in forward mode, and through Hutchinson's estimator with a fixed probe."""
     model = nonlinear_model()
     x = torch.tensor([[0.3, -0.8], [1.5, 0.4]])
     for divergence in ("exact", "hutchinson"):
@@ -63,7 +66,7 @@ def test_the_score_of_a_nonlinear_model_matches_finite_differences():
 
 
 def test_the_score_through_other_solvers():
-    """torchdiffeq's times depend on the state; scipy has no gradient, and says so."""
+    """torchdiffeq's times depend on the state. scipy has no gradient, and the error says so."""
     pytest.importorskip("torchdiffeq")
     model = nonlinear_model()
     x = torch.tensor([[0.3, -0.8], [1.5, 0.4]], requires_grad=True)
@@ -77,7 +80,7 @@ def test_the_score_through_other_solvers():
 
 
 class Shrunk(torch.nn.Module):
-    """a E[x | z_t] for x ~ N(0, 1): the optimal predictor at a = 1."""
+    """a E[x | z_t] for x ~ N(0, 1), which is the optimal predictor if a = 1."""
 
     def __init__(self, schedule, a):
         super().__init__()
@@ -89,10 +92,11 @@ class Shrunk(torch.nn.Module):
 
 @pytest.mark.parametrize(("a", "ode", "sde", "total"), [(1.0, 2.047, 2.047, 2.048), (0.95, 2.097, 2.204, 4.013)])
 def test_an_inexact_predictor_makes_two_models_even_of_the_identity(a, ode, sde, total, generator):
-    """docs/likelihood.md: bits of x ~ N(0, 1) under the ODE, under the SDE (moment equations), and their bound.
+    """The figures of docs/likelihood.md: bits of x ~ N(0, 1) under the ODE and under the SDE, and their bound.
 
-    Both laws of z_0 are Gaussian. The bound is over 4000 quantiles, 40 passes; 4 standard errors. The last number
-    is the first bound plus 1/2 int (1 - a)^2 e^-gamma alpha^2 dgamma, by quadrature.
+    z_0 is Gaussian under both; the SDE's variance comes from its moment equations. The bound is the mean over 4000
+    quantiles and 40 passes, within 4 standard errors. Its expected value for a = 0.95 is that for a = 1 plus 1/2 int (1
+    - a)^2 e^-gamma alpha^2 dgamma, by quadrature.
     """
     schedule = ndm.LinearSchedule(-7.0, 5.0)
     model = ndm.NDM(ndm.ForwardProcess(schedule), ndm.Predictor(Shrunk(schedule, a), "x"), ndm.GaussianDecoder())
@@ -125,7 +129,10 @@ def test_max_rows_and_the_batch_change_nothing(generator):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 def test_a_row_alone_in_a_batch_and_in_another_order_has_one_likelihood(dtype, tolerance, generator):
-    """256 rows of very different sizes; relative. With torchdiffeq's one step size rows depend on each other."""
+    """256 rows of very different sizes agree to a relative tolerance.
+
+    torchdiffeq has one step size for the batch, so there the rows depend on each other.
+    """
     model = nonlinear_model().to(dtype)
     x = (torch.randn(256, 2, generator=generator) * torch.logspace(-1, 1, 256)[:, None]).to(dtype)
     order = torch.randperm(256, generator=generator)
@@ -164,7 +171,7 @@ def test_other_solvers_agree(solver):
 
 @pytest.mark.parametrize("max_rows", [None, 1])
 def test_a_failing_row_does_not_lose_the_others(max_rows, monkeypatch):
-    """The field is not a number in one corner: the error names the row and carries the other log-likelihoods."""
+    """The field is NaN in one corner. The error names the row and carries the other log-likelihoods."""
     model = nonlinear_model()
     x = torch.tensor([[0.3, -0.8], [9.0, 9.0], [1.5, 0.4]])
     expected = ndm.log_prob(model, x)
@@ -179,7 +186,7 @@ def test_a_failing_row_does_not_lose_the_others(max_rows, monkeypatch):
 
 
 def test_failures_are_carried_through_blocks_and_draws(monkeypatch):
-    """Rows fail by their first element's size and where it is far enough, and only in the draws that a list names."""
+    """A row fails if its first element is too large or too small, and only in some of the draws."""
     model = nonlinear_model()
     x = torch.tensor([[0.3, -0.8], [9.0, 1.0], [1.5, 0.4], [-9.0, 0.0], [0.1, 0.2]])
     options = {"divergence": "hutchinson", "samples": 3, "solver": Solver(rtol=1e-2, atol=1e-2)}
@@ -188,7 +195,7 @@ def test_failures_are_carried_through_blocks_and_draws(monkeypatch):
     field, solves = ndm.sampling.velocity_field(model), []
 
     def in_draws(number, draws):
-        """NaN for rows whose first element is beyond ``number``, from t = 0 in the first draw named, then later."""
+        """True for rows whose first element is beyond ``number``, in the given draws, from t = 0.1 * draw on."""
         draw = len(solves) - 1
         beyond = lambda z: z[:, :1] > number if number > 0 else z[:, :1] < number  # noqa: E731
         return lambda t, z: beyond(z) & (t[:, None] >= 0.1 * draw) & (draw in draws)
@@ -234,7 +241,10 @@ def nonlinear_model(dim=2):
 
 
 def test_nonlinear_log_likelihood_matches_an_independent_solve():
-    """scipy's DOP853 at 1e-11 on alpha' F + alpha dF + (sigma'/sigma)(z - alpha F), Jacobians in reverse mode."""
+    """scipy's DOP853 at 1e-11 solves alpha' F + alpha dF + (sigma'/sigma)(z - alpha F).
+
+    Its Jacobians are in reverse mode.
+    """
     model = nonlinear_model()
     x = torch.tensor([[0.3, -0.8], [1.5, 0.4]])
     net, schedule = model.process.transform.net, model.process.schedule
@@ -261,7 +271,7 @@ def test_nonlinear_log_likelihood_matches_an_independent_solve():
 
 
 def test_density_integrates_to_one_on_a_grid():
-    """A non-linear model in two dimensions; the grid holds all but 1e-6 of the mass."""
+    """The model is non-linear, in two dimensions. The grid holds all but 1e-6 of the mass."""
     model = nonlinear_model()
     axis = torch.linspace(-8, 8, 161)
     x = torch.cartesian_prod(axis, axis)
@@ -280,7 +290,7 @@ def test_exact_divergence_is_the_trace_of_the_jacobian():
 
 
 def test_hutchinson_is_unbiased_and_exact_for_a_diagonal_jacobian(generator):
-    """Mean of n = 4000 probes within 3 standard errors of the trace."""
+    """The mean of n = 4000 probes is within 3 standard errors of the trace."""
     model = nonlinear_model(3)
     f = ndm.sampling.velocity_field(model)
     z, t = torch.randn(1, 3), torch.rand(1)
@@ -295,7 +305,10 @@ def test_hutchinson_is_unbiased_and_exact_for_a_diagonal_jacobian(generator):
 
 
 def test_hutchinson_log_prob_averages_to_the_exact_one(generator):
-    """n = 400 solves, 3 standard errors; several probes in one call have the same mean and a smaller spread."""
+    """The mean of n = 400 solves is within 3 standard errors.
+
+    Several probes in one call have the same mean and a smaller spread.
+    """
     model = nonlinear_model()
     x = torch.tensor([[0.3, -0.8]])
     exact = ndm.log_prob(model, x)
@@ -313,14 +326,17 @@ def test_hutchinson_log_prob_averages_to_the_exact_one(generator):
 
 
 def categorical_model(gamma_min):
-    """One pixel, four levels: small enough for the truth by brute force."""
+    """One pixel with four levels, small enough to compute the truth by brute force."""
     torch.manual_seed(1)
     process = ndm.ForwardProcess(ndm.LinearSchedule(gamma_min, 5.0), ndm.Network(SmoothNet(1, 1)))
     return ndm.NDM(process, ndm.Predictor(SmoothNet(1, 1), "v"), ndm.CategoricalDecoder(4))
 
 
 def test_discrete_log_prob_is_a_lower_bound_that_tightens(generator):
-    """Truth: the integral of p(x|z_0) p_ODE(z_0) over a fine grid of z_0. n = 1000 rows per K."""
+    """The truth is the integral of p(x|z_0) p_ODE(z_0) over a fine grid of z_0.
+
+    There are n = 1000 draws for each number of importance samples.
+    """
     model = categorical_model(-1.0)
     x = torch.tensor([[1]])
     grid = torch.linspace(-9, 9, 3001)[:, None]
@@ -338,7 +354,10 @@ def test_discrete_log_prob_is_a_lower_bound_that_tightens(generator):
 
 
 def test_uniform_dequantisation_is_the_integral_over_the_cell_in_the_limit(generator):
-    """Truth: the density of x + u integrated over the cell, by a fine grid. n = 1000 rows per number of samples."""
+    """The truth is the density of x + u integrated over the cell, on a fine grid.
+
+    There are n = 1000 draws with one sample, and n = 300 with 16.
+    """
     model = categorical_model(-1.0)
     x = torch.tensor([[1]])
     alpha_0 = model.process.schedule(torch.tensor(0.0)).alpha
@@ -357,7 +376,10 @@ def test_uniform_dequantisation_is_the_integral_over_the_cell_in_the_limit(gener
 
 
 def test_hutchinson_averages_the_discrete_bound_instead_of_exponentiating_noise(generator):
-    """Six pixels, so that the trace is noisy: the mean of n = 300 rows is the one-sample exact bound's (4 s.e.)."""
+    """The mean over n = 300 rows equals the exact bound with one sample, within 4 standard errors.
+
+    With six pixels the trace is noisy.
+    """
     torch.manual_seed(1)
     process = ndm.ForwardProcess(ndm.LinearSchedule(-1.0, 5.0), ndm.Network(SmoothNet(6, 6)))
     model = ndm.NDM(process, ndm.Predictor(SmoothNet(6, 6), "v"), ndm.CategoricalDecoder(4))
@@ -370,7 +392,7 @@ def test_hutchinson_averages_the_discrete_bound_instead_of_exponentiating_noise(
 
 
 def test_a_uniform_model_scores_log2_of_the_levels(generator):
-    """All noise at t = 0: the decoder is flat and z_0 tells nothing, so the bound is tight at one sample."""
+    """At t = 0 there is only noise, so the decoder is flat and the bound is tight with one sample."""
     process = ndm.ForwardProcess(ndm.LinearSchedule(60.0, 70.0))
     for levels in (17, 256):
         model = ndm.NDM(process, ndm.Predictor(SmoothNet(3, 3), "x"), ndm.CategoricalDecoder(levels))
@@ -417,7 +439,10 @@ def test_options_reach_the_solver(monkeypatch):
 
 @pytest.mark.parametrize("solver", ["dopri5", "rk4"])
 def test_evaluations_are_counted(solver, monkeypatch):
-    """Per row and solve: calls of the field, and of the divergence, which dopri5 makes besides."""
+    """The counts are calls of the field and of the divergence, per row and solve.
+
+    ``dopri5`` calls the divergence separately.
+    """
     model, rows, divergences = nonlinear_model(), [], []
     field = ndm.sampling.velocity_field(model)
     monkeypatch.setattr("ndm.likelihood.velocity_field", lambda _: lambda t, z: rows.append(len(z)) or field(t, z))
@@ -447,7 +472,7 @@ def test_the_error_of_no_draw_is_zero_and_of_one_unknown():
 
 @pytest.mark.parametrize("kind", ["hutchinson", "hutchinson-gaussian"])
 def test_probes_have_unit_covariance(kind, generator):
-    """n = 40,000; five standard errors of each element."""
+    """n = 40,000 probes; each element is within five standard errors."""
     n = 40_000
     probe = draw_probe(torch.zeros(n, 3), kind, generator)
     assert ((probe.T @ probe / n - torch.eye(3)).abs() < 5 * 2**0.5 / n**0.5).all()
@@ -456,7 +481,7 @@ def test_probes_have_unit_covariance(kind, generator):
 
 
 def test_a_nonlinear_model_in_many_dimensions_agrees_with_a_fixed_step_solver():
-    """D = 20, where the divergence is integrated over panels of two steps and depends on where along the path it is."""
+    """In D = 20 the divergence is integrated over panels of two steps, and it varies along the path."""
     model = nonlinear_model(20)
     x = torch.randn(1, 20, generator=torch.Generator().manual_seed(1))
     reference = ndm.log_prob(model, x, solver=Solver("rk4", 200))

@@ -1,4 +1,4 @@
-"""Saving and loading: exact, by name, without importing anything a file names, and clear when a file is not right."""
+"""Saving and loading: exact, by name, without importing anything that a file names, with clear errors."""
 
 import json
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_a_network_used_twice_is_saved_once_and_stays_shared(tmp_path):
 
 
 class OwnSchedule(ndm.LinearSchedule):
-    """A class that ndm cannot name."""
+    """A class that is not registered with ndm."""
 
 
 def test_what_could_not_be_loaded_again_is_not_saved(tmp_path):
@@ -127,7 +127,7 @@ def test_a_decoder_has_its_own_copy_of_the_statistics(tmp_path):
 
 
 def test_files_of_two_saves_are_not_mixed(tmp_path):
-    """A crash between the two renames: the weights of one model under the configuration of another that they fit."""
+    """A crash between the two renames leaves one model's weights with another's configuration, which fits them."""
     models = registered_models()
     models["conventional"].save_pretrained(tmp_path / "a")
     models["conventional"].predictor.parameterization = "v"

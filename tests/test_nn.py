@@ -46,7 +46,10 @@ def test_fourier_features():
 
 
 def test_bfloat16_autocast_keeps_the_process_in_float32():
-    """The bound under autocast stays within the predictor's own rounding, even where errors are multiplied by e^7."""
+    """The bound under autocast changes only by the predictor's own rounding.
+
+    This holds even where the bound multiplies errors by e^7.
+    """
     net = randomised(ndm.nn.MLP((3,), width=32, depth=1)).float()
     linear = ndm.Linear(3, 2, "learned").float()
     nn.init.normal_(linear.gains)

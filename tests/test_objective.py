@@ -1,4 +1,4 @@
-"""The bound: VDM's for the identity, the closed form for any F, the oracle, the limit of many steps, and uniformity."""
+"""The bound: VDM's for the identity, the closed form for any F, the oracle, many steps, and uniform data."""
 
 import math
 
@@ -23,7 +23,7 @@ def model_with(transform, schedule=None, eta=1.0, tied_to="time", **predictor):
 
 
 def same_latent(model, x, t, seed=3):
-    """A draw of z_t from a generator with this seed."""
+    """z_t drawn from a generator with this seed."""
     return model.process(x).marginal(t).sample(torch.Generator().manual_seed(seed))
 
 
@@ -52,7 +52,7 @@ def test_identity_is_vdm_in_discrete_time(steps):
 
 
 def test_identity_with_learned_variance_is_the_log_ratio():
-    """For one row: log(var_p/var_q) = log1p((e^{-gamma_s} - e^{-gamma_t}) v), elementwise."""
+    """Each element adds log(var_p/var_q) = log1p((e^{-gamma_s} - e^{-gamma_t}) v)."""
     model = model_with(ndm.Identity(), variance=True)
     steps, u = 5, torch.tensor([0.3, 0.9])
     s, t = (u * steps).floor() / steps, ((u * steps).floor() + 1) / steps
@@ -115,7 +115,7 @@ def test_a_bound_per_eta_is_that_of_a_process_of_its_own_eta():
 
 
 def quadrature(model, x, t, nodes=16):
-    """z_t at Gauss-Hermite points of eps for one-dimensional x, all times in one batch, and the points' weights."""
+    """z_t at Gauss-Hermite points of eps for one-dimensional x and all times in one batch, and the points' weights."""
     eps, weights = (torch.tensor(a) for a in np.polynomial.hermite_e.hermegauss(nodes))
     q = model.process(x.expand(len(t) * nodes, 1))
     g = q.marginal(t.repeat_interleave(nodes))
@@ -123,7 +123,7 @@ def quadrature(model, x, t, nodes=16):
 
 
 def step_kl(model, x, steps):
-    """The exact discrete diffusion term of one-dimensional x: quadrature over eps, the sum over all steps."""
+    """The exact discrete diffusion term of one-dimensional x: quadrature over eps, and a sum over all steps."""
     times = torch.arange(steps + 1) / steps
     q, z, weights = quadrature(model, x, times[1:])
     s, t = (r.repeat_interleave(len(weights)) for r in (times[:-1], times[1:]))
@@ -159,7 +159,7 @@ def test_discrete_bound_tends_to_the_continuous_one_at_rate_one_over_t(transform
 
 @pytest.mark.parametrize("steps", [None, 4])
 def test_bound_estimates_the_exact_value(steps, generator):
-    """Monte Carlo, n = 200,000, against quadrature: within 4 standard errors."""
+    """Monte Carlo with n = 200,000 is within 4 standard errors of the quadrature."""
     process = ndm.ForwardProcess(ndm.CosineSchedule(-3.0, 3.0), ndm.Network(SmoothNet(1, 1)))
     model = ndm.NDM(process, ndm.Predictor(SmoothNet(1, 1), "v"), ndm.GaussianDecoder())
     x = torch.tensor([[0.8]])
@@ -170,7 +170,10 @@ def test_bound_estimates_the_exact_value(steps, generator):
 
 
 def test_bound_weighs_importance_times_and_teaches_them(generator):
-    """Still unbiased with an uneven density (n = 200,000, 4 s.e.), and one step in training mode moves the density."""
+    """The bound stays unbiased with an uneven density of times (n = 200,000, 4 standard errors).
+
+    One step in training mode changes that density.
+    """
     process = ndm.ForwardProcess(ndm.CosineSchedule(-3.0, 3.0))
     model = ndm.NDM(process, ndm.Predictor(SmoothNet(1, 1), "v"), ndm.GaussianDecoder())
     x = torch.tensor([[0.8]])
@@ -200,8 +203,10 @@ def test_prior_and_reconstruction_are_closed_forms():
 
 
 def test_linear_gaussian_bound_matches_the_closed_form(generator):
-    """x - x_hat = (I - K M)(x - mu) - sigma K eps, so the expected squared drift gap is two matrix norms, integrated
-    over t by quadrature. n = 100,000, 4 standard errors."""
+    """The expected squared drift gap is a sum of two matrix norms, integrated over t by quadrature.
+
+    This holds because x - x_hat = (I - K M)(x - mu) - sigma K eps. n = 100,000, 4 standard errors.
+    """
     oracle = LinearGaussian(3)
     x = torch.tensor([[0.5, -1.0, 2.0]])
     times, lengths = (torch.tensor(a) for a in np.polynomial.legendre.leggauss(200))
@@ -220,7 +225,7 @@ def test_linear_gaussian_bound_matches_the_closed_form(generator):
 
 @pytest.mark.parametrize("steps", [None, 1, 50])
 def test_a_uniform_model_scores_log2_of_the_levels(steps, generator):
-    """So much noise at t = 0 that nothing is left of x: prior and diffusion vanish, the decoder is flat."""
+    """At t = 0 the noise hides x completely: the prior and diffusion terms vanish, and the decoder is flat."""
     process = ndm.ForwardProcess(ndm.LinearSchedule(60.0, 70.0))
     for levels in (17, 256):
         model = ndm.NDM(process, ndm.Predictor(SmoothNet(3, 3), "x"), ndm.CategoricalDecoder(levels))
@@ -231,7 +236,7 @@ def test_a_uniform_model_scores_log2_of_the_levels(steps, generator):
 
 
 def test_bound_is_never_below_the_entropy_of_known_data(generator):
-    """With the best possible predictor: mean bound - entropy >= -3 standard errors, in both times."""
+    """The predictor is optimal. In discrete and continuous time, mean bound - entropy >= -3 standard errors."""
     oracle = LinearGaussian(3)
     model = oracle.model()
     x = oracle.sample(50_000, generator)
@@ -242,8 +247,10 @@ def test_bound_is_never_below_the_entropy_of_known_data(generator):
 
 
 def test_identity_bound_with_the_exact_predictor_is_tight(generator):
-    """Continuous time: E[bound] is the entropy of the data smoothed by the decoder's variance, as the reverse SDE is
-    exact; a wrong constant anywhere shows. n = 100,000, 4 standard errors."""
+    """In continuous time, E[bound] is the entropy of the data smoothed by the decoder's variance.
+
+    The reverse SDE is then exact, so any wrong constant shows. n = 100,000, 4 standard errors.
+    """
     oracle = LinearGaussian(3, gamma_max=14.0)
     oracle.transform.gains.data.zero_()
     x = oracle.sample(100_000, generator)
@@ -256,7 +263,7 @@ def test_identity_bound_with_the_exact_predictor_is_tight(generator):
 
 
 def test_all_three_terms_are_trained():
-    """Each term's gradient reaches what it depends on: F through all of them, the predictor through diffusion."""
+    """The gradient of each term reaches what the term depends on: F in all three, the predictor in diffusion."""
     schedule = ndm.LearnedSchedule(-6.0, 4.0)
     model = model_with(ndm.TimeBasis(SmoothNet(3, 6, timed=False), 2), schedule, tied_to="noise")
     result = ndm.bound(model, X)
@@ -319,7 +326,7 @@ def test_parameterless_networks_serve():
 
 
 def test_reconstruction_is_averaged_over_the_noise_of_z_0(generator):
-    """Categorical, against 60 Gauss-Hermite nodes; n = 20,000 draws, 4 standard errors."""
+    """For a categorical decoder, n = 20,000 draws match 60 Gauss-Hermite nodes within 4 standard errors."""
     process = ndm.ForwardProcess(ndm.LinearSchedule(-1.0, 5.0))
     model = ndm.NDM(process, ndm.Predictor(SmoothNet(1, 1)), ndm.CategoricalDecoder(4))
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(60))
@@ -332,7 +339,7 @@ def test_reconstruction_is_averaged_over_the_noise_of_z_0(generator):
 
 
 class HalfWeights(ndm.LowDiscrepancyTimes):
-    """Weights of a half, and a record of what it is told."""
+    """A sampler of times with weights of 1/2 that records the loss it observes."""
 
     def forward(self, x, generator=None, rank=0, count=1):
         t, weight = super().forward(x, generator)
@@ -352,7 +359,7 @@ def test_times_observe_the_loss_without_its_weight(steps, generator):
 
 @pytest.mark.parametrize("steps", [None, 4])
 def test_parts_of_a_batch_have_together_the_draws_and_the_terms_of_the_whole(steps):
-    """Two processes, each with two rows of four, draw what one draws for all four."""
+    """Two processes with two rows each draw together what one process draws for all four rows."""
     model, x = model_with(ndm.TimeBasis(SmoothNet(3, 6, timed=False), 2)), torch.randn(4, 3)
     encode, times = model.encode(x), ndm.LowDiscrepancyTimes()
     whole = draw(encode, times, torch.Generator().manual_seed(1))

@@ -8,7 +8,7 @@ import ndm
 
 
 class Fixed(nn.Module):
-    """A network that knows the answer."""
+    """A network that returns a given answer."""
 
     def __init__(self, out):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The process given x: marginals, posteriors, velocity, score and reverse drift against what defines them."""
+"""The process given x: marginals, posteriors, velocity, score and reverse drift against their definitions."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ CASES = [(tied_to, eta) for tied_to in ("time", "noise") for eta in (1.0, 0.4)]
 
 
 def make(tied_to: str = "time", eta: float = 1.0) -> ndm.ForwardProcess:
-    """A process with nothing trivial: gamma' not constant, F non-linear in x and in t."""
+    """A process without special cases: gamma' is not constant, and F is non-linear in x and in t."""
     torch.manual_seed(0)
     return ndm.ForwardProcess(ndm.CosineSchedule(-6.0, 4.0), ndm.Network(SmoothNet(3, 3)), eta, tied_to)
 
@@ -34,7 +34,10 @@ def test_marginal_is_alpha_f_and_sigma(tied_to, eta):
 
 @pytest.mark.parametrize(("tied_to", "eta"), CASES)
 def test_posterior_marginalises_to_the_marginal(tied_to, eta):
-    """z_t ~ q(z_t|x), z_s ~ q(z_s|z_t, x) is z_s ~ q(z_s|x): both Gaussian, so mean and variance decide."""
+    """If z_t ~ q(z_t|x) and z_s ~ q(z_s|z_t, x), then z_s ~ q(z_s|x).
+
+    Both sides are Gaussian, so it is enough to compare mean and variance.
+    """
     q = make(tied_to, eta)(X)
     at_s, at_t = q.marginal(S), q.marginal(T)
     step = q.posterior(at_t.mean, S, T)
@@ -44,7 +47,7 @@ def test_posterior_marginalises_to_the_marginal(tied_to, eta):
 
 
 def test_posterior_is_ddpms_for_the_identity():
-    """Bayes' rule with q(z_t|z_s) = N(alpha_t/alpha_s z_s, sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2)."""
+    """This is Bayes' rule with q(z_t|z_s) = N(alpha_t/alpha_s z_s, sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2)."""
     schedule = ndm.CosineSchedule(-6.0, 4.0)
     a, b = schedule(S), schedule(T)
     ratio = b.alpha / a.alpha
@@ -101,7 +104,7 @@ def test_velocity_is_the_time_derivative_of_a_path(tied_to, eta):
 
 
 def test_eta_of_a_call_overrides_the_process():
-    """As a number, and as one number per row."""
+    """eta may be one number, or one number per row."""
     own, other = make(eta=0.4), make(eta=1.0)
     z = torch.randn(2, 3)
     for eta in (0.4, torch.tensor([0.4, 0.4])):

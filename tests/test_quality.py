@@ -1,4 +1,4 @@
-"""Sample quality: closed forms, brute force written otherwise, and what each metric must and must not notice."""
+"""Sample quality: closed forms, independent brute force, and what each metric must and must not detect."""
 
 import math
 import os
@@ -31,7 +31,10 @@ def by_name(scores):
 
 
 def test_a_shift_is_the_closed_form():
-    """|shift|^2 / D is the mean over directions; 20,000 of them, bound 4 of their standard errors (3.7% at D = 20)."""
+    """The mean over directions is |shift|^2 / D.
+
+    With 20,000 directions, the tolerance is 4 of their standard errors (3.7% at D = 20).
+    """
     d, directions = 20, 20_000
     x, shift = torch.randn(50, d), 3 * torch.randn(d)
     error = math.sqrt(2 * (d - 1) / (d + 2) / directions)  # of D cos^2, a Beta variable times D
@@ -40,7 +43,10 @@ def test_a_shift_is_the_closed_form():
 
 
 def test_independent_gaussians_are_as_far_as_their_means():
-    """n = 4000, D = 5, shift 2 in one dimension: W^2 = 4/5, plus noise of order 2/n; bound 5 standard errors."""
+    """With a shift of 2 in one of D = 5 dimensions, W^2 = 4/5 plus noise of order 2/n.
+
+    n = 4000, and the tolerance is 5 standard errors.
+    """
     x, y = torch.randn(4000, 5), torch.randn(4000, 5)
     x[:, 0] += 2
     directions = 4 * math.sqrt(2 * 4 / 7 / 1000) / 5
@@ -50,7 +56,10 @@ def test_independent_gaussians_are_as_far_as_their_means():
 
 @pytest.mark.parametrize(("n", "m"), [(7, 12), (12, 7), (9, 9), (1, 5)])
 def test_one_dimension_is_exact(n, m):
-    """For zeros and ones W_2^2 is W_1, which scipy has; else the best assignment of rows repeated to lcm(n, m)."""
+    """For zeros and ones W_2^2 is W_1, which scipy computes.
+
+    For other rows, it is the best assignment of rows that are repeated to lcm(n, m).
+    """
     x, y = torch.randint(2, (n, 1)), torch.randint(2, (m, 1))
     w1 = stats.wasserstein_distance(x[:, 0].numpy(), y[:, 0].numpy())
     assert sliced_wasserstein(x, y) ** 2 == pytest.approx(w1, abs=1e-12)
@@ -63,7 +72,10 @@ def test_one_dimension_is_exact(n, m):
 
 @pytest.mark.parametrize("dim", [2, 30])
 def test_c2st_of_equal_distributions_is_one_half(dim):
-    """n = 400 of each, two draws; bound 4 standard errors of a fair coin thrown 800 times: 0.071."""
+    """n = 400 rows of each distribution, for two seeds.
+
+    The tolerance is 4 standard errors of a fair coin that is thrown 800 times: 0.071.
+    """
     for seed in range(2):
         result = c2st(torch.randn(400, dim), torch.randn(400, dim), seed)
         assert result.value == pytest.approx(0.5, abs=4 * 0.5 / 800**0.5)
@@ -71,12 +83,18 @@ def test_c2st_of_equal_distributions_is_one_half(dim):
 
 
 def test_c2st_cuts_the_larger_set():
-    """150 against 600 rows of one distribution: always saying the larger would score 0.8; bound as above, 0.115."""
+    """The sets have 150 and 600 rows of one distribution, so always predicting the larger set would score 0.8.
+
+    The tolerance is 4 standard errors as above: 0.115.
+    """
     assert c2st(torch.randn(150, 3), torch.randn(600, 3)).value == pytest.approx(0.5, abs=4 * 0.5 / 300**0.5)
 
 
 def test_c2st_comes_close_to_bayes():
-    """n = 1000 of each; above Bayes by at most 4 standard errors (0.033), below by at most 0.04 more than that."""
+    """n = 1000 rows of each distribution.
+
+    The accuracy may be 4 standard errors (0.033) above the Bayes accuracy, and 0.04 more than that below it.
+    """
     shifted = torch.randn(1000, 5)
     shifted[:, 0] += 2
     wide, root = 2 * torch.randn(1000, 1), math.sqrt(8 / 3 * math.log(2))
@@ -96,14 +114,20 @@ def test_c2st_comes_close_to_bayes():
 
 
 def test_c2st_notices_faint_noise_on_blank_pixels():
-    """n = 200 rows of 100 counts, most of them 0; noise of half a level changes no mean: accuracy above 0.9."""
+    """n = 200 rows of 100 counts, most of them 0. Noise of half a level changes no mean.
+
+    The accuracy must be above 0.9.
+    """
     x, y = (torch.poisson(torch.full((200, 100), 0.2)) for _ in range(2))
     assert c2st(x + 0.5 * torch.randn(200, 100), y).value > 0.9
 
 
 def test_c2st_notices_what_only_combinations_of_columns_show():
-    """n = 600; columns alike but for noise of 0.5, shifted by 0.4 in turn up and down. Bayes has 0.836, boosted trees
-    alone 0.62 here, both classifiers 0.735; a standard error is 0.013."""
+    """n = 600 rows with columns that are equal up to noise of 0.5; the samples are shifted by +0.4 and -0.4 in turn.
+
+    The Bayes accuracy is 0.836. Boosted trees alone reach 0.62 here, and both classifiers together 0.735. A standard
+    error is 0.013.
+    """
 
     def rows():
         return 20 * torch.randn(600, 1) + 0.5 * torch.randn(600, 6)
@@ -113,7 +137,7 @@ def test_c2st_notices_what_only_combinations_of_columns_show():
 
 
 def brute_precision(x, y, k):
-    """Share of x within the ball of some y, one pair at a time."""
+    """The share of x that is within the ball of some y, computed for one pair at a time."""
     inside = 0
     for a in x.tolist():
         covered = False
@@ -127,7 +151,7 @@ def brute_precision(x, y, k):
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("kind", ["continuous", "levels"])
 def test_precision_and_recall_are_those_of_brute_force(k, kind, monkeypatch):
-    """Also where distances are equal in exact arithmetic, and in pieces of 2 rows."""
+    """This includes distances that are equal in exact arithmetic, and chunks of 2 rows."""
     x, y = torch.randn(20, 2), 1.3 * torch.randn(27, 2) + 0.3
     if kind == "levels":
         x, y = (2 * x).round(), (2 * y).round()
@@ -140,7 +164,10 @@ def test_precision_and_recall_are_those_of_brute_force(k, kind, monkeypatch):
 
 
 def test_a_dropped_mode_costs_recall_and_outliers_cost_precision():
-    """Two far clusters, n = 400: without one of them recall is the other's share, within 0.1; 20% outliers, 0.8."""
+    """Two clusters are far apart, n = 400.
+
+    Without one of them, recall is the share of the other, within 0.1. With 20% outliers, precision is at most 0.8.
+    """
 
     def clusters(n):
         return torch.randn(n, 3) + 30 * torch.arange(n)[:, None].remainder(2)
@@ -157,7 +184,10 @@ def test_a_dropped_mode_costs_recall_and_outliers_cost_precision():
 
 
 def test_two_nearest_are_exact_also_for_copies(monkeypatch):
-    """Far from the origin, where a distance by products would be wrong by 1e-4, and in pieces of 3 rows."""
+    """The rows are far from the origin, where distances by matrix products would be wrong by 1e-4.
+
+    They are processed in chunks of 3.
+    """
     train = torch.randn(50, 4) + 1e3
     train[7] = train[3]
     x = torch.cat([train[:5], torch.randn(10, 4) + 1e3])
@@ -169,7 +199,10 @@ def test_two_nearest_are_exact_also_for_copies(monkeypatch):
 
 
 def test_nearer_is_the_statistic_of_mann_and_whitney():
-    """With ties; rows in one dimension beside training rows at 0 and 1000, so that a row is its own distance."""
+    """There are ties. The training rows are at 0 and 1000 in one dimension.
+
+    So the value of each row is its distance to the nearest training row.
+    """
     train = torch.tensor([[0.0], [1000.0]])
     x, test = torch.randint(9, (30, 1)).double(), torch.randint(1, 12, (40, 1)).double()
     u = stats.mannwhitneyu(test[:, 0].numpy(), x[:, 0].numpy()).statistic
@@ -178,8 +211,10 @@ def test_nearer_is_the_statistic_of_mann_and_whitney():
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
 def test_the_standard_error_of_nearer_is_its_spread(shift):
-    """300 draws of n = 60 and m = 100: the spread is known to 4.1%, bound 4 of these. Without a shift, also the
-    formula of Mann and Whitney, (n + m + 1) / (12 n m)."""
+    """300 draws of n = 60 and m = 100 determine the spread to 4.1%; the tolerance is 4 times that.
+
+    Without a shift, the error also matches the formula of Mann and Whitney, (n + m + 1) / (12 n m).
+    """
     train = torch.tensor([[0.0], [1000.0]])
     draws = [memorisation(10 + torch.randn(60, 1), train, 10 + shift + torch.randn(100, 1)).nearer for _ in range(300)]
     spread = np.std([d.value for d in draws], ddof=1)
@@ -192,7 +227,10 @@ def test_the_standard_error_of_nearer_is_its_spread(shift):
 
 
 def test_memorisation_finds_copies_and_not_fresh_draws():
-    """n = 400, D = 10; fresh draws within 4 standard errors of 1/2 (given the training rows), no copies among them."""
+    """n = 400, D = 10.
+
+    Fresh draws are within 4 standard errors of 1/2 (given the training rows), and contain no copies.
+    """
     train, test = torch.randn(1000, 10), torch.randn(400, 10)
     fresh = memorisation(torch.randn(400, 10), train, test)
     assert fresh.nearer.value == pytest.approx(0.5, abs=4 * fresh.nearer.standard_error)
@@ -207,7 +245,10 @@ def test_memorisation_finds_copies_and_not_fresh_draws():
 
 
 def test_copies_are_three_times_nearer_to_one_training_row():
-    """Between training rows at 0 and 1 these are the rows up to 1/4 of the way: 25 of 50 up to the middle."""
+    """The training rows are at 0 and 1, so copies are the rows within 1/4 of either.
+
+    These are 25 of the 50 rows up to the middle.
+    """
     x = (torch.arange(50)[:, None] + 0.5) / 100
     assert memorisation(x, torch.tensor([[0.0], [1.0]]), x).copies.value == 0.5
     doubled = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
@@ -226,7 +267,10 @@ def test_order_of_rows_is_of_no_account():
 
 
 def test_principal_components_keep_distances_and_come_from_training_rows():
-    """Rows in a 10-dimensional plane of 100 dimensions: nothing is lost. A direction the training rows lack is."""
+    """Rows in a 10-dimensional plane of 100 dimensions keep their distances.
+
+    A direction in which the training rows do not vary is dropped.
+    """
     plane = torch.linalg.qr(torch.randn(100, 10)).Q
     train = torch.randn(300, 10) @ plane.T + 5
     project = pca(train)
@@ -239,8 +283,11 @@ def test_principal_components_keep_distances_and_come_from_training_rows():
 
 
 def test_a_perfect_sampler_scores_the_baseline():
-    """n = 300, D = 6, four independent sets: each score within 5 standard errors of the difference; the distance
-    within a quarter, its spread over draws being about 6%."""
+    """Four independent sets with n = 300, D = 6.
+
+    Each score is within 5 standard errors of the difference. The distance is within a quarter of the baseline; its
+    spread over draws is about 6%.
+    """
     scores = by_name(quality(torch.randn(300, 6), torch.randn(900, 6), torch.randn(300, 6)))
     assert len(scores) == 6
     for s in scores.values():
@@ -252,8 +299,11 @@ def test_a_perfect_sampler_scores_the_baseline():
 
 
 def test_the_baseline_is_of_held_out_training_rows(monkeypatch):
-    """The very rows given as samples score the baseline, except that as samples they are copies and there they are
-    not; and it is the training rows that are far from the test rows here."""
+    """Given as samples, the held-out training rows score the baseline, except for memorisation.
+
+    As samples they are copies of training rows; in the baseline they are not. The training rows are far from the test
+    rows here.
+    """
     train, test = torch.randn(240, 1, 2, 3) + 2, torch.randn(100, 1, 2, 3)
     _, _, _, held = matched_rows(test, train, test, 3, 2000)
     assert len(held.unique()) == 100
@@ -283,7 +333,7 @@ def test_quality_is_a_function_of_rows_and_seed():
 
 @pytest.mark.filterwarnings("error")
 def test_constant_rows_are_equal_and_copies():
-    """In 3 dimensions, and in 70 where principal components of nothing are asked for."""
+    """In 3 dimensions, and in 70, where the principal components are those of rows without variance."""
     for dim in (3, 70):
         rows = torch.full((120, dim), 7.0)
         scores = by_name(quality(rows[:60], rows, rows[:60]))
@@ -314,7 +364,7 @@ def test_bad_input_says_what_to_do():
 
 
 class Opened:
-    """Makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __init__(self, folder):
         self.folder = str(folder)
@@ -345,7 +395,10 @@ def test_inception_needs_its_libraries_images_and_weights(monkeypatch, tmp_path)
 
 
 def test_fid_and_kid_are_those_of_the_features(monkeypatch, tmp_path):
-    """With a network of four features in Inception's place: FID by scipy's matrix root, KID as an unbiased MMD."""
+    """A network of four features replaces Inception.
+
+    FID must match scipy's matrix root, and KID an unbiased MMD.
+    """
     fid = pytest.importorskip("torchmetrics.image.fid")
     pytest.importorskip("torch_fidelity")
 

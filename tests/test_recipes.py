@@ -1,4 +1,4 @@
-"""Recipes: each builds its real model, and trains a few steps at reduced width through the same code."""
+"""Recipes: each builds its real model, and trains for a few steps with the same code at reduced width."""
 
 from dataclasses import fields, replace
 
@@ -24,7 +24,7 @@ def _float32():
 
 
 def stand_in(config):
-    """A data set of the recipe's kind: its own where it is made here, random images where it must be fetched."""
+    """A data set of the recipe's kind: its own if it is generated here, else random images."""
     shape = shape_of(config.data.name, config.data.size) or (3, 32, 32)
     shape = (3, 64, 64) if shape == (3, 256, 256) else shape  # a quarter of the height has all its levels still
     if len(shape) == 1 or shape[-1] == 8:
@@ -57,7 +57,7 @@ def test_every_recipe_trains_three_steps_at_reduced_width(name):
 
 
 def test_every_recipe_has_its_number_of_parameters(capsys):
-    """On the meta device; as many as a real model of the small ones has."""
+    """The number comes from the meta device. For small models it must equal that of a real model."""
     assert main(["recipes"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert set(lines) == set(recipes()) and set(PAPER) < set(lines)
@@ -76,7 +76,7 @@ IDLE = {"rotation", "num_basis", "predict_curve", "variance"}
 
 @pytest.mark.parametrize("name", PAPER)
 def test_values_say_where_they_are_from(name):
-    """Every setting of model and training that decides a result is there, with its source."""
+    """Every setting of model and training that affects the result is listed with its source."""
     sources = ("# paper", "# flow matching", "# ours")
     lines = recipes()[name].read_text().splitlines()
     inside = lines[lines.index("model:") :]
@@ -85,7 +85,7 @@ def test_values_say_where_they_are_from(name):
 
 
 def test_neural_and_conventional_recipes_are_matched():
-    """The same data, budget and schedule; parameters within 2 %."""
+    """They have the same data, budget and seed; their numbers of parameters agree within 2 %."""
     for neural, conventional in (("digits", "digits-conventional"), ("mnist-small", "mnist-small-conventional")):
         a, b = (read_config(name) for name in (neural, conventional))
         assert (a.data, a.training, a.seed) == (b.data, b.training, b.seed)
@@ -93,10 +93,11 @@ def test_neural_and_conventional_recipes_are_matched():
 
 
 def test_bf16_gives_the_gradients_of_fp32():
-    """Of F and of the predictor, to 5 % in norm, with weights that are not at their start, where F is the identity.
+    """The gradients of F and of the predictor agree to 5 % in norm.
 
-    With Fourier features of z = alpha F(x, t) + sigma eps, or of F's own input, the rounding of F would count hundreds
-    of times: none of the five recipes has them.
+    The weights are moved away from their initial values, at which F is the identity. Fourier features of z = alpha F(x,
+    t) + sigma eps, or of F's own input, would multiply the rounding of F hundreds of times. None of the five recipes
+    has them.
     """
     assert not any(read_settings(recipes()[name])["model"].get("fourier") for name in PAPER)
     config = read_config("mnist")

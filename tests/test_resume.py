@@ -1,4 +1,4 @@
-"""Nothing is lost: killed runs end with the weights of one that was not, damaged checkpoints are passed over."""
+"""Nothing is lost: a killed run ends with the weights of an uninterrupted one, and damaged checkpoints are skipped."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def _float32():
 
 
 def in_a_child(function):
-    """Run ``function`` in a forked process, which keeps what is imported, and return its process id."""
+    """Run ``function`` in a forked process, which has everything imported already, and return its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -53,7 +53,7 @@ def weights(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nobody disturbs."""
+    """An uninterrupted run, and its time in seconds."""
     torch.set_default_dtype(torch.float32)
     run = Run.create(tmp_path_factory.mktemp("runs") / "whole", CONFIG)
     start = time.perf_counter()
@@ -83,7 +83,7 @@ def test_a_run_killed_at_a_random_moment_and_resumed_has_the_weights_of_one_that
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
 def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(call, whole, tmp_path, monkeypatch):
-    """At each of the four moments when the fifth checkpoint waits for the disk."""
+    """The kill comes at each of the four moments when the fifth checkpoint waits for the disk."""
     run, dataset, calls, flush = Run.create(tmp_path / "run", CONFIG), load_dataset("digits"), [], os.fsync
 
     def fatal(descriptor):

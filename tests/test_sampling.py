@@ -1,4 +1,4 @@
-"""Samplers on the linear-Gaussian oracle: the covariance each must have, exactly where it is known."""
+"""Samplers on the linear-Gaussian oracle: each must have the right covariance, the exact one where it is known."""
 
 import math
 
@@ -18,7 +18,7 @@ N = 20_000
 
 
 def assert_moments(draws, mean, covariance, slack=0.0):
-    """Mean and covariance within 4.5 standard errors of n draws (plus ``slack``, for a solver's bias)."""
+    """Check mean and covariance to 4.5 standard errors of n draws, plus ``slack`` for a solver's bias."""
     n = len(draws)
     scale = covariance.diagonal().sqrt()
     assert ((draws.mean(0) - mean).abs() < 4.5 * scale / n**0.5 + slack).all()
@@ -27,7 +27,7 @@ def assert_moments(draws, mean, covariance, slack=0.0):
 
 
 def smoothed(oracle):
-    """Data drawn from the model: z_0 / alpha_0 plus the decoder's noise."""
+    """The covariance of data drawn from the model: z_0 / alpha_0 plus the decoder's noise."""
     noise = 2 * math.exp(oracle.schedule.gamma_min)
     return oracle.covariance + noise * torch.eye(oracle.dim)
 
@@ -45,7 +45,7 @@ def test_continuous_samplers_reproduce_the_data(solver, steps, slack, generator)
 @pytest.mark.parametrize("solver", ["ancestral", "ddim"])
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_ancestral_samplers_have_the_covariance_of_their_recursion(solver, steps, generator):
-    """z_s = M_s x_hat + kappa (z_t - M_t x_hat) + std eps, iterated in plain matrices from N(0, I)."""
+    """z_s = M_s x_hat + kappa (z_t - M_t x_hat) + std eps is iterated in plain matrices from N(0, I)."""
     oracle = LinearGaussian(3)
     mean, covariance, eye = torch.zeros(3), torch.eye(3), torch.eye(3)
     for i in reversed(range(steps)):
@@ -66,14 +66,14 @@ def test_ancestral_samplers_have_the_covariance_of_their_recursion(solver, steps
 
 
 def test_ancestral_sampling_tends_to_the_sde(generator):
-    """For a linear F, at many steps, both have the data's covariance."""
+    """For a linear F and many steps, both have the covariance of the data."""
     oracle = LinearGaussian(3, gamma_max=12.0)
     draws = ndm.sample(oracle.model(), (N, 3), steps=500, generator=generator)
     assert_moments(draws, oracle.mu, smoothed(oracle), slack=0.02)
 
 
 class ExactMoments(nn.Module):
-    """E[x | z_t] and, through the predictor's softplus, Var[x | z_t], for independent dimensions."""
+    """E[x | z_t] and, through the predictor's softplus, Var[x | z_t], for data with independent dimensions."""
 
     def __init__(self, oracle):
         super().__init__()
@@ -90,8 +90,10 @@ class ExactMoments(nn.Module):
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_learned_variance_is_exact_at_any_number_of_steps(steps, generator):
-    """Identity F, independent Gaussians, v = Var[x | z_t]: each reverse step is the true one, so a few steps give the
-    data's covariance, and the bound is the same for every T: the entropy of the smoothed data."""
+    """With the identity as F, independent Gaussians and v = Var[x | z_t], each reverse step is the true one.
+
+    So a few steps give the data's covariance. The bound is the same for every T: the entropy of the smoothed data.
+    """
     oracle = LinearGaussian(3, gamma_max=14.0)
     oracle.covariance = torch.diag(oracle.covariance.diagonal())
     process = ndm.ForwardProcess(oracle.schedule)
@@ -151,7 +153,7 @@ def test_bad_calls_are_refused():
 
 
 def test_recursion_used_above_is_not_trivial():
-    """The oracle's covariance is correlated and its F is not the identity, so that a dropped term would show."""
+    """The oracle's covariance is correlated and its F is not the identity, so a missing term would be visible."""
     oracle = LinearGaussian(3)
     off = oracle.covariance - torch.diag(oracle.covariance.diagonal())
     assert off.abs().max() > 0.1 * oracle.covariance.diagonal().mean()
@@ -160,7 +162,7 @@ def test_recursion_used_above_is_not_trivial():
 
 
 def test_ancestral_sampling_follows_the_eta_of_the_process(generator):
-    """The recursion of mean and covariance at eta = 0.3, four steps; n = 20,000."""
+    """The mean and the covariance follow the recursion at eta = 0.3 in four steps; n = 20,000."""
     oracle, eta, steps = LinearGaussian(3), 0.3, 4
     model = oracle.model()
     model.process.eta = eta
@@ -188,7 +190,7 @@ def test_the_sde_follows_the_eta_of_the_process(eta, generator):
 
 
 def test_large_rows_go_through_the_model_a_few_at_a_time():
-    """Sampling, validation and evaluation take four rows of 2^17 elements at once, as ``rows_at_once`` says."""
+    """Sampling, validation and evaluation process four rows of 2^17 elements at once, as ``rows_at_once`` says."""
 
     class Zero(nn.Module):
         def forward(self, z, t):
@@ -208,7 +210,7 @@ def test_large_rows_go_through_the_model_a_few_at_a_time():
 
 @pytest.mark.parametrize("solver", ["ancestral", "ddim", "heun", "euler_maruyama"])
 def test_a_solver_brings_its_own_steps(solver):
-    """The same draws as its name and number of steps; of a name alone 50."""
+    """A Solver draws the same as its name with the same number of steps. A name alone takes 50 steps."""
     model = LinearGaussian(3).model()
     draw = lambda **options: ndm.sample(model, (2, 3), generator=torch.Generator().manual_seed(0), **options)  # noqa: E731
     assert torch.equal(draw(solver=ndm.Solver(solver, 4)), draw(steps=4, solver=solver))

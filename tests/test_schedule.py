@@ -1,4 +1,4 @@
-"""Schedules against finite differences, their end points, and monotonicity under hostile parameters."""
+"""Schedules: finite differences, end points, and monotonicity with extreme parameters."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Solvers: orders by regression against closed forms, adaptive error control, rows on their own."""
+"""Solvers: their orders by regression against closed forms, adaptive error control, and independent rows."""
 
 import math
 
@@ -35,7 +35,7 @@ def within(rtol, atol):
 
 
 def spiral(t, z):
-    """A non-autonomous linear field with the closed form below."""
+    """A non-autonomous linear field whose closed-form solution is below."""
     rotation = torch.tensor([[-0.5, 2.0], [-2.0, -0.5]], dtype=z.dtype)
     return z @ rotation.T * (1 + torch.cos(3 * t))[:, None]
 
@@ -74,7 +74,7 @@ def test_dopri5_error_follows_its_tolerance(tolerance, direction):
 
 
 def test_dopri5_is_of_order_five():
-    """Evaluations needed grow as tolerance^(-1/5): from 1e-4 to 1e-9 by a factor of ten."""
+    """The number of evaluations grows as tolerance^(-1/5): from 1e-4 to 1e-9 by a factor of ten."""
     counts = []
     for tolerance in (1e-4, 1e-9):
         calls = []
@@ -84,7 +84,7 @@ def test_dopri5_is_of_order_five():
 
 
 def test_autocast_does_not_touch_the_steps():
-    """The field casts as it likes; the sums over stages are the solver's own."""
+    """The field may use lower precision, but the solver's sums over stages keep theirs."""
     z = torch.randn(4, 2, dtype=torch.float32)
     alone = dopri5(spiral_by_hand, z, 0.0, 2.0, within(1e-5, 1e-5))
     with torch.autocast("cpu", torch.bfloat16):
@@ -94,7 +94,7 @@ def test_autocast_does_not_touch_the_steps():
 
 
 def spiral_by_hand(t, z):
-    """:func:`spiral` without a matrix product."""
+    """The field of :func:`spiral` without a matrix product."""
     x, y = z.unbind(1)
     return torch.stack([-0.5 * x + 2 * y, -2 * x - 0.5 * y], 1) * (1 + torch.cos(3 * t))[:, None]
 
@@ -122,12 +122,15 @@ def test_dopri5_heeds_both_tolerances():
 
 
 def stiff_if_large(t, z):
-    """Rows above 5 are a hundred times faster."""
+    """A field in which rows above 5 decay a hundred times faster."""
     return -z * (1 + 99 * (z[:, 1:] > 5).to(z))
 
 
 def test_rows_do_not_see_each_other_and_leave_when_they_arrive():
-    """A stiff neighbour changes nothing, in float64 to rounding, and a finished row costs no more evaluations."""
+    """In float64, a stiff neighbour changes a row only by rounding.
+
+    A finished row costs no more evaluations.
+    """
     row = torch.tensor([[1.0, 2.0]])
     alone = dopri5(stiff_if_large, row, 0.0, 1.0)
     seen = []
@@ -139,7 +142,10 @@ def test_rows_do_not_see_each_other_and_leave_when_they_arrive():
 
 
 def test_arguments_follow_their_rows():
-    """Each row decays at its own rate, so they leave at different times: z exp(-rate), integral of z in closed form."""
+    """Each row decays at its own rate, so the rows leave at different times.
+
+    The state z exp(-rate) and the integral of z have closed forms.
+    """
     rate = torch.tensor([0.1, 30.0, 3.0, 200.0])
     field = lambda t, z, rate: -rate[:, None] * z  # noqa: E731
     quadrature = lambda t, z, rate: (field(t, z, rate), z.sum(1))  # noqa: E731
@@ -153,7 +159,10 @@ def test_arguments_follow_their_rows():
 @pytest.mark.parametrize("tolerance", [1e-4, 1e-7, 1e-10])
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_the_integral_along_the_path_follows_its_tolerance(tolerance, direction):
-    """Against scipy's DOP853 at 1e-12; at rest the integrand alone decides the steps."""
+    """The integral is compared with scipy's DOP853 at 1e-12.
+
+    Where the state is at rest, the integrand alone determines the steps.
+    """
     start, end = (0.0, 2.0) if direction == "up" else (2.0, 0.0)
     z = torch.tensor([[1.0, 0.5], [0.0, 0.0]])
     integrand = lambda t, z: (z**2).sum(1) * torch.cos(5 * t) + torch.exp(torch.sin(20 * t))  # noqa: E731
@@ -176,7 +185,10 @@ def test_the_integral_along_the_path_follows_its_tolerance(tolerance, direction)
 
 
 def test_a_step_that_fails_its_test_is_not_taken():
-    """The field is still until t = 0.5, so the step has grown when a pulse of width 0.002 comes: int f = 1."""
+    """The field is zero until t = 0.5, so the step has grown when a pulse of width 0.002 comes.
+
+    The integral of f is 1.
+    """
     pulse = lambda t, z: torch.exp(-((t[:, None] - 0.5) ** 2) / 2 / 0.002**2) / 0.002 / (2 * math.pi) ** 0.5 + 0 * z  # noqa: E731
     ramp = lambda t, z: pulse(t, z) + torch.exp(-8 * (t[:, None] - 0.5) ** 2)  # noqa: E731
     z = torch.zeros(1, 1)
@@ -186,7 +198,7 @@ def test_a_step_that_fails_its_test_is_not_taken():
 
 
 def test_dopri5_is_differentiable():
-    """Gradient of the end and of the integral with respect to the start, against finite differences."""
+    """The gradients of the end and of the integral with respect to the start match finite differences."""
 
     def ends(z):
         quadrature = lambda t, z: (torch.sin(z), (z**3).sum(1))  # noqa: E731
@@ -277,7 +289,7 @@ def test_unknown_solvers_are_refused_and_missing_libraries_named(monkeypatch):
 
 
 def ou_variance(variance, span):
-    """dz = -z dt + g(t) dw with g = 1 + t, z(0) of the given variance."""
+    """The variance of dz = -z dt + g(t) dw with g = 1 + t, for z(0) with the given variance."""
     # int_0^s e^{-2(s - r)} (1 + r)^2 dr by high-order quadrature
     nodes, weights = np.polynomial.legendre.leggauss(50)
     r = span * (nodes + 1) / 2
@@ -286,7 +298,7 @@ def ou_variance(variance, span):
 
 
 def propagated_variance(solver, steps, span=1.0, variance=2.0):
-    """The exact variance after ``steps`` of a linear scheme: its one-step gain and noise, read off with known noise."""
+    """The exact variance after ``steps`` of a linear scheme, from the gain and the noise of each step."""
     for i in range(steps):
         grid = torch.tensor([span * i / steps, span * (i + 1) / steps], dtype=torch.float64)
         ones, zeros = torch.ones(1, 1), torch.zeros(1, 1)
@@ -301,7 +313,7 @@ def propagated_variance(solver, steps, span=1.0, variance=2.0):
 
 @pytest.mark.parametrize(("solver", "order"), [(euler_maruyama, 1), (stochastic_heun, 2)])
 def test_weak_order_of_sde_solvers(solver, order):
-    """The variance of a linear SDE with a time-dependent noise rate, without Monte-Carlo error."""
+    """The variance of a linear SDE with a time-dependent noise rate is computed without Monte-Carlo error."""
     steps = [10, 20, 40, 80]
     exact = ou_variance(2.0, 1.0)
     errors = [abs(propagated_variance(solver, n) - exact) for n in steps]
@@ -310,11 +322,12 @@ def test_weak_order_of_sde_solvers(solver, order):
 
 
 def strong_error(solver, steps, span=1.0):
-    """Root mean square of scheme minus exact solution on the same Brownian path, for dz = -z dt + (1 + t) dw, z(0) = 0.
+    """Root mean square of scheme minus exact solution on the same Brownian path.
 
-    Both are linear, so the error's second moment follows a recursion without Monte-Carlo: over a step the exact
-    solution multiplies by e^-h and adds I = int e^-(h-r) (1+t+r) dw, the scheme multiplies by its gain and adds b xi
-    with xi = dW / sqrt(h); E[xi I] and E[I^2] are integrals.
+    The SDE is dz = -z dt + (1 + t) dw with z(0) = 0. Both are linear, so the second moment of the error follows a
+    recursion without Monte-Carlo error. In one step the exact solution multiplies by e^-h and adds I = int e^-(h-r)
+    (1+t+r) dw. The scheme multiplies by its gain and adds b xi with xi = dW / sqrt(h). E[xi I] and E[I^2] are
+    integrals.
     """
     nodes, weights = np.polynomial.legendre.leggauss(20)
     error = cross = exact = 0.0  # E[e^2], E[e Z], E[Z^2]
@@ -347,7 +360,10 @@ def test_strong_order_of_sde_solvers_is_one(solver):
 
 @pytest.mark.parametrize("name", ["torchsde:euler", "torchsde:srk", "torchsde:heun"])
 def test_torchsde_by_name_runs_backwards_and_follows_its_seed(name):
-    """n = 20,000 rows from variance 2, time running 1 -> 0; 4.5 standard errors, and Euler's bias of order h."""
+    """n = 20,000 rows start with variance 2, and time runs from 1 to 0.
+
+    The tolerance is 4.5 standard errors, plus Euler's bias of order h.
+    """
     pytest.importorskip("torchsde")
     n = 20_000
     z = 2**0.5 * torch.randn(n, 1, generator=torch.Generator().manual_seed(0))
@@ -368,7 +384,10 @@ def test_stochastic_heun_without_noise_is_of_order_two_for_a_drift_that_depends_
 
 @pytest.mark.parametrize("solver", [euler_maruyama, stochastic_heun])
 def test_sde_solvers_run_backwards_from_a_non_unit_variance(solver, generator):
-    """n = 100,000 rows from variance 2, time running 1 -> 0: the reversed clock r = 1 - t has drift +z, noise 2 - r."""
+    """n = 100,000 rows start with variance 2, and time runs from 1 to 0.
+
+    In the reversed clock r = 1 - t, the drift is +z and the noise is 2 - r.
+    """
     n = 100_000
     z = 2**0.5 * torch.randn(n, 1, generator=generator)
     z = solver(lambda t, z: z, lambda t: 1 + (1 - t), z, torch.linspace(1.0, 0.0, 201), generator)
@@ -380,7 +399,7 @@ def test_sde_solvers_run_backwards_from_a_non_unit_variance(solver, generator):
 @pytest.mark.parametrize("solver", ["dopri5", "scipy:RK45", "torchdiffeq:dopri5"])
 @pytest.mark.parametrize("quadrature", [None, lambda t, z: (-5 * z, 0 * z.sum(1))])
 def test_tolerances_are_not_taken_for_each_other(solver, quadrature):
-    """States of 1e4: a loose rtol is cheap, a loose atol is not."""
+    """For states of 1e4, a loose rtol saves evaluations and a loose atol does not."""
     pytest.importorskip(solver.partition(":")[0].replace("dopri5", "torch"))
     z = torch.full((1, 2), 1e4)
     field = lambda t, z: -5 * z  # noqa: E731
@@ -399,7 +418,7 @@ def test_a_budget_spent_on_arrival_is_no_failure():
 
 @pytest.fixture
 def panels(monkeypatch):
-    """Panels of two steps whatever the dimension, as in more than 16."""
+    """Panels of two steps in any dimension, as otherwise in more than 16."""
     monkeypatch.setattr("ndm.solvers.quadrature.FEW_DIMENSIONS", 0)
 
 
@@ -427,7 +446,10 @@ def test_the_budget_counts_whole_panels():
 
 @pytest.mark.usefixtures("panels")
 def test_both_steps_of_a_panel_are_judged():
-    """A pulse of width 0.002 at 21 places, so that it falls into first and into second steps: int f = 1."""
+    """A pulse of width 0.002 is at 21 places, so it falls into first steps and into second steps.
+
+    The integral of the pulse is 1.
+    """
     worst = 0.0
     for shift in torch.linspace(0, 0.05, 21).tolist():
 
@@ -490,7 +512,7 @@ def test_a_solver_is_made_of_a_name_once():
 
 @ode_on_grid("stranger:midpoint", evaluations=2)
 def midpoint(f, z, grid):
-    """A solver that is not part of the package, registered where it is defined; so are the two below."""
+    """A solver that is not part of the package, registered here, like the two solvers below."""
     for t, h in grid_steps(grid, z):
         z = z + h * f(t + h / 2, z + h / 2 * f(t, z))
     return z
@@ -502,7 +524,7 @@ def noiseless(f, g, z, grid, generator):
 
 
 def lazy(f, z, start, end, solver):
-    """It takes one step, says that it was steered by rtol, and that row 1 failed."""
+    """A solver that takes one step, reports that row 1 failed, and gives rtol as the reason."""
     state, calls = midpoint(f, z, torch.tensor([start, end])), torch.full((len(z),), 2)
     failures = Failures(solver.name, len(z), torch.tensor([1]), torch.tensor([0.5]), (f"rtol {solver.rtol:g}",))
     return Solution(state, z.new_zeros(len(z)), calls, 0 * calls, failures)

@@ -1,4 +1,4 @@
-"""Training: the learning rate, the average, exact repetition, and models that learn what they must."""
+"""Training: the learning rate, the average of the weights, exact repetition, and models that learn."""
 
 import copy
 import os
@@ -40,7 +40,10 @@ def trained(config, log=lambda _: None):
 
 
 def test_learning_rate_is_the_papers():
-    """1e-8 at step 0, the peak at the end of the warm-up, half of both midway, 1e-8 at the last step: exactly."""
+    """The rate is exactly 1e-8 at step 0 and at the last step, and the peak at the end of the warm-up.
+
+    Midway in the rise and in the fall it is halfway between the two.
+    """
     config = TrainingConfig(steps=111, warmup=10, learning_rate=0.5)
     assert learning_rate(0, config) == 1e-8
     assert learning_rate(5, config) == 1e-8 + (0.5 - 1e-8) / 2
@@ -91,7 +94,7 @@ def test_each_step_uses_the_settings_and_the_average_is_that_of_a_float64_refere
 
 
 def test_one_process_asks_its_device_for_no_float64(monkeypatch):
-    """Some devices have none."""
+    """Some devices have no float64."""
     dataset, seen = load_dataset("digits"), []
     trainer = Trainer(make_model(SMALL, dataset), dataset, SMALL.training)
     reduce = trainer.accelerator.reduce
@@ -154,7 +157,7 @@ def test_every_option_trains_and_lowers_its_bound(model):
 
 
 class Poisoned(nn.Module):
-    """A network whose output is infinite on some of its calls."""
+    """A network whose output is infinite in some of its calls."""
 
     def __init__(self, net, calls):
         super().__init__()
@@ -175,7 +178,10 @@ def poisoned(calls):
 
 
 def test_a_step_without_a_finite_gradient_is_skipped_counted_and_its_rows_are_logged():
-    """Steps 3 and 7 of 20 leave weights and average as they are; their rows are those of the batch."""
+    """Steps 3 and 7 of 20 do not change the weights.
+
+    The logged rows are those of the batch.
+    """
     records, settings = [], replace(SMALL.training, evaluate_every=0)
     model, dataset = poisoned({3, 7})
     trainer = Trainer(model, dataset, settings, log=records.append)
@@ -210,7 +216,7 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run_with_a_good_checkpoint(tmp
 
 @pytest.mark.parametrize(("bad", "saved"), [({0, 1}, 1), ({0, 1}, 2), ({3, 4}, 4)])
 def test_a_run_goes_on_exactly_from_between_skipped_steps(bad, saved, tmp_path):
-    """Before the first step of the optimiser, after it, and with one step skipped of two in a row."""
+    """A run resumes before the optimiser's first step, after it, and between two skipped steps in a row."""
     config = replace(SMALL, training=replace(SMALL.training, checkpoint_every=saved, steps=8, evaluate_every=0))
 
     def trainer(bad, folder=tmp_path):
@@ -231,7 +237,10 @@ def test_a_run_goes_on_exactly_from_between_skipped_steps(bad, saved, tmp_path):
 
 
 def test_eta_is_drawn_log_uniformly_one_per_row_and_changes_the_training():
-    """n = 4000 draws in [1/4, 4]: the mean of log eta within 4 standard errors of 0, its range nearly filled."""
+    """n = 4000 draws in [1/4, 4].
+
+    The mean of log eta is within 4 standard errors of 0, and its range is nearly filled.
+    """
     x, model = torch.zeros(4000, 1), make_model(SMALL, load_dataset("digits"))
     losses = [Loss(model, replace(SMALL.training, eta_range=r)) for r in (1.0, 4.0)]
     assert losses[0].draw_eta(x, torch.Generator()) is None
@@ -298,7 +307,7 @@ def test_a_run_does_not_replace_files_that_no_run_has_written(tmp_path):
 
 
 def test_a_run_refuses_other_data_than_it_was_trained_on(tmp_path):
-    """Rows that are test rows now may have been training rows then."""
+    """The test rows of the other data may have been training rows."""
     file, x = tmp_path / "x.npz", np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
     np.savez(file, x_train=x[:30], x_test=x[30:])
     config = replace(SMALL, data=DataConfig("array", str(file)), training=replace(SMALL.training, steps=2))
@@ -325,8 +334,10 @@ def test_time_left_is_shown_when_the_bar_moves_once_a_minute():
 
 @pytest.mark.parametrize("name", ["ring", pytest.param("checkerboard", marks=pytest.mark.slow)])
 def test_a_toy_is_learned_and_its_likelihoods_stay_above_the_entropy(name):
-    """After 600 steps: bound and ODE NLL of 2000 test rows, minus the entropy, at least -3 standard errors (the ODE's
-    against the exact log-density of the same rows); and both better than a Gaussian's."""
+    """After 600 steps, the bound and the ODE's NLL are at least the exact NLL of the same rows - 3 standard errors.
+
+    The bound is over 2000 test rows, and the ODE's NLL over the first 300. Both are better than those of a Gaussian.
+    """
     config = Config(
         data=DataConfig(name),
         model=ModelConfig(gamma_min=-8.0, transform="linear", tied_to="noise", width=64, depth=2, dropout=0.0),
@@ -348,7 +359,10 @@ def test_a_toy_is_learned_and_its_likelihoods_stay_above_the_entropy(name):
 
 
 def test_gradients_are_those_of_the_step_alone_with_its_own_noise():
-    """Three steps at a rate of zero: each gradient is that of the seeded bound of the seeded batch."""
+    """Three steps have a learning rate of zero.
+
+    Each gradient must be that of the seeded bound of the seeded batch.
+    """
     settings = replace(SMALL.training, steps=3, learning_rate=0.0, clip=1e30, uniform_times=1.0, evaluate_every=0)
     config = replace(SMALL, model=replace(SMALL.model, dropout=0.0), training=settings)
     dataset, seen = load_dataset("digits"), []
@@ -377,7 +391,7 @@ def test_validation_is_the_mean_bound_of_the_validation_rows():
 
 
 def test_dropout_is_a_function_of_step_part_and_process(monkeypatch):
-    """With the same rows, times and noise, nothing but dropout is left to differ."""
+    """The rows, times and noise are the same, so only dropout can differ."""
     monkeypatch.setattr("ndm.training.loss.seeded", lambda *_: torch.Generator().manual_seed(0))
     monkeypatch.setattr("ndm.training.loss.draw", lambda x, times, generator, *_: draw(x, times, generator))
     config = replace(SMALL, model=replace(SMALL.model, dropout=0.5))
@@ -417,7 +431,10 @@ def test_a_tracker_that_is_not_installed_is_refused(monkeypatch):
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("transform", ["identity", "network"])
 def test_a_compiled_loss_trains_the_same_model(transform):
-    """Loss and gradient norm of the third step; where a gradient is all but 0 Adam makes steps of its rounding."""
+    """The loss and the gradient norm of the third step agree.
+
+    Weights need not agree: where a gradient is almost 0, Adam turns its rounding into full steps.
+    """
     config = replace(SMALL, model=replace(SMALL.model, transform=transform, transform_width=8, dropout=0.0))
     config = replace(config, training=replace(config.training, steps=3))
     compiled = replace(config, training=replace(config.training, compile=True))

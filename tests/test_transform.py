@@ -47,7 +47,7 @@ def test_curve_starts_at_x_and_its_derivative_matches_finite_differences(name):
 
 @pytest.mark.parametrize("name", ["time-basis", "network"])
 def test_derivative_is_differentiable_in_the_parameters(name):
-    """Forward over reverse: the gradient of the derivative is the derivative of the gradient."""
+    """Reverse over forward mode: the gradient of the derivative is the derivative of the gradient."""
     transform = transforms()[name]
     x, t, h = torch.randn(4, 3), torch.rand(4), 1e-5
     weight = transform.net.outer.weight

@@ -1,4 +1,4 @@
-"""U-Nets: their parts against PyTorch's own, derivatives in both modes, precision, compilation, and known sizes."""
+"""U-Nets: their parts against PyTorch's, derivatives in both modes, precision, compilation, and known sizes."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ NETS = [pytest.param(UNet, id="unet"), pytest.param(FlatUNet, id="flat")]
 
 
 def randomised(module):
-    """The module with every parameter random, those that start at zero too; of the size that keeps signals alive."""
+    """The module with random parameters, also those that start at zero, of a size that keeps signals alive."""
     for p in module.parameters():
         nn.init.normal_(p, std=0.5 / max(1, p[0].numel()) ** 0.5)
     return module.eval()
@@ -52,14 +52,17 @@ def test_rows_are_independent_and_time_matters(make):
 
 @pytest.mark.parametrize("make", NETS)
 def test_every_pixel_depends_on_every_pixel(make):
-    """Convolutions this few do not reach across: the middle's attention does, so it is there and not masked."""
+    """These few convolutions do not reach across the image.
+
+    The attention in the middle does, so it must be there, and it must not be masked.
+    """
     net, (z, t) = randomised(make(depth=1)), inputs(1)
     far = torch.autograd.functional.jacobian(lambda z: net(z, t)[0, 0, 0, 0], z)
     assert (far != 0).all()
 
 
 def test_blocks_attend_where_they_are_asked_to():
-    """One block on the way down and two on the way up of a level, and always the middle."""
+    """One block on the way down and two on the way up have attention at a level, and the middle always has it."""
 
     def count(net):
         return sum(isinstance(module, Attention) for module in net.modules())
@@ -89,7 +92,7 @@ def test_forward_mode_in_time_and_in_z(make):
 
 @pytest.mark.parametrize("patch", [1, 2, 4])
 def test_patches_are_put_back_where_they_were(patch):
-    """With the network's head replaced by its own input, all that is left is the rearrangement."""
+    """The network's head is replaced by its own input, so only the rearrangement is left."""
     net, (z, t) = ndm.nn.UNet(SHAPE, channels=8, depth=1, multipliers=(1,), patch=patch), inputs()
     seen = []
     net.stem.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -99,7 +102,7 @@ def test_patches_are_put_back_where_they_were(patch):
 
 
 def test_patched_outputs_lie_side_by_side():
-    """The head's channels are (multiplier, C, patch, patch): each output is an image of its own."""
+    """The head's channels are (multiplier, C, patch, patch), so each output is an image of its own."""
     net = ndm.nn.UNet(SHAPE, multiplier=2, channels=8, depth=1, multipliers=(1,), patch=2)
     z, t = inputs()
     assert net(z, t).shape == (3, 4, 8, 8)
@@ -137,7 +140,7 @@ def test_attention_is_pytorchs():
 
 
 def test_attention_moves_with_the_positions():
-    """Positions are a set: permuting them permutes the output."""
+    """Permuting the positions permutes the output, because attention treats them as a set."""
     module, h = randomised(Attention(8, 2)), torch.randn(3, 8, 3, 3)
     order = torch.randperm(9)
     permuted = h.flatten(2)[:, :, order].view_as(h)
@@ -158,14 +161,14 @@ def test_bfloat16_autocast_stays_close(make):
 
 
 def wrapped(make, transform):
-    """A whole model, its networks random and in evaluation mode."""
+    """A whole model with random networks, in evaluation mode."""
     f = {"network": lambda: ndm.Network(make()), "time_basis": lambda: ndm.TimeBasis(make(2, embedding=0), 2)}
     process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), f[transform]())
     return randomised(ndm.NDM(process, ndm.Predictor(make()), ndm.GaussianDecoder()))
 
 
 def bound_gradients(model, x, bound=ndm.bound):
-    """Of the mean bound, for every parameter, always with the same noise; the bound itself comes first."""
+    """The mean bound, followed by its gradients for every parameter, always with the same noise."""
     torch.manual_seed(0)
     mean = bound(model, x).total.mean()
     return mean, *torch.autograd.grad(mean, list(model.parameters()))
@@ -185,7 +188,10 @@ def test_save_and_load(make, transform, tmp_path):
 @pytest.mark.parametrize("transform", ["network", "time_basis"])
 @pytest.mark.parametrize("make", NETS)
 def test_every_parameter_is_trained(make, transform):
-    """Through the time derivative too: reverse over forward mode, where the transform is a Network."""
+    """The bound has a gradient in every parameter.
+
+    With a Network transform this goes through the time derivative: reverse over forward mode.
+    """
     model, (x, _) = wrapped(make, transform), inputs()
     _, *gradients = bound_gradients(model, x)
     assert [name for (name, _), g in zip(model.named_parameters(), gradients, strict=True) if (g == 0).all()] == []
@@ -195,7 +201,7 @@ def test_every_parameter_is_trained(make, transform):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("make", NETS)
 def test_compiled_bound(make):
-    """The whole loss, with a transform whose derivative is a forward-mode pass through the network."""
+    """The whole loss is compiled. The transform's derivative is a forward-mode pass through the network."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("torch.compile is NOT tested: there is no C++ compiler here (g++, or what CXX names)")
     torch._dynamo.reset()

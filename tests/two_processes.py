@@ -1,4 +1,4 @@
-"""What test_distributed.py launches twice: gradients, validation and a short training, shared by two gloo processes."""
+"""The script that test_distributed.py launches in two gloo processes: gradients, validation and a short training."""
 
 import sys
 from dataclasses import replace
@@ -34,7 +34,7 @@ CASES = {
 
 
 class Sharded(Trainer):
-    """FSDP by hand: a launcher offers it on accelerators only."""
+    """A trainer that applies FSDP itself, because a launcher offers it only on accelerators."""
 
     def prepare(self, loss):
         fully_shard(loss)
@@ -44,7 +44,7 @@ class Sharded(Trainer):
 
 
 def results(config, folder, kind=Trainer):
-    """Gradients of the first step; weights, average and validation after four; and the average after a resumption."""
+    """The gradients of the first step; weights, average and validation after four; the average of a resumed run."""
     dataset = load_dataset("digits")
     torch.manual_seed(0)
     model = make_model(config, dataset)

@@ -217,8 +217,8 @@ def test_the_headline_says_who_is_better():
     def estimates(bpd):
         return [Estimate("bound", bpd, 0.01, 0.0, None, None, None, 30, None, 10, 1, 0, 0.0)] * 3
 
-    assert "0.100 better, beyond" in headline({"conventional": estimates(2.3), "NDM": estimates(2.2)})
-    assert "0.010 worse, within" in headline({"conventional": estimates(2.3), "NDM": estimates(2.31)})
+    assert "0.100 better, which is beyond" in headline({"conventional": estimates(2.3), "NDM": estimates(2.2)})
+    assert "0.010 worse, which is within" in headline({"conventional": estimates(2.3), "NDM": estimates(2.31)})
 
 
 def test_every_option_of_the_protocol_counts():

@@ -518,7 +518,7 @@ def test_splits_that_an_array_file_lacks_are_taken_from_its_training_rows(tmp_pa
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": pixels(9, 6, 5)}, "holds no x_train but x;"),
+        ({"x": pixels(9, 6, 5)}, "has no x_train, only x;"),
         ({"x_train": pixels(9, 6, 5) / 255}, "x_train of .* is float64; convert it to uint8"),
         ({"x_train": pixels(9, 6, 5).astype(np.int64)}, "is int64"),
         ({"x_train": pixels(9, 3, 6, 3)}, "channels may come first or last"),

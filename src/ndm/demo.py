@@ -1,4 +1,4 @@
-"""``ndm demo``: a conventional diffusion model and a neural one of the same size, on real data, in minutes."""
+"""``ndm demo``: train a conventional and a neural diffusion model of the same size on digits, and compare them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
 
 
 def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bool:
-    """Train, evaluate, draw.
+    """Train both models, evaluate them on test data, and write pictures and a summary.
 
     Args:
-        out: folder for the results; one run folder per model inside.
+        out: folder for the results, with one run folder per model in it.
         steps: training steps of each model (the recipes' own numbers give slightly better models).
-        seed: of both models.
-        device: where to compute.
+        seed: seed of both models.
+        device: device to compute on.
 
     Returns:
-        False if Ctrl-C or SIGTERM stopped a training, and with it the demo.
+        False if Ctrl-C or SIGTERM stopped the training of a model, which ends the demo.
 
     Raises:
         InputError: if ``out`` cannot be written or ``steps`` is not positive.
@@ -58,7 +58,7 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bo
     (out / "summary.md").write_text(summarise(facts, estimates, seed))
     console.print(f"\n{headline(estimates)}")
     console.print(
-        f"Look at {out}/samples.png first, then {out}/transform.png (what F does to a digit), "
+        f"Look at {out}/samples.png first, then at {out}/transform.png (what F does to a digit), "
         f"{out}/trajectories.png and the numbers in {out}/summary.md. ({time.perf_counter() - start:.0f} s in all)"
     )
     return True
@@ -82,7 +82,7 @@ def demo_config(recipe: str, seed: int, steps: int) -> Config:
 
 
 def headline(estimates: dict[str, list[Estimate]]) -> str:
-    """One honest sentence."""
+    """A sentence that compares the test bounds of the two models and says how certain the difference is."""
     a, b = ((title, items[2]) for title, items in estimates.items())
     gap = b[1].bpd - a[1].bpd
     noise = ((a[1].standard_error or 0.0) ** 2 + (b[1].standard_error or 0.0) ** 2) ** 0.5
@@ -90,26 +90,28 @@ def headline(estimates: dict[str, list[Estimate]]) -> str:
     size = "within" if abs(gap) < 2 * noise else "beyond"
     return (
         f"Test bound in continuous time: {a[0]} {a[1].bpd:.3f}, {b[0]} {b[1].bpd:.3f} bits/dim; the NDM is "
-        f"{abs(gap):.3f} {verdict}, {size} two standard errors over test rows ({noise:.3f}); one seed."
+        f"{abs(gap):.3f} {verdict}, which is {size} two standard errors over test rows (each {noise:.3f}); one seed."
     )
 
 
 def summarise(facts: list[list[str]], estimates: dict[str, list[Estimate]], seed: int) -> str:
-    """The text of summary.md."""
+    """The text of ``summary.md``."""
     return f"""# Two diffusion models on 8x8 digits
 
 {headline(estimates)}
 
 Both models were trained on the continuous-time bound, on the same 1350 images, with the same batches (seed {seed}). The
-numbers are means over the 297 test images, in bits/dim, of the averaged (EMA) weights; s.e. is over images, not seeds.
+numbers are in bits/dim. They are means over the 297 test images and belong to the averaged (EMA) weights. The standard
+error (s.e.) is over images, not over seeds.
 
 {estimates_table(estimates)}
-`bound, T=...` is the variational bound of the ancestral sampler with T steps (mean of 30 Monte-Carlo passes), the
-sum of its three terms. `ODE` belongs to a different model, the ODE; for discrete data it is itself a bound. Few
-steps cost these models much: recipe `digits-t10` learns its schedule and its reverse variance for that.
+`bound, T=...` is the variational bound of the ancestral sampler with T steps. It is the sum of its three terms, and the
+mean of 30 Monte-Carlo passes. `ODE` is the likelihood of the ODE, which is a different model; for discrete data this
+number is itself a bound. These models lose many bits if they take few steps. For ten steps there is the recipe
+`digits-t10`, which learns its schedule and its reverse variance.
 
 {markdown_table(["model", "what", "parameters", "steps", "training seconds"], facts)}
 - `samples.png`: test digits, and 64 ancestral samples of each model.
-- `transform.png`: rows are test digits, columns F(x, t) from t = 0 to 1, and the difference at the right.
+- `transform.png`: each row is a test digit; its columns show F(x, t) from t = 0 to 1, then the difference F(x, 1) - x.
 - `trajectories.png`: paths of each model's ODE from noise to samples, in the data's first two principal directions.
 """

@@ -8,22 +8,22 @@ from jsonargparse import ArgumentError
 
 from ..errors import InputError
 
-# The order of these imports is that of the commands in the help.
+# The help lists the commands in the order of these imports.
 from . import demo, train, evaluate, doctor, sample, quality, recipes  # noqa: F401  # isort: skip
 from .commands import COMMANDS
 
 
 def usage() -> str:
-    """What ``ndm --help`` prints."""
+    """The text that ``ndm --help`` prints."""
     lines = [f"  {name:10s} {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: ndm COMMAND ...   (ndm COMMAND --help explains each)", "", *lines])
+    return "\n".join(["usage: ndm COMMAND ...   (ndm COMMAND --help explains a command)", "", *lines])
 
 
 def run(name: str, arguments: list[str]) -> int:
     """Parse the arguments of a command and run it.
 
     Raises:
-        InputError: on an unknown command, recipe, option or value, and whatever the command refuses.
+        InputError: if a command, recipe, option or value is unknown, or if the command refuses its input.
     """
     command = COMMANDS.find(name)
     try:
@@ -36,7 +36,7 @@ def run(name: str, arguments: list[str]) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; exit code 0, 2 for bad input (one line on the error stream), 130 for Ctrl-C."""
+    """Run a command and return its exit status: 0, 2 for bad input (with one line on stderr), or 130 for Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())

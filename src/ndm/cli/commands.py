@@ -1,4 +1,4 @@
-"""The table of commands; a command joins it in the file that defines it."""
+"""The registry of commands. Each command is registered in the file that defines it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from ..support.registry import Registry
 
 
 class Command(NamedTuple):
-    """What ``ndm NAME`` does."""
+    """A command, which ``ndm NAME`` runs."""
 
     summary: str
-    """One line for ``ndm --help``."""
+    """Its line in ``ndm --help``."""
     parse: Callable[[list[str]], Namespace]
-    """The words behind the name, parsed; it may raise what an ArgumentParser raises."""
+    """Parses the arguments after the name. It may raise the errors of an ArgumentParser."""
     run: Callable[[Namespace], int | None]
-    """Runs the command; None is the exit status 0."""
+    """Runs the command and returns the exit status; None means 0."""
 
 
 COMMANDS = Registry[Command]("command")
 
 
 def parsed_by(make_parser: Callable[[], ArgumentParser]) -> Callable[[list[str]], Namespace]:
-    """A function that makes the parser when it is needed, and parses."""
+    """A function that makes the parser when it is called, and parses arguments with it."""
     return lambda arguments: make_parser().parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Arguments and functions that several commands share."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ INTERRUPTED = 130
 
 
 def select_device(name: str) -> str:
-    """``auto`` is CUDA, then Apple's GPU, then the CPU.
+    """The device of that name. ``auto`` takes CUDA if available, else Apple's GPU if available, else the CPU.
 
     Raises:
-        InputError: if the device is not there.
+        InputError: if the device is not available.
     """
     import torch
 
@@ -45,27 +45,31 @@ def select_device(name: str) -> str:
 
 
 def add_common(parser: ArgumentParser, seed: bool = True) -> None:
-    """Arguments that several commands share."""
+    """Add the options ``--seed`` and ``--device``."""
     if seed:
-        parser.add_argument("--seed", type=int, default=0, help="seeds everything that is drawn")
-    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+        parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
+    parser.add_argument(
+        "--device", type=str, default="auto",
+        help="device to compute on: cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one",
+    )  # fmt: skip
 
 
 def add_run(parser: ArgumentParser) -> None:
-    """The run that a command is about."""
-    parser.add_argument("run", type=Path, help="a run's folder")
-    parser.add_argument("--data.path", type=str, default=None, help="where the run's data are now, if they have moved")
+    """Add the arguments that name a run, its data and its checkpoint."""
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--data.path", type=str, default=None, help="new path of the run's data, if they were moved")
     parser.add_argument(
         "--checkpoint", type=str, default=None,
-        help="newest, best (by validation) or a step: its average instead of the finished model, also while it trains",
+        help="use the averaged weights of a checkpoint, also while the run still trains: newest, best (by validation "
+        "bound) or a step number; the default is the finished model",
     )  # fmt: skip
 
 
 def open_run(args: Namespace) -> tuple[Run, NDM, Dataset]:
-    """The run of :func:`add_run`, the model that is asked for, on the CPU, and the data.
+    """The run, model and data that the arguments of :func:`add_run` name. The model is on the CPU.
 
     Raises:
-        InputError: if one of them is not there.
+        InputError: if one of them does not exist or cannot be read.
     """
     from ..experiment import Run
 
@@ -75,28 +79,32 @@ def open_run(args: Namespace) -> tuple[Run, NDM, Dataset]:
 
 
 def add_sampling(parser: ArgumentParser) -> None:
-    """The options of what draws samples."""
+    """Add the options of a sampler."""
     parser.add_argument(
-        "--steps", type=int, default=None, help="of the sampler (as many as the model is trained for, or 50)"
+        "--steps",
+        type=int,
+        default=None,
+        help="number of sampling steps; the default is the T of the trained bound, or 50 for continuous time",
     )
     parser.add_argument(
         "--solver", type=str, default="ancestral",
-        help="ancestral or ddim, an ODE solver (dopri5 chooses its own steps) or an SDE solver",
+        help="sampler: ancestral, ddim, an ODE solver such as heun or dopri5 (which chooses its own steps), or an SDE "
+        "solver such as euler_maruyama",
     )  # fmt: skip
 
 
 def chosen_solver(args: Namespace, run: Run) -> Solver:
-    """The solver of :func:`add_sampling`, with the run's number of steps unless another is given."""
+    """The solver that the options of :func:`add_sampling` choose. The default number of steps is the run's."""
     from ..solvers import Solver
 
     return Solver(args.solver, args.steps or run.sampling_steps)
 
 
 def require_positive(args: Namespace, *names: str) -> None:
-    """Refuse counts below one; None is no count.
+    """Refuse options with a number below one. None means that an option is not set.
 
     Raises:
-        InputError: naming the first.
+        InputError: naming the first such option.
     """
     for name in names:
         if args[name] is not None and args[name] < 1:
@@ -104,7 +112,7 @@ def require_positive(args: Namespace, *names: str) -> None:
 
 
 def draw(model: NDM, shape: Sequence[int], num: int, solver: Solver, seed: int, mode: bool = False) -> Tensor:
-    """``num`` samples of ``shape`` on the CPU, with progress; a function of ``seed``."""
+    """``num`` samples of ``shape``, returned on the CPU and drawn from ``seed``, with a progress bar."""
     import torch
 
     from ..sampling import sample_in_batches

@@ -1,4 +1,4 @@
-"""``ndm demo``: two models on digits, from training to pictures."""
+"""``ndm demo``: train, evaluate and picture two models of digits."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def make_parser() -> ArgumentParser:
         prog="ndm demo",
         exit_on_error=False,
         description="Train a conventional diffusion model and a neural diffusion model of the same size on 8x8 digits, "
-        "evaluate both on test data, and leave pictures and a summary. About four minutes on two CPU cores.",
+        "evaluate both on test data, and write pictures and a summary. This takes about four minutes on two CPU cores.",
     )
     parser.add_argument("--out", type=Path, default=Path("ndm-demo"), help="folder for the results")
-    parser.add_argument("--steps", type=int, default=3000, help="training steps of each model")
+    parser.add_argument("--steps", type=int, default=3000, help="number of training steps of each model")
     add_common(parser)
     return parser
 

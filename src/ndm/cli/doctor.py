@@ -1,4 +1,4 @@
-"""``ndm doctor``: where a trained model's bits go, and what to change."""
+"""``ndm doctor``: show which parts of a model's bound cost how many bits, and advise what to change."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ndm doctor",
         exit_on_error=False,
-        description="Examine a run's model on validation rows: the share of each term of the bound and of each tenth "
-        "of time, the prior gap, whether gamma_0 fits the data's levels, cost and stiffness of the ODE, the ODE "
-        "against the bound, and what to change; the picture is RUN/doctor.png. Less than a minute for small models.",
+        description="Examine a run's model on validation rows, and say what to change. The report has the bits of each "
+        "term of the bound and of each tenth of time, the prior gap, the fit of gamma_0 to the data's levels, the cost "
+        "and stiffness of the ODE, and the ODE's likelihood beside the bound. The picture is written to "
+        "RUN/doctor.png. A small model takes less than a minute.",
     )
     add_run(parser)
-    parser.add_argument("--limit", type=int, default=256, help="only the first so many rows")
+    parser.add_argument("--limit", type=int, default=256, help="largest number of rows to use, from the first")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     add_common(parser)
     return parser
@@ -41,4 +42,4 @@ def run(args: Namespace) -> None:
     print(json.dumps(asdict(diagnosis), indent=2) if args.json else report(diagnosis))
 
 
-COMMANDS.add("doctor", Command("where a trained model's bits go, and what to change", parsed_by(make_parser), run))
+COMMANDS.add("doctor", Command("say where a trained model's bits go, and what to change", parsed_by(make_parser), run))

@@ -1,4 +1,4 @@
-"""``ndm evaluate``: bits per dimension, each number with its estimator; what is done is kept."""
+"""``ndm evaluate``: the bits per dimension of a model. An interrupted evaluation can be continued."""
 
 from __future__ import annotations
 
@@ -18,55 +18,70 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ndm evaluate",
         exit_on_error=False,
-        description="Bits per dimension of a run's model. bound: the variational bound (mean of Monte-Carlo passes, by "
-        "term) at several numbers of steps and in continuous time. ode: the likelihood of the ODE, for discrete data a "
-        "bound through the decoder. ode-uniform: the same by uniform dequantisation, the protocol of many papers, for "
-        "models trained on dequantised data. Every number names its estimator. An interrupted evaluation goes on from "
-        "where it was when the same command is given again; the result is appended to RUN/evaluations.jsonl. "
-        "On several devices: `accelerate launch -m ndm evaluate ...`; the figures are the same.",
+        description="Compute the bits per dimension of a run's model by one or more estimators. bound: the variational "
+        "bound and its terms, a mean of Monte-Carlo passes, at several numbers of steps and in continuous time. ode: "
+        "the likelihood of the ODE, which for discrete data is a bound through the decoder. ode-uniform: the "
+        "likelihood of the ODE by uniform dequantisation; many papers report it, for models trained on dequantised "
+        "data. Each number is printed with its estimator, and appended to RUN/evaluations.jsonl. If an evaluation was "
+        "interrupted, the same command continues it. `accelerate launch -m ndm evaluate ...` uses several devices and "
+        "gives the same figures.",
     )
     add_run(parser)
     parser.add_argument(
         "--estimator",
         type=Literal["all", "bound", "ode", "ode-uniform"],
         default="all",
-        help="which estimator; all is bound and ode",
+        help="estimator of the likelihood; all means bound and ode",
     )
     parser.add_argument(
         "--steps",
         type=str,
         default=None,
-        help="comma-separated: numbers of steps of the bound, or the word continuous (10,50,continuous unless given)",
+        help="numbers of steps of the bound, separated by commas, where the word continuous means continuous time; the "
+        "default is 10,50,continuous, or for a stepwise schedule its own number of steps",
     )
-    parser.add_argument("--passes", type=int, default=30, help="Monte-Carlo passes over the rows for each bound")
+    parser.add_argument("--passes", type=int, default=30, help="number of Monte-Carlo passes over the rows per bound")
     parser.add_argument(
         "--samples",
         type=int,
         default=1,
-        help="draws per row for the ODE: importance samples (discrete data, exact divergence), otherwise averaged",
+        help="number of draws per row for the ODE: for discrete data with the exact divergence these are importance "
+        "samples (more of them make the bound tighter), otherwise the results of the draws are averaged",
     )
     parser.add_argument(
         "--divergence",
         type=Literal["auto", "exact", "hutchinson", "hutchinson-gaussian"],
         default="auto",
-        help="of the ODE's field; auto is exact up to 256 elements a row, then hutchinson (Rademacher)",
+        help="how the divergence of the ODE's field is computed: exact, or estimated with Rademacher (hutchinson) or "
+        "Gaussian probes; auto means exact for rows of up to 256 elements and hutchinson for longer ones",
     )
     parser.add_argument(
-        "--solver", type=str, default="dopri5", help="dopri5 (row by row), rk4, scipy:RK45, torchdiffeq:dopri5, ..."
+        "--solver",
+        type=str,
+        default="dopri5",
+        help="ODE solver: dopri5 (with a step size for every row), rk4, scipy:RK45, torchdiffeq:dopri5, ...",
     )
-    parser.add_argument("--solver_steps", type=int, default=50, help="steps of an ODE solver that does not adapt")
-    parser.add_argument("--rtol", type=float, default=1e-4, help="relative tolerance of the ODE solver")
-    parser.add_argument("--atol", type=float, default=1e-4, help="absolute tolerance of the ODE solver")
-    parser.add_argument("--dtype", type=Literal["float32", "float64"], default="float32", help="precision")
-    parser.add_argument("--split", type=Literal["test", "validation", "train"], default="test", help="which rows")
-    parser.add_argument("--limit", type=int, default=None, help="only the first so many rows")
+    parser.add_argument("--solver_steps", type=int, default=50, help="number of steps of a solver with equal steps")
+    parser.add_argument("--rtol", type=float, default=1e-4, help="relative tolerance of an adaptive solver")
+    parser.add_argument("--atol", type=float, default=1e-4, help="absolute tolerance of an adaptive solver")
+    parser.add_argument(
+        "--dtype", type=Literal["float32", "float64"], default="float32", help="precision of the computation"
+    )
+    parser.add_argument(
+        "--split", type=Literal["test", "validation", "train"], default="test", help="part of the data to evaluate"
+    )
+    parser.add_argument("--limit", type=int, default=None, help="number of rows, from the first; the default is all")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_common(parser)
     return parser
 
 
 def parse_steps(text: str) -> list[int | None]:
-    """``"10,50,continuous"`` to ``[10, 50, None]``."""
+    """Parse ``"10,50,continuous"`` to ``[10, 50, None]``.
+
+    Raises:
+        InputError: if a word is neither a positive whole number nor ``continuous``.
+    """
     steps: list[int | None] = []
     for word in text.split(","):
         if word.strip() == "continuous":
@@ -75,7 +90,7 @@ def parse_steps(text: str) -> list[int | None]:
             steps.append(int(word))
         else:
             raise InputError(
-                f"--steps takes whole numbers and the word continuous, e.g. 10,50,continuous; got {word!r}"
+                f"--steps takes positive whole numbers and the word continuous, e.g. 10,50,continuous; got {word!r}"
             )
     return steps
 
@@ -121,13 +136,13 @@ def run(args: Namespace) -> None:
 
 
 def shared_device(device: str, dtype: str) -> str:
-    """The device of this process, which joins the others where a launcher has started several."""
+    """The device of this process. If a launcher has started several processes, this connects them."""
     from accelerate import PartialState
 
     if device.startswith("mps") and dtype == "float64":
         device = "cpu"  # Apple's GPU has no float64
-    processes = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # one may have much stiffer rows
+    processes = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # a process may have much stiffer rows
     return device if processes.num_processes == 1 else str(processes.device)
 
 
-COMMANDS.add("evaluate", Command("bits per dimension of a trained model", parsed_by(make_parser), run))
+COMMANDS.add("evaluate", Command("compute the bits per dimension of a trained model", parsed_by(make_parser), run))

@@ -1,4 +1,4 @@
-"""``ndm quality``: samples of a run beside its test rows, and beside training rows in the samples' place."""
+"""``ndm quality``: compare samples of a run with its test rows, and training rows with the same test rows."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ndm quality",
         exit_on_error=False,
-        description="How good a run's samples are: sliced Wasserstein distance, a classifier two-sample test, "
-        "precision and recall, memorisation. Beside each is what as many training rows score against the same test "
-        "rows, which is about what a perfect sampler would. Nothing is downloaded; FID and KID want a weights file. "
-        "The result is appended to RUN/qualities.jsonl.",
+        description="Measure how good a run's samples are: sliced Wasserstein distance, a classifier two-sample test, "
+        "precision and recall, and memorisation. Beside each score is that of as many training rows against the same "
+        "test rows, which is about the score of a perfect sampler. Nothing is downloaded; FID and KID need a file of "
+        "weights. The result is appended to RUN/qualities.jsonl.",
     )
     add_run(parser)
-    parser.add_argument("--samples", type=Path, default=None, help="an .npz of `ndm sample`, instead of drawing")
-    parser.add_argument("--num", type=int, default=1000, help="how many to draw")
+    parser.add_argument("--samples", type=Path, default=None, help=".npz of `ndm sample`; by default samples are drawn")
+    parser.add_argument("--num", type=int, default=1000, help="number of samples to draw")
     add_sampling(parser)
     parser.add_argument(
-        "--inception", type=Path, default=None, help="Inception weights for FID and KID: weights-inception-2015-*.pth"
+        "--inception", type=Path, default=None, help="file weights-inception-2015-*.pth; it adds FID and KID"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     add_common(parser)
@@ -48,11 +48,11 @@ def run(args: Namespace) -> None:
 
     require_positive(args, "num", "steps")
     run, model, dataset = open_run(args)
-    if args.inception is not None:  # before an hour of sampling
+    if args.inception is not None:  # these checks come before sampling, which may take an hour
         if dataset.levels != 256:
-            raise InputError(f"--inception is for 8-bit images, and {dataset.name} holds others; leave it out")
+            raise InputError(f"--inception is for 8-bit images, and {dataset.name} has none; leave it out")
         if not args.inception.is_file():
-            raise InputError(f"--inception {args.inception}: no such file")
+            raise InputError(f"--inception {args.inception}: there is no such file")
         inception_metrics()
     facts = run.facts(dataset) | {"seed": args.seed}
     if args.samples is None:
@@ -76,7 +76,7 @@ def read_samples(path: Path) -> Tensor:
     """The array ``x`` of an .npz file.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the file cannot be read or has no such array.
     """
     import numpy as np
     import torch
@@ -88,4 +88,4 @@ def read_samples(path: Path) -> Tensor:
         raise InputError(f"cannot read samples from {path} ({error}); make them with ndm sample --out x.npz") from None
 
 
-COMMANDS.add("quality", Command("how good a trained model's samples are", parsed_by(make_parser), run))
+COMMANDS.add("quality", Command("measure how good a trained model's samples are", parsed_by(make_parser), run))

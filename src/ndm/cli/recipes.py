@@ -1,4 +1,4 @@
-"""``ndm recipes``: the recipes that come with the package."""
+"""``ndm recipes``: list the recipes that come with the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ def make_parser() -> ArgumentParser:
     return ArgumentParser(
         prog="ndm recipes",
         exit_on_error=False,
-        description="List the recipes that come with the package, and the number of their models' parameters.",
+        description="List the recipes that come with the package, each with its number of parameters ('by the data' if "
+        "that depends on the data) and a description.",
     )
 
 

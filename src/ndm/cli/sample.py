@@ -1,4 +1,4 @@
-"""``ndm sample``: pictures or arrays from a trained model."""
+"""``ndm sample``: draw samples from a trained model, as a picture or an array."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def make_parser() -> ArgumentParser:
         description="Draw samples from a run's model, as a picture or as an array.",
     )
     add_run(parser)
-    parser.add_argument("--num", type=int, default=64, help="how many")
+    parser.add_argument("--num", type=int, default=64, help="number of samples")
     add_sampling(parser)
-    parser.add_argument("--mode", action="store_true", help="take the decoder's mode instead of a draw")
+    parser.add_argument("--mode", action="store_true", help="decode to the most probable value, not to a draw")
     parser.add_argument(
-        "--out", type=Path, default=Path("samples.png"), help="a .png picture, or an .npz with the array x"
+        "--out", type=Path, default=Path("samples.png"), help="file: a .png picture, or an .npz with the array x"
     )
     add_common(parser)
     return parser

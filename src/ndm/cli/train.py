@@ -1,4 +1,4 @@
-"""``ndm train``: a recipe, any setting overridden."""
+"""``ndm train``: train a recipe. Options override its settings."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
     parser = ArgumentParser(
         prog="ndm train",
         exit_on_error=False,
-        description="Train a model. RECIPE is a name from `ndm recipes` or a YAML file; every setting overrides it, "
+        description="Train a model. RECIPE is a name from `ndm recipes` or a YAML file. Options override its settings, "
         "e.g. `ndm train digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`. "
-        "Ctrl-C or SIGTERM writes a checkpoint first; `ndm train --resume RUN` goes on exactly from the newest one. "
-        "On several devices: `accelerate launch -m ndm train ...` (batch_size is that of all together). "
+        "On Ctrl-C or SIGTERM the run writes a checkpoint and stops; `ndm train --resume RUN` continues exactly from "
+        "the newest one. `accelerate launch -m ndm train ...` trains on several devices. "
         + (
             "The defaults below are the recipe's." if settings else "`ndm train RECIPE --help` shows a recipe's values."
         ),
     )
-    parser.add_argument("recipe", type=str, nargs="?", default=None, help="a recipe's name or a YAML file")
-    parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="go on with this run, no recipe given")
-    parser.add_argument("--out", type=Path, default=None, help="the run's folder (runs/RECIPE-seedN unless given)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a run that is already there")
+    parser.add_argument("recipe", type=str, nargs="?", default=None, help="name of a recipe, or a YAML file")
+    parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue this run; give no recipe")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the run; the default is runs/RECIPE-seedN")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run that is already in that folder")
     add_common(parser, seed=False)
     add_settings(parser)
     parser.set_defaults(named_settings(settings or {}))
@@ -42,40 +42,40 @@ def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
 
 
 def settings_of(args: Namespace) -> dict[str, Any]:
-    """The settings that options override: those of the recipe, or of the run that goes on.
+    """The settings that options override: those of the recipe, or of the run that is resumed.
 
     Raises:
-        InputError: if there is neither or both, or they cannot be read.
+        InputError: if neither or both are given, or if the settings cannot be read.
     """
     if (args.recipe is None) == (args.resume is None):
         raise InputError("give a recipe (ndm train digits), or a run to go on with (ndm train --resume RUN)")
     if args.resume is None:
         return read_settings(find_recipe(args.recipe))
     if args.out is not None or args.overwrite:
-        raise InputError("--resume goes on in the run's own folder: leave out --out and --overwrite")
+        raise InputError("--resume continues in the run's own folder; leave out --out and --overwrite")
     return read_settings(Run.started(args.resume).config_file)
 
 
 def parse(arguments: list[str]) -> Namespace:
-    """The arguments, with the resolved configuration as ``config``.
+    """The parsed arguments. Their attribute ``config`` is the resolved configuration.
 
     Raises:
-        InputError: if there is neither a recipe nor a run, or a setting does not fit.
+        InputError: if there is neither a recipe nor a run, or if a setting has a wrong value.
     """
     asked = [a for a in arguments if a not in ("-h", "--help")]
     if arguments and not asked:
-        return make_parser().parse_args(arguments)  # prints the help and leaves
+        return make_parser().parse_args(arguments)  # prints the help and exits
     parser = make_parser()
     given = parser.parse_args(asked, defaults=False).as_dict()
     args = parser.parse_args(asked)
     settings = settings_of(args)
     if asked != arguments:
-        make_parser(settings).parse_args(arguments)  # --help, with the recipe's values
+        make_parser(settings).parse_args(arguments)  # prints the help with the recipe's values and exits
     options: dict[str, Any] = {key: given[key] for key in ("seed", "description") if key in given}
-    for group in given.keys() & GROUPS.keys():  # without the parser's own notes, such as __path__
+    for group in given.keys() & GROUPS.keys():  # without keys that the parser adds, such as __path__
         options[group] = {key: value for key, value in given[group].items() if not key.startswith("__")}
     path = options.get("data", {}).get("path")
-    if path is not None:  # the run is to be found from any directory
+    if path is not None:  # the path must hold from any directory
         options["data"]["path"] = str(Path(path).expanduser().resolve())
     args.config = make_config(merged(settings, options))
     return args
@@ -88,12 +88,12 @@ def run(args: Namespace) -> int:
 
     config = args.config
     device = select_device(args.device)
-    # Of several processes the first one makes the folders and caches that the others then find.
+    # If there are several processes, the first one makes the folders and caches, and the others then find them.
     processes = PartialState(cpu=device == "cpu")
     console.quiet = not processes.is_main_process
     with processes.main_process_first():
         dataset = load_dataset(**asdict(config.data))
-        model = seeded_model(config, dataset)  # what cannot be built leaves no folder behind
+        model = seeded_model(config, dataset)  # before the folder is made, as this may fail
         check_start(config.training, processes.num_processes)
         run = open_folder(args, config, dataset)
     size = f"{model.num_parameters:,} parameters"
@@ -106,13 +106,17 @@ def run(args: Namespace) -> int:
         run.draw_samples(trained.model, dataset, "samples.png")
     elif processes.is_main_process:
         shutil.copyfile(last, run.folder / "samples.png")
-    processes.wait_for_everyone()  # a process that leaves early closes its connections, and the others abort
+    processes.wait_for_everyone()  # a process that exits early closes its connections, and the others would abort
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
     return 0
 
 
 def open_folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
-    """The run's folder: a new one, or the one that goes on, whose configuration must be this one (data may move)."""
+    """Create a new run, or open the one to resume.
+
+    Raises:
+        InputError: if the run to resume has other settings or other data; only ``data.path`` may differ.
+    """
     from accelerate import PartialState
 
     if args.resume is None:
@@ -123,8 +127,8 @@ def open_folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
     moved = changed.pop("data.path", None)
     for key, (old, new) in changed.items():
         raise InputError(
-            f"{key} is {old} in {run.folder} and {new} here: a run goes on as it began; leave the option out, or start "
-            "a new run"
+            f"{key} is {old} in {run.folder} and {new} here, but a resumed run keeps its settings; leave the option "
+            "out, or start a new run"
         )
     if moved:
         run.check_data(dataset)
@@ -133,4 +137,4 @@ def open_folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
     return run
 
 
-COMMANDS.add("train", Command("train a recipe, any setting overridden", parse, run))
+COMMANDS.add("train", Command("train a recipe; options override its settings", parse, run))

@@ -1,6 +1,6 @@
 """Data sets by name: digits, 2-D toys with an exact density, a 64-D mixture of known entropy, images and arrays."""
 
-# Each of these modules joins its data sets to the table, in the order in which messages then list them.
+# Each of these modules registers its data sets when it is imported. Error messages list them in this order.
 from . import digits, toys, published, folder, array  # noqa: F401, I001
 from .dataset import Dataset
 from .mixture import GaussianMixture

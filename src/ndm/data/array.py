@@ -16,7 +16,7 @@ from .dataset import Dataset, held_out, image_dataset
 from .names import register
 
 ARRAYS = ("x_train", "x_validation", "x_test")
-# What reading a .npy or .npz file raises if it is damaged or of another kind.
+# The errors that are raised if a .npy or .npz file is damaged or of another kind.
 READ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
@@ -44,7 +44,9 @@ def array(path: str | Path) -> Dataset:
             with loaded:
                 arrays = {name: loaded[name] for name in loaded.files if name in ARRAYS}
                 if "x_train" not in arrays:
-                    raise InputError(f"{file} holds no x_train but {', '.join(loaded.files)}; save it with that name")
+                    raise InputError(
+                        f"{file} has no x_train, only {', '.join(loaded.files)}; give the training images that name"
+                    )
     except InputError:
         raise
     except READ_ERRORS:
@@ -53,7 +55,7 @@ def array(path: str | Path) -> Dataset:
     for name, a in x.items():
         if a.shape[1:] != x["x_train"].shape[1:]:
             raise InputError(
-                f"{name} of {file} is {a.shape}, x_train {x['x_train'].shape}; images must be of one shape"
+                f"{name} of {file} is {a.shape}, but x_train is {x['x_train'].shape}; all images must be of one shape"
             )
     n, start = len(x["x_train"]), len(x["x_train"])
     counts = dict(zip(ARRAYS[1:], held_out(n, str(file)), strict=True))
@@ -70,7 +72,7 @@ def array(path: str | Path) -> Dataset:
 
 
 def _channels_first(x: np.ndarray, what: str) -> np.ndarray:
-    """The images as ``(N, C, H, W)``, checked; ``what`` is their name in messages."""
+    """Check images and return them as ``(N, C, H, W)``; ``what`` is their name in error messages."""
     wanted = "uint8 values 0..255 of shape (N, H, W), (N, H, W, C) or (N, C, H, W), where C is 1 or 3"
     if x.dtype != np.uint8:
         raise InputError(f"{what} is {x.dtype}; convert it to {wanted}")
@@ -80,10 +82,11 @@ def _channels_first(x: np.ndarray, what: str) -> np.ndarray:
         raise InputError(f"{what} has shape {x.shape}; bring it to {wanted}")
     elif x.shape[1] in (1, 3) and x.shape[3] in (1, 3):
         raise InputError(
-            f"{what} has shape {x.shape}, whose channels may come first or last; crop or pad the other side"
+            f"{what} has shape {x.shape}, whose channels may come first or last; crop or pad the side that is not the "
+            "channels"
         )
     elif x.shape[3] in (1, 3):
         x = x.transpose(0, 3, 1, 2)
     if x.size == 0:
-        raise InputError(f"{what} has shape {x.shape} and so no pixels; save it again")
+        raise InputError(f"{what} has shape {x.shape}, which holds no pixels; save it again")
     return x

@@ -1,4 +1,4 @@
-"""Rows of images that are kept in the user's cache, in files that are memory-mapped when they are read again."""
+"""The cache of decoded images: rows are written to a file once, and later runs map that file into memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-LONG = 2_000  # rows from which a progress bar is shown
+LONG = 2_000  # number of rows from which a progress bar is shown
 
 
 class Rows(NamedTuple):
@@ -40,7 +40,7 @@ def fingerprint(folder: Path, names: Iterable[str]) -> str:
     def describe(file: str) -> Any:
         try:
             stat = os.stat(file)
-        except OSError:  # such as a broken link, which is reported when the file is read
+        except OSError:  # for example a broken link, which is reported when the file is read
             return None
         return stat.st_size, stat.st_mtime_ns
 
@@ -56,8 +56,8 @@ def find_rows(name: str, key: str) -> Rows | None:
         except ValueError:  # the file was cut short; the rows will be written again
             continue
         with warnings.catch_warnings():
-            # The rows are never written to. Mode "c" would not warn, but the system refuses it for files larger than
-            # memory.
+            # The rows are never written to. Mode "c" would give no warning, but the operating system refuses it for
+            # files that are larger than memory.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             return Rows(torch.from_numpy(rows), path.stem.rpartition("-")[2])
     return None
@@ -67,21 +67,21 @@ def write_rows(name: str, key: str, shape: Sequence[int], blocks: Iterable[np.nd
     """Write rows to a file in the cache and map it into memory. The file appears only when it is complete.
 
     Args:
-        name, key: what the rows are found by; see :func:`find_rows`.
+        name, key: the name and the key under which :func:`find_rows` finds the rows.
         shape: shape of one row.
-        blocks: the rows in blocks, each ``(n, *shape)``, uint8. Errors that it raises are passed on.
+        blocks: the rows in blocks, each ``(n, *shape)``, uint8. Errors that the iterator raises are passed on.
         total: number of rows that the progress bar counts to; ``blocks`` may hold fewer.
 
     Raises:
         InputError: if the file cannot be written.
     """
     header, checksum, count = {"descr": "|u1", "fortran_order": False}, hashlib.sha256(), 0
-    # Processes that start together each write a file of their own; the last to finish replaces an equal file.
+    # Processes that start together each write their own file. The last one to finish replaces an identical file.
     partial_file = cache_folder() / f"{name}-{key}-{os.getpid()}.tmp"
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         with partial_file.open("wb") as file, counted(f"reading {name}", total) as advance:
-            # The number of rows is not known before the end. numpy's header has room for it to be filled in.
+            # The number of rows is known only at the end. numpy's header leaves room to fill it in.
             np.lib.format.write_array_header_1_0(file, header | {"shape": (0, *shape)})
             for block in blocks:
                 content = np.ascontiguousarray(block).data
@@ -96,7 +96,7 @@ def write_rows(name: str, key: str, shape: Sequence[int], blocks: Iterable[np.nd
         os.replace(partial_file, cache_folder() / f"{name}-{key}-{checksum.hexdigest()[:16]}.npy")
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"cannot write to {cache_folder()}: {reason}; set NDM_DATA to a folder with room") from None
+        raise InputError(f"cannot write to {cache_folder()}: {reason}; set NDM_DATA to another folder") from None
     finally:
         if partial_file.exists():
             partial_file.unlink()
@@ -107,7 +107,7 @@ def write_rows(name: str, key: str, shape: Sequence[int], blocks: Iterable[np.nd
 
 @contextmanager
 def counted(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar if there are many rows, and give the function that advances it by a number of rows."""
+    """Show a progress bar if there are many rows. Yields a function that advances it by a number of rows."""
     if total < LONG:
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""What training and evaluation read: training, validation and test rows, the data's units, and batches of rows."""
+"""A data set in memory: training, validation and test rows, the units of the data, and training batches."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Distribution(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows of data in the data's own units, and what these units are.
+    """Rows of data in the data's own units, and a description of these units.
 
-    The rows of each split are one tensor of shape ``(N, *)``. If the elements are integers 0..K-1, ``levels`` is K; if
-    they are real numbers, ``levels`` is None.
+    Each split is one tensor of shape ``(N, *)``. If the elements are integers 0..K-1, ``levels`` is K. If they are real
+    numbers, ``levels`` is None.
 
     Raises:
-        InputError: if there are both levels and a mean or std.
+        InputError: if ``levels`` is given together with ``mean`` or ``std``.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Dataset:
     levels: int | None = None
     """The number K of values that an element can take; None for real numbers."""
     mean: Tensor | None = None
-    """The mean with which real numbers are standardised; None is 0."""
+    """The mean with which real numbers are standardised; None means 0."""
     std: Tensor | None = None
-    """The standard deviation with which real numbers are standardised; None is 1."""
+    """The standard deviation with which real numbers are standardised; None means 1."""
     distribution: Distribution | None = None
     """The exact distribution of the data, if it is known. Training batches are then fresh draws from it."""
     release: str = ""
-    """Where the rows come from and how they were split. Every reported number carries it."""
+    """Where the rows come from and how they were split. It is recorded with every reported number."""
     flip: bool = False
     """Whether each row of a training batch is mirrored left to right with probability 1/2."""
 
@@ -73,16 +73,17 @@ class Dataset:
     def batch(self, size: int, seed: int, step: int) -> Tensor:
         """The training batch of a step, ``(size, *)``.
 
-        It depends on nothing but the size, the seed and the step. Each epoch visits the rows in a new order.
+        It depends only on the size, the seed and the step. Each epoch visits the rows in a new order.
         """
         if self.distribution is not None:
             return self.distribution.sample(size, seeded(seed, Stream.ROWS, step)).float()
-        # index_select copies whole rows, where train[order] goes byte by byte: 6 times faster on images, mapped or not.
+        # index_select copies whole rows, and train[order] copies single bytes. On images, memory-mapped or not,
+        # index_select is 6 times faster.
         x = self.train.index_select(0, self.rows(size, seed, step))
         if not self.flip:
             return x
         mirrored = torch.randint(2, (size,), generator=seeded(seed, Stream.FLIPS, step)).bool().numpy()
-        pixels = x.numpy()  # the same memory; numpy reverses bytes four times as fast as torch
+        pixels = x.numpy()  # this shares the memory of x; numpy reverses bytes four times as fast as torch
         pixels[mirrored] = pixels[mirrored][..., ::-1]
         return x
 
@@ -108,9 +109,9 @@ def image_dataset(name: str, train: Tensor, validation: Tensor, test: Tensor, re
 
 
 def endless_dataset(name: str, distribution: Distribution, n: int = 2000) -> Dataset:
-    """A data set of draws from a distribution: its batches are fresh, and n rows each validate and test.
+    """A data set of draws from a distribution: every batch is drawn anew, and n rows each validate and test.
 
-    One standard deviation serves all dimensions, so that the data keep their geometry.
+    All dimensions are divided by one standard deviation, so that the data keep their geometry.
     """
     rows = distribution.sample(4 * n, torch.Generator().manual_seed(2**31)).float()
     return Dataset(
@@ -122,15 +123,15 @@ def endless_dataset(name: str, distribution: Distribution, n: int = 2000) -> Dat
 def held_out(n: int, name: str) -> tuple[int, int]:
     """How many of n rows to hold out for validation and for test if the data come without splits.
 
-    These are 5 % and 10 %, but at most 5,000 and 10,000 rows.
+    These are 5 % and 10 % of the rows, but at most 5,000 and 10,000.
 
     Args:
         n: number of rows.
-        name: what the data are called in the message of an error.
+        name: the name of the data in error messages.
 
     Raises:
-        InputError: if there is not at least one row for each split.
+        InputError: if there are too few rows to give each split one.
     """
     if n < 3:
-        raise InputError(f"{name} has {n} rows; training, validation and test need one each")
+        raise InputError(f"{name} has {n} rows; training, validation and test need at least one each")
     return min(5_000, max(1, n // 20)), min(10_000, max(1, n // 10))

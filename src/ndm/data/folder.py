@@ -1,4 +1,4 @@
-"""Folders of pictures. They are decoded once, into a memory-mapped file that later runs read as fast as memory."""
+"""Folders of pictures. They are decoded once into a file in the cache, which later runs map into memory."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .names import register
 from .settings import OnBadFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
-CELEBAHQ = (26_000, 1_000, 3_000)  # rows that train, validate and test
-BLOCK = 128  # pictures decoded at a time
+CELEBAHQ = (26_000, 1_000, 3_000)  # number of rows that train, validate and test
+BLOCK = 128  # number of pictures that are decoded at a time
 T = TypeVar("T")
 
 
@@ -29,11 +29,11 @@ def existing_folder(path: str | Path) -> Path:
     """The path as a folder that exists.
 
     Raises:
-        InputError: if it is not a folder.
+        InputError: if it is not an existing folder.
     """
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; set path to the one that holds the data")
+        raise InputError(f"{folder} is not a folder; set path to the folder that holds the data")
     return folder
 
 
@@ -50,7 +50,9 @@ def picture_names(folder: Path) -> list[str]:
         # File managers leave hidden files that are not pictures, such as macOS's ._name.png.
         names += [prefix + file for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
     if not names:
-        raise InputError(f"no pictures ({' '.join(SUFFIXES)}) in {folder} or below it; set path to where they are")
+        raise InputError(
+            f"no pictures ({' '.join(SUFFIXES)}) in {folder} or below it; set path to the folder that holds them"
+        )
     return sorted(names, key=lambda name: (_natural(name), name))
 
 
@@ -59,14 +61,14 @@ def _natural(name: str) -> list[Any]:
 
 
 def _mode(size: int, path: Path) -> str:
-    """The mode in which a picture is kept, L or RGB; only the file's header is read."""
+    """The Pillow mode in which a picture is kept, L or RGB. Only the file's header is read."""
     from PIL import Image
 
     with Image.open(path) as picture:
         if min(picture.size) < size:
             raise InputError(f"{picture.width}x{picture.height}, smaller than {size}")
         if picture.mode[0] in "IF":  # Pillow would clip these to 255
-            raise InputError("more than 8 bits a value")
+            raise InputError("more than 8 bits per value")
         return "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
 
 
@@ -79,7 +81,7 @@ def decode_picture(size: int, mode: str, path: Path) -> np.ndarray:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         picture = picture.crop((left, top, left + side, top + side)).convert(mode)
-        # Pillow returns a picture that already has this size unchanged.
+        # If the picture already has this size, Pillow returns it unchanged.
         picture = picture.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(picture, dtype=np.uint8).reshape(size, size, -1).transpose(2, 0, 1)
 
@@ -97,12 +99,12 @@ def read_pictures(
     """Apply a function to every file of a folder, in parallel.
 
     Args:
-        read: the function; it is given a path.
-        folder, names: the folder, and the files' paths in it.
-        bad: this is filled with the names of the files on which ``read`` fails, and with the reasons.
+        read: the function, which takes a path.
+        folder, names: the folder, and the paths of the files relative to it.
+        bad: a dictionary to which the names of the files on which ``read`` fails are added, with the reasons.
 
     Yields:
-        The results in blocks, in the order of the names, without those of bad files.
+        Blocks of results in the order of the names. Bad files have no result.
     """
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(names), BLOCK):
@@ -130,7 +132,8 @@ def _decode_all(
     for block in read_pictures(partial(decode_picture, size, mode), folder, [n for n in names if n not in bad], bad):
         if block:
             yield np.stack(block)
-    # This waits until all files are read, so that one message names every bad file; the rows are not yet kept then.
+    # The error is raised after all files have been read, so that one message names every bad file. The rows are not yet
+    # in the cache at this point.
     if bad and (on_bad_file == "refuse" or len(names) - len(bad) < 3):
         advice = "remove them, or set on_bad_file to skip" if on_bad_file == "refuse" else "too few are left"
         raise InputError(f"{_complaint(bad, folder, len(names))}; {advice}")
@@ -140,14 +143,14 @@ def picture_rows(name: str, folder: Path, names: Sequence[str], size: int, on_ba
     """The pictures as rows in the order of ``names``; they are decoded only if the cache does not hold them.
 
     Args:
-        name: name of the rows in the cache, which must differ between sizes.
-        folder, names: the folder, and the pictures' paths in it.
+        name: name of the rows in the cache. Each size needs its own name.
+        folder, names: the folder, and the paths of the pictures relative to it.
         size: height and width of the rows in pixels.
         on_bad_file: refuse pictures that are damaged or smaller than ``size``, or skip them.
 
     Raises:
-        InputError: if there are bad pictures and they are not skipped, or too few others; the message names them. Also
-            if Pillow is not installed.
+        InputError: if there are bad pictures and they are not skipped, or if too few good ones remain; the message
+            names the bad ones. Also if Pillow is not installed.
     """
     key = fingerprint(folder, names)
     rows = find_rows(name, key)
@@ -177,7 +180,7 @@ def picture_rows(name: str, folder: Path, names: Sequence[str], size: int, on_ba
 def image_folder(path: str | Path, size: int, on_bad_file: OnBadFile = "refuse") -> Dataset:
     """All pictures in a folder and in the folders below it, cropped to a centred square and resized.
 
-    The rows have one channel if every picture is grey, otherwise three. Transparency is dropped. The pictures are
+    The rows have one channel if every picture is grey, and three otherwise. Transparency is dropped. The pictures are
     sorted by name and then put in a fixed random order.
 
     Args:
@@ -195,7 +198,7 @@ def image_folder(path: str | Path, size: int, on_bad_file: OnBadFile = "refuse")
     folder = existing_folder(path)
     names = picture_names(folder)
     held_out(len(names), str(folder))
-    # The file is written in the permuted order, so that each split is a slice of it and is not copied into memory.
+    # The cache file is written in the permuted order, so that each split is a slice of it and needs no copy.
     names = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
     x, checksum = picture_rows(f"images{size}", folder, names, size, on_bad_file)
     validation, test = held_out(len(x), str(folder))
@@ -214,7 +217,7 @@ def celebahq256(path: str | Path) -> Dataset:
     """CelebA-HQ at 256x256, 30,000 pictures sorted by name: the last 3,000 test, and the 1,000 before them validate.
 
     Args:
-        path: the folder of the pictures.
+        path: the folder that holds the pictures.
 
     Raises:
         InputError: if the folder does not hold 30,000 good pictures.
@@ -224,7 +227,8 @@ def celebahq256(path: str | Path) -> Dataset:
     train, validation, test = CELEBAHQ
     if len(names) != sum(CELEBAHQ):
         raise InputError(
-            f"CelebA-HQ has {sum(CELEBAHQ)} pictures, {folder} holds {len(names)}; for other sets use images, size 256"
+            f"CelebA-HQ has {sum(CELEBAHQ)} pictures, but {folder} holds {len(names)}; for other pictures use the "
+            "data set images with size 256"
         )
     x, checksum = picture_rows("celebahq256", folder, names, 256, "refuse")
     return image_dataset(

@@ -12,9 +12,9 @@ class GaussianMixture:
     r"""A mixture of K Gaussians, with density :math:`\sum_k w_k \mathcal{N}(x;\, \mu_k, C_k)`.
 
     Args:
-        weights: ``(K,)``, summing to one.
-        means: ``(K, D)``.
-        covariances: ``(K, D, D)``.
+        weights: the weights w, ``(K,)``; their sum is one.
+        means: the means, ``(K, D)``.
+        covariances: the covariance matrices, ``(K, D, D)``.
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
@@ -40,6 +40,6 @@ class GaussianMixture:
         return torch.cat(rows)
 
     def entropy(self, n: int = 50_000) -> float:
-        """Entropy in nats, estimated from ``n`` draws that are always the same."""
+        """Entropy in nats, estimated from ``n`` draws with a fixed seed."""
         generator = torch.Generator().manual_seed(0)
         return -self.log_prob(self.sample(n, generator)).mean().item()

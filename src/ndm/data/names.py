@@ -1,10 +1,10 @@
-"""The table of data sets. A data set joins it where its loader is defined, and is then known by its name everywhere.
+"""The registry of data sets. A loader is registered where it is defined; its data set then has a name everywhere.
 
     @register("clouds", shape=(3,))
     def clouds(path: str | Path) -> Dataset: ...
 
-A loader is a function that returns a :class:`Dataset`. Its parameters are those of ``path``, ``size`` and
-``on_bad_file`` that it uses, and a parameter without a default value must be set by the user.
+A loader is a function that returns a :class:`Dataset`. It takes those of the parameters ``path``, ``size`` and
+``on_bad_file`` that it uses. The user must set a parameter that has no default value.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Load = TypeVar("Load", bound=Callable[..., Dataset])
 
 
 class Source(NamedTuple):
-    """A loader, and the shape of its rows if that is known before they are loaded."""
+    """A loader, and the shape of its rows if it is known before the data are loaded."""
 
     load: Callable[..., Dataset]
     shape: Shape | None = None
-    """A None in it stands for the ``size`` that the user sets."""
+    """Shape of a row. None in place of a side stands for the ``size`` that the user sets."""
 
 
 DATASETS = Registry[Source]("data set")
@@ -40,8 +40,8 @@ def register(name: str, shape: Shape | None = None) -> Callable[[Load], Load]:
 
     Args:
         name: the data set's name.
-        shape: the shape of a row, if it is known before the data are loaded. The number of parameters of a recipe can
-            then be told without its data. A None in it stands for the ``size`` that the user sets.
+        shape: the shape of a row, if it is known before the data are loaded. The parameters of a recipe can then be
+            counted without its data. None in place of a side stands for the ``size`` that the user sets.
 
     Raises:
         InputError: if another data set has that name.
@@ -64,7 +64,7 @@ def register(name: str, shape: Shape | None = None) -> Callable[[Load], Load]:
 
 
 def shape_of(name: str, size: int | None = None) -> tuple[int, ...] | None:
-    """The shape of a row, without loading the data; None if only the data tell it.
+    """The shape of a row, without loading the data; None if it is known only from the data.
 
     The pictures of a folder are assumed to be in colour.
     """
@@ -88,9 +88,9 @@ def load_dataset(
         name: a name of :data:`DATASETS`.
         path: the file or folder that holds the data. MNIST and CIFAR-10 are downloaded to it if they are not there.
             Without a path they are kept in the user's cache.
-        size: height and width of ``images`` in pixels.
+        size: height and width in pixels to which the data set ``images`` resizes its pictures.
         flip: mirror each training image left to right with probability 1/2.
-        on_bad_file: whether ``images`` refuses a folder with damaged or too small files, or skips those files.
+        on_bad_file: whether ``images`` refuses a folder with damaged or too small pictures, or skips those pictures.
 
     Raises:
         InputError: if the name is unknown, if the data set needs an option that is not given or is given one that it

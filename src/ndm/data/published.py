@@ -43,10 +43,10 @@ CIFAR10 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-# How many of the last rows of the training part validate.
+# The number of rows at the end of the training part that validate.
 HELD_OUT = {"mnist": 5_000, "cifar10": 5_000, "imagenet32": 10_000, "imagenet64": 10_000}
 RESAMPLINGS = re.compile("(?<![a-z])(box|lanczos|bicubic|bilinear|hamming|nearest)(?![a-z])")
-BLOCK = 10_000  # rows that are converted at a time
+BLOCK = 10_000  # number of rows that are converted at a time
 
 
 def _download(kind: str, folder: Path, advice: str) -> None:
@@ -71,7 +71,7 @@ def _verified(path: Path, content: bytes, md5: str) -> bytes:
 
 
 def _idx(path: Path, content: bytes) -> Tensor:
-    """Grey images ``(N, 1, H, W)`` of an IDX file."""
+    """The grey images of an IDX file, ``(N, 1, H, W)``."""
     magic, n, height, width = struct.unpack(">4I", content[:16].ljust(16, b"\0"))
     if magic != 0x803 or len(content) != 16 + n * height * width:
         raise InputError(f"{path} is not a whole IDX file of images; delete it, and the next run downloads it")
@@ -130,7 +130,7 @@ def cifar10(path: str | Path | None = None) -> Dataset:
             raise InputError(f"{archive} is damaged; delete it, and the next run downloads it") from None
     parts = []
     for name, md5 in CIFAR10.items():
-        # Unpickling runs code, so the file must first be known to be the published one.
+        # Unpickling runs code, so the checksum is compared before.
         batch = pickle.loads(_verified(place / name, contents[name], md5), encoding="latin1")
         parts.append(torch.from_numpy(batch["data"]).view(-1, 3, 32, 32))
     return _official("cifar10", torch.cat(parts[:-1]), parts[-1], "CIFAR-10, official python version")
@@ -145,7 +145,7 @@ def _official(name: str, x: Tensor, test: Tensor, source: str) -> Dataset:
     validation = HELD_OUT[name]
     train = len(x) - validation
     if train < 1:
-        raise InputError(f"{name} has {len(x)} training rows of which {validation} validate; get the whole set")
+        raise InputError(f"{name} has {len(x)} training rows and {validation} of them validate; get the complete set")
     release = f"{source}; official order, last {validation} of train validate, split {train}/{validation}/{len(test)}"
     return image_dataset(name, x[:train], x[train:], test, release)
 

@@ -1,4 +1,4 @@
-"""The settings of the data: which data set to load, from where, and how."""
+"""The settings of the data: which data set is loaded, from where, and how."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ class DataConfig:
 
     Args:
         name: name of the data set, such as digits, mnist, images (a folder of pictures) or array (a .npy or .npz file);
-            an unknown name is refused with a list of all names.
-        path: file or folder that holds the data, for data sets that are read from disk.
-        size: height and width in pixels to which the pictures of a folder are resized.
+            the error message for an unknown name lists all names.
+        path: file or folder that holds the data, for data sets that are read from disk; null means the user's cache for
+            mnist and cifar10.
+        size: for images, the height and width in pixels to which the pictures are resized; other data sets take none.
         flip: mirror each training image left to right with probability 1/2.
-        on_bad_file: what to do if a folder holds damaged or too small pictures; refuse the folder, or skip them.
+        on_bad_file: for images, what to do with damaged or too small pictures: refuse the whole folder, or skip those
+            pictures.
     """
 
     name: str = "digits"

@@ -1,4 +1,4 @@
-"""Toy distributions: their exact density and known entropy are the truth to which a model's likelihood is compared."""
+"""Toy distributions. Their density and entropy are known, so a model's likelihood can be checked against the truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trained model is worth: likelihoods with their errors, the quality of samples, a diagnosis, pictures."""
+"""Evaluation of a trained model: likelihoods with standard errors, sample quality, a diagnosis, and pictures."""
 
 from .estimate import Estimate, evaluate, evaluate_all
 from .protocol import Protocol, choose_protocols

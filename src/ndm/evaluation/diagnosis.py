@@ -1,11 +1,12 @@
-r"""Where a trained model's bits go, and what to change.
+r"""A diagnosis of a trained model: which parts of the bound cost how many bits, and what to change.
 
-* the share of each term of the bound, and of each tenth of time in the diffusion term
-* the prior gap :math:`\mathrm{KL}(q(z_1 \mid x) \,\|\, \mathcal{N}(0, I))`, which falls like :math:`e^{-\gamma_1}`
-* whether :math:`\gamma_0` fits the data's levels: their distance in standard deviations of the noise at t = 0
-* the ODE: evaluations, and the norm L of its Jacobian along the way; an explicit method of order 5 is stable for steps
-  up to about 3.3 / L
-* the ODE's likelihood against the bound, which for a non-linear F belong to two models
+* The bits of each term of the bound, and the part of the diffusion term that comes from each tenth of time.
+* The prior gap :math:`\mathrm{KL}(q(z_1 \mid x) \,\|\, \mathcal{N}(0, I))`, which falls like :math:`e^{-\gamma_1}`.
+* Whether :math:`\gamma_0` fits the data's levels. The measure is the distance between neighbouring levels in standard
+  deviations of the noise at t = 0.
+* The cost of the ODE: the number of evaluations of its field, and the norm L of the field's Jacobian at eleven times.
+  An explicit method of order 5 is stable for steps up to about 3.3 / L.
+* The ODE's likelihood beside the bound. For a non-linear F they belong to two different models.
 """
 
 from __future__ import annotations
@@ -30,34 +31,37 @@ BINS = 10
 
 @dataclass
 class Diagnosis:
-    """Everything in bits/dim unless it says otherwise."""
+    """The result of :func:`diagnose`. Numbers are in bits/dim unless a field says otherwise."""
 
     prior: float
     diffusion: float
     reconstruction: float
     profile: list[float]
-    """The diffusion term's part from each tenth of time."""
+    """The part of the diffusion term that comes from each tenth of time."""
     level_distance: float | None
-    """Between neighbouring levels at t = 0, in standard deviations of the noise; None for continuous data."""
+    """Distance between neighbouring levels at t = 0, in standard deviations of the noise; None for continuous data."""
     noise_std: float
-    """Of the noise at t = 0, in units of the data as the model sees them."""
+    """Standard deviation of the noise at t = 0, sigma / alpha, in the units of the encoded data."""
     nfe: float | None = None
-    """Field evaluations of one ODE solve, mean over rows; None where the schedule has no continuous time."""
+    """Evaluations of the field in one ODE solve, mean over rows; None if the schedule has no continuous time."""
     nfe_max: float | None = None
+    """The largest number of evaluations of any row."""
     lipschitz: list[float] = field(default_factory=list)
-    """Largest norm of the field's Jacobian at t = 0, 0.1, ..., 1."""
+    """Largest norm over rows of the field's Jacobian, at t = 0, 0.1, ..., 1."""
     ode: float | None = None
-    """The ODE's NLL on the rows of the solve, and the bound on the same rows."""
+    """The ODE's negative log-likelihood on the rows whose ODE is solved."""
     ode_bound: float | None = None
+    """The bound on the same rows."""
     advice: list[str] = field(default_factory=list)
+    """What to change, a sentence each."""
 
 
 def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 20, solves: int = 32) -> Diagnosis:
     """Examine a model on rows ``x`` in data units.
 
     Args:
-        passes: Monte-Carlo passes over the rows.
-        solves: rows whose ODE is solved.
+        passes: number of Monte-Carlo passes over the rows.
+        solves: number of rows whose ODE is solved.
     """
     steps, generator = model.process.schedule.steps, seeded(seed)
     bpd = lambda nats: bits_per_dim(nats, x)  # noqa: E731
@@ -93,7 +97,7 @@ def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 20, solves: int
 
 
 def _profile(model: NDM, x: Tensor, steps: int | None, passes: int, generator: torch.Generator) -> list[float]:
-    """The diffusion term's part from each tenth of time, bits/dim."""
+    """The part of the diffusion term that comes from each tenth of time, in bits/dim."""
     q = model.process(model.encode(x))
     profile = []
     for k in range(BINS):
@@ -116,7 +120,7 @@ def _profile(model: NDM, x: Tensor, steps: int | None, passes: int, generator: t
 def jacobian_norm(
     f: VectorField, t: Tensor, z: Tensor, iterations: int = 15, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Largest singular value of df/dz per row by power iteration, ``(B,)``: a lower bound that tightens."""
+    """Largest singular value of df/dz for each row, ``(B,)``, by power iteration. It is approached from below."""
     v = torch.randn(z.shape, generator=generator, dtype=z.dtype).to(z.device)
     norm = torch.zeros_like(t)
     with torch.enable_grad():
@@ -134,47 +138,49 @@ def jacobian_norm(
 
 
 def advise(d: Diagnosis, model: NDM) -> list[str]:
-    """What to change, most bits first."""
+    """What to change, in the order: prior, levels, times, cost of the ODE, likelihood of the ODE."""
     schedule, advice = model.process.schedule, []
     total = d.prior + d.diffusion + d.reconstruction
     if d.prior > 0.005:
         target = schedule.gamma_max + math.log(d.prior / 0.001)
         advice.append(
-            f"the prior gap costs {d.prior:.4f}: raise model.gamma_max from {schedule.gamma_max:g} to {target:.1f}"
+            f"the prior gap costs {d.prior:.4f} bits/dim: "
+            f"raise model.gamma_max from {schedule.gamma_max:g} to {target:.1f}"
         )
     if d.level_distance is not None and d.level_distance < 3:
         target = schedule.gamma_min - 2 * math.log(4 / d.level_distance)
         advice.append(
-            f"at t = 0 the levels are only {d.level_distance:.1f} standard deviations apart and {d.reconstruction:.3f} "
-            f"goes to telling them apart: lower model.gamma_min from {schedule.gamma_min:g} to about {target:.1f}"
+            f"at t = 0 the levels are only {d.level_distance:.1f} standard deviations apart, and it costs "
+            f"{d.reconstruction:.3f} bits/dim to distinguish them: "
+            f"lower model.gamma_min from {schedule.gamma_min:g} to about {target:.1f}"
         )
     if d.level_distance is not None and d.level_distance > 12:
         target = schedule.gamma_min + 2 * math.log(d.level_distance / 6)
         advice.append(
-            f"at t = 0 the levels are {d.level_distance:.0f} standard deviations apart, so early times say nothing "
-            f"new: raise model.gamma_min from {schedule.gamma_min:g} to about {target:.1f}"
+            f"at t = 0 the levels are {d.level_distance:.0f} standard deviations apart, so early times teach "
+            f"nothing new: raise model.gamma_min from {schedule.gamma_min:g} to about {target:.1f}"
         )
     worst = max(range(BINS), key=lambda k: d.profile[k])
     if d.profile[worst] > 0.4 * sum(d.profile):
         advice.append(
             f"{d.profile[worst] / sum(d.profile):.0%} of the diffusion term comes from t in [{worst / BINS:.1f}, "
-            f"{(worst + 1) / BINS:.1f}]: keep training.uniform_times small, or model.schedule learned (it changes "
-            "the variance of training in continuous time, and the bound itself in few steps)"
+            f"{(worst + 1) / BINS:.1f}]: keep training.uniform_times small, or set model.schedule to learned (in "
+            "continuous time it changes only the variance of the loss, in few steps the bound itself)"
         )
     if d.nfe_max is not None and d.lipschitz:
         stable = sum((a + b) / 2 for a, b in zip(d.lipschitz, d.lipschitz[1:], strict=False)) / 10 / 3.3
         if 6 * stable > 0.5 * d.nfe_max and d.nfe_max > 200:
             advice.append(
-                f"the ODE is stiff: stability alone asks for {6 * stable:.0f} evaluations, near t = "
-                f"{max(range(11), key=lambda i: d.lipschitz[i]) / 10:g}; expect slow likelihoods"
+                f"the ODE is stiff: stability alone needs {6 * stable:.0f} evaluations; the field is steepest near t = "
+                f"{max(range(11), key=lambda i: d.lipschitz[i]) / 10:g}: expect slow likelihoods"
             )
     if d.ode is not None and d.ode_bound is not None and d.ode > d.ode_bound + max(0.03, 0.01 * abs(total)):
         advice.append(
             f"the ODE's NLL is {d.ode - d.ode_bound:.3f} above the bound"
             + (
-                "; with this F they are two models: train with training.eta_range 4 to bring them together"
+                "; with this F they belong to two models: train with training.eta_range 4 to bring them closer together"
                 if not model.process.transform.linear
-                else "; with this F they agree once the predictor is exact: train longer, or raise the ODE's accuracy"
+                else "; with this F they agree if the predictor is exact: train longer, or use smaller tolerances"
             )
         )
     return advice or ["nothing stands out"]
@@ -194,15 +200,15 @@ def report(d: Diagnosis) -> str:
         f"  {k / BINS:.1f}-{(k + 1) / BINS:.1f}{v:9.4f}  {'#' * max(0, round(40 * v / top))}"
         for k, v in enumerate(d.profile)
     ]
-    noise = f"noise at t = 0: standard deviation {d.noise_std:.4g} of the encoded data's unit"
+    noise = f"noise at t = 0: standard deviation {d.noise_std:.4g} in units of the encoded data"
     if d.level_distance is not None:
         wrong = math.erfc(d.level_distance / 2 / 2**0.5)
-        noise += f"; levels {d.level_distance:.2f} of it apart ({wrong:.2%} would be taken for a neighbour)"
+        noise += f"; levels are {d.level_distance:.2f} deviations apart ({wrong:.2%} would be taken for a neighbour)"
     lines += ["", noise]
     if d.nfe is not None and d.ode is not None:
         lines += [
-            f"ODE at rtol {SOLVER.rtol:g}: {d.nfe:.0f} evaluations a row, at most {d.nfe_max:.0f}; NLL {d.ode:.3f} "
-            f"where the bound is {d.ode_bound:.3f}"
+            f"ODE at rtol {SOLVER.rtol:g}: {d.nfe:.0f} evaluations per row, at most {d.nfe_max:.0f}; NLL {d.ode:.3f}, "
+            f"bound on the same rows {d.ode_bound:.3f}"
         ]
     if d.lipschitz:
         norms = " ".join(f"{v:.0f}" for v in d.lipschitz)

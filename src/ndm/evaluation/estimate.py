@@ -1,7 +1,7 @@
-"""Estimates of the likelihood: every number with its estimator, standard error and cost.
+"""Estimates of the likelihood. Each number comes with its estimator, its standard error and its cost.
 
-The rows are evaluated in pieces, which a journal keeps. Random draws are a function of (seed, piece), so an evaluation
-that was interrupted, or that several processes share, ends with the same figures.
+The rows are evaluated in pieces, which a journal keeps. The random draws of a piece depend only on (seed, piece), so an
+evaluation that is interrupted and continued, or shared among processes, gives the same figures.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from .protocol import Protocol
 
 @dataclass(frozen=True)
 class Estimate:
-    """One number, and everything needed to know which. The unit is bits/dim; nats are summed over a row.
+    """An estimate of the likelihood, with everything that defines the number. It is a mean over rows.
 
-    ``standard_error`` is that of the mean over all rows there could be: the spread of the rows, and of the draws.
-    ``nfe`` counts evaluations per row: of the predictor in all passes of the bound, of the field in one ODE solve.
-    ``divergence_nfe`` counts those of the divergence: further ones for ``dopri5``, the same for solvers that carry it
-    along.
+    All values are in bits/dim, except ``nats``, which is in nats per row.
+
+    ``standard_error`` measures how far the mean may be from that over the whole population of rows. It covers the
+    spread of the rows and of the random draws. ``nfe`` is the number of evaluations per row: of the predictor in all
+    passes of the bound, or of the field in one ODE solve. ``divergence_nfe`` is the number of evaluations of the
+    divergence. ``dopri5`` makes them in addition to ``nfe``; other solvers evaluate both together.
     """
 
     estimator: str
@@ -54,19 +56,20 @@ def evaluate(
     journal: Journal | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Estimate:
-    """One estimate over the rows ``x``, in data units.
+    """Estimate the likelihood of the rows ``x``, which are in data units, by one protocol.
 
-    Several processes of ``torch.distributed`` share the pieces, where a launcher has started them: all call this with
-    the same model, rows and protocol, and all get the estimate.
+    If a launcher has started several processes of ``torch.distributed``, they share the pieces. All processes must call
+    this with the same model, rows and protocol, and all get the same estimate.
 
     Args:
-        model: in evaluation mode.
-        journal: where finished pieces are kept, and those of an earlier attempt are found.
-        advance: called after every piece that this process makes.
+        model: the model, in evaluation mode.
+        journal: keeps finished pieces, and may hold those of an earlier attempt.
+        advance: called after every piece that this process finishes.
 
     Raises:
-        SolverError: if the solver could not finish some rows, numbered as in ``x``, once all others are done;
-            ``result`` is the :class:`ndm.Likelihood` of all rows. The pieces without them are kept in the journal.
+        SolverError: if the solver could not finish some rows. It is raised after all other rows are done, and numbers
+            the rows as in ``x``; ``result`` is the :class:`ndm.Likelihood` of all rows. The journal keeps the pieces
+            without failures.
 
     Example:
         >>> from ndm.evaluation import Protocol, evaluate
@@ -86,7 +89,7 @@ def evaluate(
 def evaluate_all(
     model: NDM, x: Tensor, protocols: Sequence[Protocol], journal: Journal | None = None, title: str = "evaluating"
 ) -> list[Estimate]:
-    """One estimate per protocol, with a progress bar; otherwise as :func:`evaluate`."""
+    """One estimate per protocol, with a progress bar; see :func:`evaluate`."""
     rank, count = rank_and_count()
     total = sum(count_pieces(protocol, x, rank, count) for protocol in protocols)
     estimates = []
@@ -102,8 +105,8 @@ def _summarise_bound(model: NDM, x: Tensor, protocol: Protocol, pieces: Sequence
     nats = by_term.sum(0)
     variance = _variance_of_mean(bits_per_dim(nats, x))
     if protocol.passes > 1:
-        # The times of a pass are spread evenly over its rows, so the noise of the rows all but cancels in their mean:
-        # the spread of the rows without it, and the spread of the passes.
+        # The times of a pass are spread evenly over its rows, so the noise of the rows almost cancels in their mean.
+        # The variance is therefore that of the rows without their noise, plus that of the mean of the passes.
         noise = column(pieces, "noise_variance").mean() / (x[0].numel() * math.log(2)) ** 2
         totals = torch.tensor([piece["pass_totals"] for piece in pieces], dtype=torch.float64).sum(0)
         passes = bits_per_dim(totals / len(x), x)
@@ -127,7 +130,7 @@ def _summary(
     model: NDM, x: Tensor, protocol: Protocol, pieces: Sequence[Piece], nats: Tensor, variance: Tensor,
     terms: Sequence[float | None] = (None, None, None),
 ) -> Estimate:  # fmt: skip
-    """The estimate from the nats of every row and the variance of their mean in bits/dim."""
+    """The estimate, from the nats of every row and the variance of their mean in bits/dim."""
     prior, diffusion, reconstruction = terms
     return Estimate(
         estimator=protocol.name(model.decoder.discrete),

@@ -1,4 +1,4 @@
-"""FID and KID: distances between the features that an Inception network finds in samples and in test images.
+"""FID and KID: distances between the Inception features of samples and those of test images.
 
 References:
     Heusel et al. GANs Trained by a Two Time-Scale Update Rule. NeurIPS 2017 (FID).
@@ -21,10 +21,10 @@ from .quality import Score, matched_rows
 
 
 def inception_metrics() -> tuple[ModuleType, ModuleType]:
-    """The modules of FID and KID.
+    """The modules of torchmetrics that compute FID and KID.
 
     Raises:
-        InputError: saying what to install, if they are not there.
+        InputError: if they are not installed; the message says what to install.
     """
     try:
         importlib.import_module("torch_fidelity")
@@ -38,16 +38,19 @@ def inception_metrics() -> tuple[ModuleType, ModuleType]:
 def inception_distances(
     samples: Tensor, train: Tensor, test: Tensor, weights: str | Path, seed: int = 0, max_rows: int = 10_000
 ) -> list[Score]:
-    """FID and KID by torchmetrics, with Inception weights from a file; rows are cut as in :func:`quality`.
+    """FID and KID by torchmetrics, with Inception weights from a file.
 
-    FID is biased upwards, the more the fewer rows, and so is its baseline: compare the two, or equal numbers of rows.
+    The numbers of rows are made equal as in :func:`quality`. FID is biased upwards, and the bias grows as the number of
+    rows falls. The baseline has the same bias: compare FID with it, or with FIDs of the same number of rows.
 
     Args:
-        samples, train, test: Images, uint8 from 0 to 255, shapes ``(N, 1 or 3, H, W)``.
-        weights: torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``.
+        samples, train, test: images, uint8 from 0 to 255, of shape ``(N, C, H, W)``, where C is 1 or 3.
+        weights: path of torch-fidelity's ``weights-inception-2015-12-05-6726825d.pth``.
+        seed: seed of the choice of rows and of KID's subsets.
+        max_rows: largest number of rows that are taken of each set.
 
     Raises:
-        InputError: if a library is missing, the file cannot be used, or the rows are not such images.
+        InputError: if a library is missing, if the file cannot be used, or if the rows are not such images.
     """
     if any(x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3) for x in (samples, train, test)):
         raise InputError("FID and KID need images: uint8 from 0 to 255, shapes (N, 1 or 3, H, W)")
@@ -60,14 +63,14 @@ def inception_distances(
 
 
 def load_inception(weights: str | Path) -> nn.Module:
-    """The network with weights from a file, which is only read.
+    """The Inception network with weights from a file. No code from the file is run.
 
     Raises:
         InputError: if a library is missing, or the file cannot be used.
     """
     fid, _ = inception_metrics()
     try:
-        torch.load(weights, map_location="cpu", weights_only=True)  # torchmetrics itself would run code from the file
+        torch.load(weights, map_location="cpu", weights_only=True)  # torchmetrics alone would run code from the file
         network: nn.Module = fid.NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
     except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
         raise InputError(f"cannot read Inception weights from {weights}: {str(error).partition(chr(10))[0]}") from None
@@ -76,12 +79,12 @@ def load_inception(weights: str | Path) -> nn.Module:
 
 @torch.no_grad()
 def inception_features(network: nn.Module, images: Tensor) -> Tensor:
-    """What the network finds in images ``(N, 1 or 3, H, W)``, ``(N, features)`` in float64."""
+    """The network's features of images ``(N, 1 or 3, H, W)``, in float64: ``(N, F)``."""
     return torch.cat([network(part.expand(-1, 3, -1, -1)).double() for part in images.split(64)])
 
 
 class GivenFeatures(nn.Module):
-    """In the network's place for the metrics: they are given features, so that the network sees every image once."""
+    """Takes the place of the network in the metrics, which then get features. So each image passes the network once."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -92,10 +95,10 @@ class GivenFeatures(nn.Module):
 
 
 def feature_distances(x: Tensor, y: Tensor, seed: int = 0) -> list[float]:
-    """FID and KID of two sets of features ``(N, F)``."""
+    """FID and KID of two sets of features, each ``(N, F)``."""
     fid, kid = inception_metrics()
     with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torchmetrics, that it keeps the features
+        warnings.simplefilter("ignore")  # torchmetrics warns that it keeps the features in memory
         torch.manual_seed(seed)
         metrics = (
             fid.FrechetInceptionDistance(GivenFeatures(x.shape[1])),

@@ -1,4 +1,4 @@
-"""Pictures: grids of samples, the transform of test data over time, paths of the ODE. Matplotlib, drawn to files."""
+"""Pictures drawn with matplotlib: grids of samples, the transform over time, paths of the ODE, a diagnosis."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _tile(images: Tensor, columns: int, background: float = math.nan) -> np.ndarray:
-    """Images ``(N, C, H, W)`` side by side in one array ``(rows, width[, C])``, one blank pixel apart."""
+    """One array ``(height, width[, C])`` of images ``(N, C, H, W)``, with one blank pixel between neighbours."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     sheet = torch.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), background)
@@ -46,12 +46,13 @@ def _show(axes: Axes, sheet: np.ndarray, title: str = "", **kwargs: Any) -> None
 
 
 def draw_samples(groups: dict[str, Tensor], path: Path, levels: int, columns: int = 8) -> None:
-    """Images ``(N, C, H, W)`` in data units, one block of the figure per group.
+    """Draw images ``(N, C, H, W)`` in data units, each group in its own panel.
 
     Args:
-        groups: images by title.
-        path: where to write the picture.
-        levels: the number of values an element can take, for the grey scale.
+        groups: the images of each panel by its title.
+        path: file of the picture.
+        levels: number of values that an element can take, which sets the grey scale.
+        columns: number of images in a row of a panel.
     """
     rows = max(-(-len(x) // columns) for x in groups.values())
     size = (0.5 * columns * len(groups), 0.5 * rows + 0.3)
@@ -63,7 +64,7 @@ def draw_samples(groups: dict[str, Tensor], path: Path, levels: int, columns: in
 
 
 def draw_points(groups: dict[str, Tensor], path: Path) -> None:
-    """Two-dimensional points ``(N, 2)``, one panel per group; higher dimensions show their first two principal ones."""
+    """Draw points ``(N, *)``, one panel per group. Beyond 2-D, they are projected on two principal directions."""
     reference = next(iter(groups.values())).flatten(1).cpu().double()
     centre, basis = _principal(reference)
     figure, panels = plt.subplots(1, len(groups), figsize=(4 * len(groups), 4), squeeze=False, sharex=True, sharey=True)
@@ -76,7 +77,7 @@ def draw_points(groups: dict[str, Tensor], path: Path) -> None:
 
 
 def _principal(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean and the first two principal directions; the axes themselves in two dimensions."""
+    """The mean of rows ``(N, D)``, and their first two principal directions; for D = 2, zero and the axes."""
     if x.shape[1] == 2:
         return torch.zeros(2, dtype=x.dtype), torch.eye(2, dtype=x.dtype)
     centre = x.mean(0)
@@ -85,11 +86,13 @@ def _principal(x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def draw_transform(model: NDM, x: Tensor, path: Path, columns: int = 9) -> None:
-    """Rows: test images; columns: F(x, t) from t = 0 to 1, and at the right the difference F(x, 1) - x.
+    """Draw one row per image, with F(x, t) from t = 0 to 1 and, at the right, the difference F(x, 1) - x.
 
     Args:
-        model: with a transform worth seeing.
+        model: the model.
         x: images in data units, ``(N, C, H, W)``.
+        path: file of the picture.
+        columns: number of times t.
     """
     process, encoded = model.process, model.decoder.encode(x.to(model.reference.device))
     curve = process.transform(encoded)
@@ -113,7 +116,7 @@ def draw_transform(model: NDM, x: Tensor, path: Path, columns: int = 9) -> None:
 
 @torch.no_grad()
 def ode_paths(model: NDM, z_1: Tensor, steps: int = 60) -> Tensor:
-    """States of the model's ODE from ``z_1`` at t = 1 to t = 0: ``(steps + 1, N, *)``."""
+    """States of the model's ODE on its way from ``z_1`` at t = 1 to t = 0, ``(steps + 1, N, *)``."""
     grid, states = uniform_grid(1.0, 0.0, steps), [z_1]
     for i in range(steps):
         states.append(heun(velocity_field(model), states[-1], grid[i : i + 2]))
@@ -122,11 +125,16 @@ def ode_paths(model: NDM, z_1: Tensor, steps: int = 60) -> Tensor:
 
 @torch.no_grad()
 def draw_trajectories(models: dict[str, NDM], x: Tensor, path: Path, paths: int = 40, seed: int = 0) -> None:
-    """ODE paths from the same noise, one panel per model, over the data (in principal directions beyond 2-D).
+    """Draw ODE paths that start from the same noise over the data, one panel per model.
+
+    Beyond 2-D, paths and data are projected on the first two principal directions of the data.
 
     Args:
-        models: by title.
-        x: rows in data units, for the background.
+        models: the models by the title of their panel.
+        x: rows in data units, which are drawn in the background.
+        path: file of the picture.
+        paths: number of paths per panel.
+        seed: seed of the noise.
     """
     figure, panels = plt.subplots(
         1, len(models), figsize=(4.2 * len(models), 4.2), squeeze=False, sharex=True, sharey=True
@@ -149,7 +157,7 @@ def draw_trajectories(models: dict[str, NDM], x: Tensor, path: Path, paths: int 
 
 
 def draw_diagnosis(d: Diagnosis, path: Path) -> None:
-    """The bound by term, the diffusion term by time, and how steep the ODE is over time."""
+    """Draw the bound by term, the diffusion term by time, and the norm of the ODE's Jacobian by time."""
     figure, (terms, time, ode) = plt.subplots(1, 3, figsize=(11, 3))
     parts = {"prior": d.prior, "diffusion": d.diffusion, "reconstruction": d.reconstruction}
     bars = terms.barh(list(parts), list(parts.values()))
@@ -164,7 +172,7 @@ def draw_diagnosis(d: Diagnosis, path: Path) -> None:
     if d.lipschitz:
         ode.semilogy([k / (len(d.lipschitz) - 1) for k in range(len(d.lipschitz))], d.lipschitz, marker=".")
         ode.set_xlabel("t")
-        nfe = "" if d.nfe is None else f" ({d.nfe:.0f} evaluations a row)"
+        nfe = "" if d.nfe is None else f" ({d.nfe:.0f} evaluations per row)"
         ode.set_title(f"norm of the ODE's Jacobian{nfe}", fontsize=9)
     else:
         ode.set_axis_off()
@@ -172,7 +180,7 @@ def draw_diagnosis(d: Diagnosis, path: Path) -> None:
 
 
 def write_samples(model: NDM, x: Tensor, test: Tensor, path: Path) -> None:
-    """Draw samples ``x`` beside what helps to judge them."""
+    """Draw samples ``x``: images in a grid, other rows as points beside the test data."""
     if model.decoder.levels is not None and x.ndim == 4:
         draw_samples({"samples": x}, path, model.decoder.levels)
     else:

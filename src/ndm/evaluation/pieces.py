@@ -1,10 +1,10 @@
-"""The pieces of an evaluation: what is computed for a few hundred rows at a time, as plain records.
+"""The pieces of an evaluation. A piece holds the results for at most a few hundred rows, as a plain record.
 
-A piece is a dictionary of lists, one number per row unless said otherwise, so that a journal can keep it and processes
-can exchange it. Python's floats hold the numbers to the last bit.
+It is a dictionary of lists with one number per row, unless the table says otherwise. A journal can keep it, and
+processes can exchange it. Python's floats hold the numbers exactly.
 
 ==========  ===================================================================================================
-estimator   its piece
+estimator   keys of its pieces
 ==========  ===================================================================================================
 bound       ``nats`` (three terms per row), ``nfe``, ``noise_variance`` (over the passes), ``pass_totals`` (one
             number per pass: the sum over the rows)
@@ -32,16 +32,16 @@ from .protocol import Protocol
 
 Piece = dict[str, Any]
 ROWS = {"bound": 256, "ode": 64, "ode-uniform": 64}
-"""The largest number of rows in a piece. Random draws are a function of (seed, piece), so they depend on it."""
+"""The largest number of rows in a piece. Random draws are a function of (seed, piece), so they change with it."""
 
 
 def rows_of_piece(protocol: Protocol, x: Tensor) -> int:
-    """How many of the rows ``x`` are evaluated together."""
+    """The number of rows of ``x`` in one piece."""
     return rows_at_once(x.shape[1:], ROWS[protocol.estimator])
 
 
 def count_pieces(protocol: Protocol, x: Tensor, rank: int = 0, count: int = 1) -> int:
-    """How many pieces of the rows ``x`` the process ``rank`` of ``count`` makes."""
+    """The number of pieces of ``x`` that process number ``rank`` of ``count`` computes."""
     return len(range(rank, -(-len(x) // rows_of_piece(protocol, x)), count))
 
 
@@ -55,10 +55,10 @@ def make_pieces(
     rank: int = 0,
     count: int = 1,
 ) -> dict[int, Piece]:
-    """Every ``count``-th piece from ``rank`` on, by number. Which process makes a piece does not change it.
+    """Every ``count``-th piece, starting from number ``rank``, by number. All processes would compute the same piece.
 
-    The journal keeps them, and those that it has are not made again. It does not keep pieces with rows that the solver
-    could not finish: another attempt may finish them.
+    The journal keeps the pieces. A piece that it already holds is not computed again. It does not keep a piece with
+    rows that the solver could not finish, because another attempt may finish them.
     """
     pieces: dict[int, Piece] = {}
     for number, rows in list(enumerate(x.split(rows_of_piece(protocol, x))))[rank::count]:
@@ -74,7 +74,7 @@ def make_pieces(
 
 
 def make_piece(model: NDM, rows: Tensor, protocol: Protocol, generator: torch.Generator) -> Piece:
-    """One piece: the rows on the model's device and in its precision, timed."""
+    """Compute and time one piece. The rows are moved to the model's device and cast to its precision."""
     start = time.perf_counter()
     device, dtype = model.reference.device, model.reference.dtype
     rows = rows.to(device, dtype) if rows.is_floating_point() else rows.to(device)
@@ -111,7 +111,7 @@ def _ode_piece(model: NDM, rows: Tensor, protocol: Protocol, generator: torch.Ge
 
 
 def as_likelihood(pieces: Sequence[Piece], solver: str) -> Likelihood:
-    """The ODE's likelihood of the rows of consecutive pieces, in float64."""
+    """The ODE's likelihood of all rows of consecutive pieces, in float64."""
     blocks = []
     for piece in pieces:
         failed = piece.get("failures", {"rows": [], "times": [], "reasons": ()})
@@ -123,5 +123,5 @@ def as_likelihood(pieces: Sequence[Piece], solver: str) -> Likelihood:
 
 
 def column(pieces: Sequence[Piece], key: str) -> Tensor:
-    """One value of every row of consecutive pieces, in float64."""
+    """The values under one key for all rows of consecutive pieces, in float64."""
     return torch.tensor([value for piece in pieces for value in piece[key]], dtype=torch.float64)

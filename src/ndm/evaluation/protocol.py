@@ -1,4 +1,4 @@
-"""Protocols: everything that decides a likelihood besides the model and the rows, and what the number is called."""
+"""Protocols: everything besides the model and the rows that decides a likelihood, and the name of the number."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ..solvers import ODE_SOLVERS, Solver
 
 Estimator = Literal["bound", "ode", "ode-uniform"]
 SOLVER = Solver(rtol=1e-4, atol=1e-4)
-"""The solver of an evaluation unless another is chosen."""
+"""The default solver of an evaluation."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that decides a number besides the model and the rows.
+    """Everything besides the model and the rows that decides an estimate of the likelihood.
 
     Args:
-        estimator: ``bound`` (variational), ``ode`` (for discrete data through the decoder) or ``ode-uniform`` (for
-            discrete data by uniform dequantisation).
-        steps: number of steps T of the bound; None is continuous time.
-        passes: Monte-Carlo passes over the rows for the bound.
-        samples, divergence, solver: how the ODE is solved, see :func:`ndm.ode_likelihood`.
-        seed: seeds everything that is drawn.
+        estimator: ``bound`` (the variational bound), ``ode`` (the ODE, for discrete data through the decoder) or
+            ``ode-uniform`` (the ODE, for discrete data by uniform dequantisation).
+        steps: number of steps T of the bound; None means continuous time.
+        passes: number of Monte-Carlo passes of the bound over the rows.
+        samples, divergence, solver: options of the ODE; see :func:`ndm.ode_likelihood`.
+        seed: seed of all random draws.
     """
 
     estimator: Estimator
@@ -40,13 +40,13 @@ class Protocol:
     seed: int = 0
 
     def draws(self, discrete: bool) -> int:
-        """The number of draws for each row; the exact ODE of continuous data needs only one."""
+        """The number of draws per row. It is 1 for an ODE with continuous data and the exact divergence."""
         if self.estimator == "bound":
             return self.passes
         return self.samples if discrete or self.divergence != "exact" else 1
 
     def name(self, discrete: bool) -> str:
-        """The name of the number wherever it appears."""
+        """The name under which the number is reported."""
         if self.estimator == "bound":
             return "bound, continuous time" if self.steps is None else f"bound, T={self.steps}"
         kind = {"ode": "ODE through the decoder", "ode-uniform": "ODE, uniform dequantisation"}[self.estimator]
@@ -73,18 +73,19 @@ def choose_protocols(
     """The protocols that an evaluation of ``model`` on rows ``x`` follows.
 
     Args:
-        estimator: ``all`` is the bound, and the ODE where the schedule has continuous time.
-        steps: the bound's numbers of steps, None in it for continuous time; unless given T = 10, T = 50 and continuous
-            time, or the one number of steps that a stepwise schedule has.
-        divergence: of the ODE; ``auto`` is exact for small rows, see :func:`ndm.likelihood.affordable_divergence`.
-        options: ``passes, samples, solver, seed`` of every :class:`Protocol`.
+        estimator: the estimator. ``all`` means the bound and, if the schedule has continuous time, the ODE.
+        steps: the bound's numbers of steps, where None means continuous time. The default is T = 10, T = 50 and
+            continuous time, or the one number of steps that a stepwise schedule has.
+        divergence: the divergence of the ODE. ``auto`` is exact for small rows; see
+            :func:`ndm.likelihood.affordable_divergence`.
+        options: ``passes``, ``samples``, ``solver`` and ``seed`` of every :class:`Protocol`.
 
     Raises:
-        InputError: if ``steps`` is given and the estimator is an ODE.
+        InputError: if ``steps`` is given and the estimator is ``ode`` or ``ode-uniform``.
     """
     if steps and estimator.startswith("ode"):
         raise InputError(
-            f"steps are of the bound, and the estimator is {estimator}: an ODE solver has --solver_steps, or --rtol "
+            f"steps is for the bound, but the estimator is {estimator}; an ODE solver takes --solver_steps, or --rtol "
             "and --atol"
         )
     only = model.process.schedule.steps

@@ -1,20 +1,19 @@
-r"""How good samples are, beside what training rows themselves would score against the same test rows.
+r"""The quality of samples, beside the score that training rows would have against the same test rows.
 
-* sliced Wasserstein-2 distance, over directions uniform on the sphere of D dimensions,
-  :math:`W = (\mathrm{E}_\theta\, W_2^2(\theta \cdot x, \theta \cdot y))^{1/2}`; a shift by v alone gives
-  :math:`W^2 = |v|^2 / D`
-* C2ST: the accuracy of a classifier of samples against test rows on rows it was not trained on; for equal distributions
-  it is 1/2, and for no classifier more than :math:`1/2 + \mathrm{TV} / 2`
-* precision: the share of samples within the test rows' manifold, the union of the balls around each row that reach its
-  k-th nearest neighbour; recall: the share of test rows within the samples' manifold
-* memorisation: :math:`\Delta = P(d(\text{sample}) < d(\text{test row}))`, with d the distance to the nearest training
-  row and ties counting half; 1/2 for fresh draws, more for copies. The test statistic :math:`C_T` of Meehan et al., in
-  one cell, is :math:`(1/2 - \Delta)` in units of its standard error
-* copies: the share of samples less than a third as far from the nearest training row as from the second nearest, which
-  finds a few copies among samples that are otherwise too far from the training rows to raise :math:`\Delta`
+* Sliced Wasserstein-2 distance: :math:`W = (\mathrm{E}_\theta\, W_2^2(\theta \cdot x, \theta \cdot y))^{1/2}`, with
+  directions uniform on the sphere in D dimensions. If the sets differ only by a shift v, :math:`W^2 = |v|^2 / D`.
+* C2ST (classifier two-sample test): the accuracy of a classifier that tells samples from test rows, on rows that it was
+  not trained on. It is 1/2 for equal distributions, and no classifier exceeds :math:`1/2 + \mathrm{TV} / 2`.
+* Precision: the share of samples in the manifold of the test rows. This manifold is the union of balls around the rows,
+  and each ball reaches its row's k-th nearest neighbour. Recall: the share of test rows in the manifold of the samples.
+* Memorisation: :math:`\Delta = P(d(\text{sample}) < d(\text{test row}))`, where d is the distance to the nearest
+  training row and ties count half. It is 1/2 for fresh draws, and larger for copies. The test statistic :math:`C_T` of
+  Meehan et al., in one cell, is :math:`(1/2 - \Delta)` in units of its standard error.
+* Copies: the share of samples that are at most a third as far from the nearest training row as from the second nearest.
+  It finds a few copies even if the other samples are so far from the training rows that :math:`\Delta` stays small.
 
-Distances to neighbours are Euclidean, in the space of the training rows' first 64 principal components (in data units,
-unchanged, where there are no more than 64 dimensions). So columns of a table should have comparable scales.
+Distances to neighbours are Euclidean. Rows are first projected on the first 64 principal components of the training
+rows, unless they have no more than 64 dimensions. The columns of tabular data should therefore have comparable scales.
 
 References:
     Bonneel, Rabin, Peyre, Pfister. Sliced and Radon Wasserstein Barycenters of Measures. JMIV 2015.
@@ -42,14 +41,14 @@ COMPONENTS = 64
 NEIGHBOURS = 3
 FOLDS = 3
 MIN_ROWS = 50
-CHUNK = 2**24  # distances held at a time: 128 MB
+CHUNK = 2**24  # number of distances in memory at a time: 128 MB
 
 
 class Score(NamedTuple):
     """One metric of the samples.
 
-    ``baseline`` is the same metric of training rows in the samples' place, as many: about what a perfect sampler
-    scores. ``standard_error`` is of ``value`` over draws of the rows, where there is a formula for it.
+    ``baseline`` is the same metric with as many training rows in place of the samples. A perfect sampler would score
+    about as much. ``standard_error`` is that of ``value`` over draws of the rows; None if there is no formula for it.
     """
 
     name: str
@@ -67,14 +66,14 @@ class Share(NamedTuple):
 
 
 class PrecisionRecall(NamedTuple):
-    """The standard error of either is that of a share, given the manifold it is counted in."""
+    """Two shares. Their standard errors take the manifolds as given."""
 
     precision: Share
     recall: Share
 
 
 class Memorisation(NamedTuple):
-    """``nearer`` is Delta: 1/2 for fresh draws, more for copies."""
+    """``nearer`` is Delta, which is 1/2 for fresh draws and larger for copies. ``copies`` is the share of copies."""
 
     nearer: Share
     copies: Share
@@ -83,15 +82,15 @@ class Memorisation(NamedTuple):
 def quality(samples: Tensor, train: Tensor, test: Tensor, seed: int = 0, max_rows: int = 2000) -> list[Score]:
     """Every metric of the samples that needs no trained network.
 
-    All sets are cut, at random, to the number of rows n of the smallest of the samples, the test rows, half of the
-    training rows and ``max_rows``. Only memorisation uses all training rows; its baseline takes n of them for samples
-    and the others for training rows. Figures for different n are not comparable: beyond the standard errors, the
-    baselines of the distance, precision and recall depend on n.
+    All sets are cut to n random rows, where n is the smallest of the number of samples, the number of test rows, half
+    the number of training rows and ``max_rows``. Only memorisation uses all training rows. Its baseline takes n of them
+    as samples and the others as training rows. Figures for different n are not comparable, because the distance,
+    precision, recall and their baselines depend on n.
 
     Args:
-        samples, train, test: Rows in data units, any real dtype, shapes ``(N, *)`` with the same ``*``.
-        seed: of the rows, directions, folds and classifiers that are drawn.
-        max_rows: at most this many of each set.
+        samples, train, test: rows in data units, of any real dtype and of shape ``(N, *)`` with the same ``*``.
+        seed: seed of the choice of rows, directions, folds and classifiers.
+        max_rows: largest number of rows that are taken of each set.
 
     Raises:
         InputError: if a set is too small or not finite, or their shapes differ.
@@ -123,16 +122,16 @@ def quality(samples: Tensor, train: Tensor, test: Tensor, seed: int = 0, max_row
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, seed: int = 0, directions: int = DIRECTIONS) -> float:
-    """Sliced Wasserstein-2 distance of two sets of rows ``(N, *)`` and ``(M, *)``, in data units.
+    """Sliced Wasserstein-2 distance between two sets of rows, ``(N, *)`` and ``(M, *)``, in data units.
 
-    Exact in each direction: between neighbours of the levels i/N and j/M both quantile functions are constant.
+    It is exact in each direction: between neighbouring levels i/N and j/M both quantile functions are constant.
     """
     x, y = x.flatten(1).double(), y.flatten(1).double()
     generator = seeded(seed, QualityStream.DIRECTIONS)
     theta = torch.randn(x.shape[1], directions, generator=generator, dtype=torch.float64).to(x.device)
     theta = theta / theta.norm(dim=0)
     n, m = len(x), len(y)
-    # Levels times N M are whole numbers: no two that are equal are told apart by rounding.
+    # The levels are multiplied by N M, which makes them whole numbers, so rounding cannot separate equal ones.
     level = torch.cat([torch.arange(n + 1) * m, torch.arange(m) * n]).unique().to(x.device)
     a, b = (x @ theta).sort(0).values[level[:-1] // m], (y @ theta).sort(0).values[level[:-1] // n]
     squared = level.diff().double() @ (a - b) ** 2 / (n * m)
@@ -140,11 +139,12 @@ def sliced_wasserstein(x: Tensor, y: Tensor, seed: int = 0, directions: int = DI
 
 
 def c2st(x: Tensor, y: Tensor, seed: int = 0) -> Share:
-    """Cross-validated accuracy of a classifier of rows ``(N, *)`` against rows ``(M, *)``; the larger set is cut.
+    """Cross-validated accuracy of a classifier that tells rows ``(N, *)`` from rows ``(M, *)``.
 
-    The probabilities of two classifiers are averaged: boosted trees on the values themselves, for local traces such as
-    noise and blur, and a logistic regression on principal components and their products, for means and correlations.
-    The standard error is that of a share of independent rows.
+    The larger set is cut to the size of the smaller. The probabilities of two classifiers are averaged. Boosted trees
+    on the values themselves find local traces such as noise and blur. A logistic regression on principal components and
+    their products finds differences in means and correlations. The standard error is that of a share of independent
+    rows.
     """
     import numpy as np
     from sklearn.decomposition import PCA
@@ -177,13 +177,14 @@ def c2st(x: Tensor, y: Tensor, seed: int = 0) -> Share:
 
 
 def precision_recall(x: Tensor, y: Tensor, k: int = NEIGHBOURS) -> PrecisionRecall:
-    """Precision of samples ``x (N, D)`` in the manifold of rows ``y (M, D)``, and recall of ``y`` in that of ``x``."""
+    """Precision of samples ``x``, ``(N, D)``, against rows ``y``, ``(M, D)``, and recall."""
     return PrecisionRecall(_share(_within(x, y, k)), _share(_within(y, x, k)))
 
 
 def _within(x: Tensor, y: Tensor, k: int) -> Tensor:
-    """Which rows of ``x`` are in the manifold of ``y``: a boolean ``(N,)``."""
-    # k + 1: a row is its own nearest neighbour. Not by products, whose rounding would decide between equal distances.
+    """Whether each row of ``x`` is in the manifold of ``y``, a boolean ``(N,)``."""
+    # k + 1, because a row is its own nearest neighbour. Distances are not computed by matrix products, because rounding
+    # would then decide between equal distances.
     distance = lambda a: torch.cdist(a, y, compute_mode="donot_use_mm_for_euclid_dist")  # noqa: E731
     size = max(1, CHUNK // len(y))
     radius = torch.cat([distance(part).kthvalue(k + 1, dim=1).values for part in y.split(size)])
@@ -191,10 +192,10 @@ def _within(x: Tensor, y: Tensor, k: int) -> Tensor:
 
 
 def memorisation(x: Tensor, train: Tensor, test: Tensor) -> Memorisation:
-    """Whether samples ``x (N, D)`` are nearer to training rows than test rows ``(M, D)`` are.
+    """Whether samples ``x``, ``(N, D)``, are nearer to the training rows than test rows, ``(M, D)``, are.
 
-    The standard error of ``nearer`` is DeLong's, over draws of samples and of test rows, given the training rows.
-    Exact copies of a training row that occurs twice count as copies.
+    The standard error of ``nearer`` is DeLong's. It is over draws of samples and of test rows, and takes the training
+    rows as given. An exact copy of a training row that occurs twice counts as a copy.
     """
     (d, second), d_test = two_nearest(x, train).T.contiguous(), two_nearest(test, train)[:, 0].contiguous()
     test_sorted, x_sorted = d_test.sort().values, d.sort().values
@@ -205,26 +206,26 @@ def memorisation(x: Tensor, train: Tensor, test: Tensor) -> Memorisation:
 
 
 def _rank(values: Tensor, ordered: Tensor) -> Tensor:
-    """The share of ``ordered`` below each value, ties counting half."""
+    """The share of ``ordered`` that is below each value; ties count half."""
     below, upto = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
     return (below + upto).double() / (2 * len(ordered))
 
 
 def two_nearest(x: Tensor, train: Tensor) -> Tensor:
-    """Distances of rows ``x (N, D)`` to their two nearest rows of ``train``, ``(N, 2)``."""
+    """Distances of rows ``x``, ``(N, D)``, to their two nearest rows of ``train``, ``(N, 2)``."""
     norms, nearest = (train**2).sum(1), []
     for part in x.split(max(1, CHUNK // len(train))):
         # |x|^2 is the same for all of a row's neighbours.
         index = torch.addmm(norms, part, train.T, alpha=-2).topk(2, dim=1, largest=False).indices
-        # Again from the differences: products leave an exact copy at a distance that is not 0.
+        # Distances are computed again from differences: products would give an exact copy a distance above 0.
         nearest.append((part[:, None] - train[index]).norm(dim=2).sort(1).values)
     return torch.cat(nearest)
 
 
 def pca(train: Tensor, seed: int = 0, max_rows: int = 5000) -> Callable[[Tensor], Tensor]:
-    """The map of rows ``(N, *)`` to their first principal components, fitted on at most ``max_rows`` training rows.
+    """A function that maps rows ``(N, *)`` to principal components, fitted on at most ``max_rows`` training rows.
 
-    With no more than 64 dimensions it only flattens: distances would be the same.
+    If the rows have no more than 64 dimensions, it only flattens them, because distances would be the same.
     """
     import numpy as np
     from sklearn.decomposition import PCA
@@ -232,7 +233,7 @@ def pca(train: Tensor, seed: int = 0, max_rows: int = 5000) -> Callable[[Tensor]
     if train[0].numel() <= COMPONENTS:
         return lambda x: x.flatten(1).double()
     rows = _subset(train, min(len(train), max_rows), seed, QualityStream.PCA).flatten(1).double().cpu().numpy()
-    with np.errstate(invalid="ignore"):  # constant rows have no variance to take shares of
+    with np.errstate(invalid="ignore"):  # if all rows are equal, sklearn divides by a variance of 0
         fit = PCA(min(COMPONENTS, len(rows)), svd_solver="randomized", random_state=seed).fit(rows)
     mean, axes = (torch.from_numpy(a).to(train.device) for a in (fit.mean_, fit.components_.T))
     return lambda x: torch.cat([(part.flatten(1).double() - mean) @ axes for part in x.split(10_000)])
@@ -241,10 +242,10 @@ def pca(train: Tensor, seed: int = 0, max_rows: int = 5000) -> Callable[[Tensor]
 def matched_rows(
     samples: Tensor, train: Tensor, test: Tensor, seed: int, max_rows: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The rows that the metrics compare: as many samples as test rows, and the training rows of the baseline.
+    """Choose the rows that the metrics compare: equal numbers of samples, test rows and training rows.
 
     Returns:
-        The n samples, all training rows, the n test rows, and the indices of the n training rows that stand in for
+        The n samples, all training rows, the n test rows, and the indices of the n training rows that take the place of
         samples in the baseline.
 
     Raises:
@@ -267,12 +268,12 @@ def matched_rows(
 
 
 def _subset(x: Tensor, n: int, seed: int, purpose: int) -> Tensor:
-    """``n`` rows at random, in their order."""
+    """``n`` random rows, in their original order."""
     return x[torch.randperm(len(x), generator=seeded(seed, purpose))[:n].sort().values.to(x.device)]
 
 
 def _share(hits: Tensor) -> Share:
-    """Of a boolean ``(N,)``; the error is that of one more hit and one more miss, so that none is certain."""
+    """The share of hits in a boolean ``(N,)``. Its error counts one more hit and one more miss, so it is never 0."""
     n, count = len(hits), int(hits.sum())
     p = (count + 1) / (n + 2)
     return Share(count / n, (p * (1 - p) / n) ** 0.5)

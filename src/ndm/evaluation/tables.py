@@ -15,7 +15,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def estimates_table(estimates: dict[str, list[Estimate]]) -> str:
-    """Estimates of several models, in bits/dim."""
+    """A table of the estimates of several models, in bits/dim."""
     header = ["model", "estimator", "bits/dim", "s.e.", "prior", "diffusion", "reconstruction", "NFE", "n", "seconds"]
     rows = []
     for model, items in estimates.items():
@@ -29,7 +29,7 @@ def estimates_table(estimates: dict[str, list[Estimate]]) -> str:
 
 
 def scores_table(scores: Sequence[Score]) -> str:
-    """The metrics of samples beside those of training rows."""
+    """A table of the metrics of samples beside those of training rows."""
     rows = []
     for s in scores:
         error = "" if s.standard_error is None else f"{s.standard_error:.3f}"

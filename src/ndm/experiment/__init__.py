@@ -1,4 +1,4 @@
-"""An experiment: its settings, the recipe they come from, the model they name, and the folder of its run."""
+"""An experiment: its settings, the recipes that hold settings, the model built from them, and the folder of a run."""
 
 from .build import make_decoder, make_model
 from .recipe import read_config, recipes

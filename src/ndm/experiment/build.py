@@ -1,4 +1,4 @@
-"""From settings and data to a model: every part is looked up by its name and builds itself from the blueprint."""
+"""Build a model from settings and data: each part is looked up by its name and built from a blueprint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .settings import Config, ModelConfig
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What parts are built from; see :class:`ndm.support.blueprint.Blueprint`."""
+    """The information from which parts are built; see :class:`ndm.support.blueprint.Blueprint`."""
 
     settings: ModelConfig
     bound_steps: int | None
@@ -30,40 +30,40 @@ class Blueprint:
     levels: int | None
 
     def predictor_network(self, outputs: int) -> nn.Module:
-        """A network (z, t) of the predictor's size, with ``outputs`` channels for each channel of z."""
+        """A network of (z, t) with the predictor's size and ``outputs`` channels for each channel of z."""
         m = self.settings
         return NETWORKS.find(m.network).build(m, self.shape, outputs, m.width, m.depth, m.dropout, m.fourier)
 
     def transform_network(self, outputs: int, timed: bool) -> nn.Module:
-        """A network (x, t), or of x alone, of F's size; it has no dropout and no Fourier features."""
+        """A network of (x, t), or of x if not ``timed``, with F's size. It has no dropout and no Fourier features."""
         m = self.settings
         size = (m.transform_width, m.transform_depth)
         return NETWORKS.find(m.network).build(m, self.shape, outputs, *size, timed=timed)
 
 
 def make_model(config: Config, dataset: Dataset) -> NDM:
-    """The untrained model of a config, for a data set."""
+    """The untrained model that a config describes, for a data set."""
     return build_model(config, dataset.shape, make_decoder(dataset))
 
 
 def make_decoder(dataset: Dataset) -> Decoder:
-    """The decoder of a data set's units."""
+    """The decoder for a data set's units: categorical for levels, Gaussian for real numbers."""
     if dataset.levels is not None:
         return CategoricalDecoder(dataset.levels)
     return GaussianDecoder(0.0 if dataset.mean is None else dataset.mean, 1.0 if dataset.std is None else dataset.std)
 
 
 def build_model(config: Config, shape: Sequence[int], decoder: Decoder) -> NDM:
-    """The untrained model of a config, for samples of ``shape``.
+    """The untrained model that a config describes, for rows of ``shape``.
 
     Raises:
-        InputError: if settings do not fit each other or the data.
+        InputError: if settings contradict each other or do not fit the data.
     """
     m = config.model
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
     blueprint = Blueprint(m, config.training.bound_steps, tuple(shape), decoder.levels)
-    # The predictor first: a seed gives it the same weights whatever F is.
+    # The predictor is built first, so that a seed gives it the same weights whatever F is.
     predictor = PREDICTORS.find(m.parameterization).build(blueprint)
     schedule = SCHEDULES.find(m.schedule).build(blueprint)
     transform = TRANSFORMS.find(m.transform).build(blueprint)
@@ -71,7 +71,7 @@ def build_model(config: Config, shape: Sequence[int], decoder: Decoder) -> NDM:
 
 
 def count_parameters(config: Config) -> int | None:
-    """The number of a model's parameters, without allocating it; None if only the data tell the shape of a row."""
+    """The number of parameters of a config's model, which is not allocated; None if it depends on the data."""
     shape = shape_of(config.data.name, config.data.size)
     if shape is None:
         return None

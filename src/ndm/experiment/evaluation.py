@@ -1,4 +1,4 @@
-"""Evaluating a run: finished pieces are kept in its folder, and so is the result."""
+"""Evaluate a run. Its folder keeps finished pieces of the evaluation, and the result."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from .run import Run
 def evaluate_run(
     run: Run, model: NDM, x: Tensor, protocols: Sequence[Protocol], facts: dict[str, Any]
 ) -> list[Estimate]:
-    """Estimates of a run's model over rows ``x``; the record of them is appended to ``evaluations.jsonl``.
+    """Estimate the likelihood of rows ``x`` by a run's model, and append the result to ``evaluations.jsonl``.
 
-    An evaluation that was interrupted goes on from its finished pieces when it is called again with the same facts and
-    protocols. Several processes may call this together, see :func:`ndm.evaluation.evaluate`.
+    If an evaluation was interrupted, a call with the same facts and protocols continues from the finished pieces.
+    Several processes may call this together; see :func:`ndm.evaluation.evaluate`.
 
     Args:
         model: the run's model, in evaluation mode.
-        facts: what besides the protocols decides the figures: the data, the weights, the precision. They are part of
-            the record.
+        facts: everything besides the protocols that decides the figures: the data, the weights and the precision. They
+            are recorded with the result.
 
     Raises:
         SolverError: if the solver could not finish some rows.
@@ -51,7 +51,7 @@ def evaluate_run(
     try:
         estimates = evaluate_all(model, x, protocols, journal)
     except KeyboardInterrupt:
-        say(f"interrupted: {len(journal.pieces)} of {total} pieces are kept; the same command goes on")
+        say(f"interrupted: {len(journal.pieces)} of {total} pieces are kept; give the same command again to go on")
         raise
     except SolverError:
         journal.read()

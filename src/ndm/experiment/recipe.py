@@ -1,4 +1,4 @@
-"""Recipes: the YAML files of settings that come with the package, and any other."""
+"""Recipes: YAML files of settings. Some come with the package, and users may write their own."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .settings import Config, check_names, make_config
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
+    """The files of the recipes that come with the package, by name."""
     folder = Path(str(resources.files("ndm") / "experiment" / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe's name, or of a path.
+    """The file of a recipe, given by its name or its path.
 
     Raises:
-        InputError: listing the recipes there are.
+        InputError: if there is no such recipe or file; the message lists all recipes.
     """
     known = recipes()
     if name in known:
@@ -33,10 +33,10 @@ def find_recipe(name: str) -> Path:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The nested settings of a YAML file, every name known.
+    """The nested settings of a YAML file.
 
     Raises:
-        InputError: naming the file and what is wrong in it.
+        InputError: if the file cannot be read or has an unknown setting; the message names the file and the mistake.
     """
     try:
         tree = yaml.safe_load(path.read_text())
@@ -52,9 +52,9 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_config(name: str | Path) -> Config:
-    """The config of a recipe's name, or of a YAML file.
+    """The config of a recipe, given by its name or the path of a YAML file.
 
     Raises:
-        InputError: if there is none, or a value in it does not fit.
+        InputError: if there is no such recipe or file, or if a setting in it is unknown or has a wrong value.
     """
     return make_config(read_settings(find_recipe(str(name))))

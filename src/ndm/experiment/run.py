@@ -1,4 +1,4 @@
-"""A run is a folder: ``config.yaml``, ``data.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/``, pictures."""
+"""A run is a folder: ``config.yaml``, ``data.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` and pictures."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ OUTPUTS = (
     "config.yaml", "data.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl", "qualities.jsonl",
     "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png", "ndm",
 )  # fmt: skip
-"""Everything that commands write into a run's folder; ``ndm`` holds TensorBoard's events."""
+"""All files and folders that commands write into a run's folder; ``ndm`` holds TensorBoard's events."""
 
 
 class Trained(NamedTuple):
-    """What a training leaves."""
+    """The result of a training."""
 
     model: NDM
     """The average of the weights, in evaluation mode."""
     finished: bool
-    """False if Ctrl-C or SIGTERM stopped it before its last step."""
+    """False if Ctrl-C or SIGTERM stopped the training before its last step."""
 
 
 class Run:
-    """One run's folder.
+    """The folder of one run.
 
     Args:
-        folder: where it is, or will be.
+        folder: path of the folder. It need not exist yet.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -58,11 +58,11 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, config: Config, overwrite: bool = False) -> Run:
-        """Start a run: an empty metrics file and the resolved configuration.
+        """Start a run: write the resolved configuration and an empty metrics file.
 
         Raises:
-            InputError: if the folder already holds a run (and ``overwrite`` is not given), or holds no run but files
-                that a run would replace, or cannot be written.
+            InputError: if the folder already holds a run and ``overwrite`` is False, if it is no run's folder but holds
+                files that a run would replace, or if it cannot be written.
         """
         run = cls(folder)
         if run.config_file.exists() and not overwrite:
@@ -74,11 +74,11 @@ class Run:
         if earlier and not run.config_file.exists():
             raise InputError(
                 f"{run.folder} is not a run's folder, and a run would replace {earlier[0].name} in it; choose another "
-                "--out, or move that away"
+                "--out, or move it away"
             )
         try:
             run.folder.mkdir(parents=True, exist_ok=True)
-            for path in earlier:  # nothing of an earlier run may stand under this one's configuration
+            for path in earlier:  # no file of an earlier run may be taken for one of this run
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             run.save_config(config)
             run.metrics_file.write_text("")
@@ -88,10 +88,10 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """A run with a model.
+        """A run that has a model.
 
         Raises:
-            InputError: if the folder is not a run, or its training has not saved a model.
+            InputError: if the folder is not a run's, or if its training has not saved a model yet.
         """
         run = cls.started(folder)
         if not run.model_folder.is_dir():
@@ -103,7 +103,7 @@ class Run:
         """A run, whether or not it has a model yet.
 
         Raises:
-            InputError: if the folder is not a run.
+            InputError: if the folder is not a run's.
         """
         run = cls(folder)
         if not run.config_file.is_file():
@@ -124,38 +124,38 @@ class Run:
 
     @property
     def sampling_steps(self) -> int:
-        """Unless asked otherwise: as many as the model is trained for, 50 in continuous time."""
+        """The default number of sampling steps: the number that the model is trained for, or 50 in continuous time."""
         return self.config.training.bound_steps or 50
 
     def load_dataset(self, path: str | None = None) -> Dataset:
         """The data that the run is trained on.
 
         Args:
-            path: where they are now, if they have moved.
+            path: their present path, if they have been moved.
 
         Raises:
-            InputError: if they cannot be read, or have changed since.
+            InputError: if the data cannot be read, or if they have changed since the run was trained.
         """
         config = self.config.data
         if path is None and config.path is not None and not Path(config.path).exists():
-            raise InputError(f"the data of {self.folder} are no longer at {config.path}: give --data.path")
+            raise InputError(f"the data of {self.folder} are no longer at {config.path}; set --data.path")
         dataset = load_dataset(**asdict(config) | {"path": path or config.path})
         self.check_data(dataset)
         return dataset
 
     def check_data(self, dataset: Dataset) -> None:
-        """Refuse other data than those that the run was trained on: their test rows may be its training rows.
+        """Refuse data that differ from those that the run was trained on, as their test rows may be its training rows.
 
         Raises:
-            InputError: if they differ in number or in what is known of their origin.
+            InputError: if the name, the number of rows or the recorded origin differs.
         """
         if not self.data_file.is_file():
-            return  # nothing has been trained
+            return  # the run has not been trained yet
         before, now = json.loads(self.data_file.read_text()), identity(dataset)
         if before != now:
             raise InputError(
-                f"the data have changed since {self.folder} was trained on them: then {before}, now {now}; bring them "
-                "back as they were, or train a new run"
+                f"the data have changed since {self.folder} was trained on them: they were {before} and are {now}; "
+                "restore them, or train a new run"
             )
 
     def train(
@@ -166,18 +166,18 @@ class Run:
         resume: bool = False,
         model: NDM | None = None,
     ) -> Trained:
-        """Train with progress, metrics and checkpoints, and save the average of the weights.
+        """Train with a progress bar, metrics and checkpoints, and save the average of the weights.
 
         Args:
             dataset: the data to learn from.
-            device: where to train.
-            title: of the progress bar.
-            resume: go on from the newest whole checkpoint, if there is one.
+            device: device to train on.
+            title: title of the progress bar.
+            resume: continue from the newest intact checkpoint, if there is one.
             model: the untrained model, if it has been built already.
 
         Returns:
-            The model, and whether the training is finished. On Ctrl-C or SIGTERM a checkpoint and the average so far
-            are saved.
+            The model, and whether the training is finished. After Ctrl-C or SIGTERM the average so far is saved, and a
+            checkpoint.
 
         Raises:
             InputError: if the run was begun with other data.
@@ -207,12 +207,12 @@ class Run:
         return Trained(average, trainer.finished)
 
     def _forget_after(self, step: int) -> None:
-        """Drop the metrics of steps that will be made again."""
+        """Drop the metrics of steps after ``step``, which will be made again."""
         kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
         write_whole(self.metrics_file, "".join(kept))
 
     def draw_samples(self, model: NDM, dataset: Dataset, name: str) -> None:
-        """Draw 64 samples into the run's folder; of several processes all sample, and the first one writes."""
+        """Write a picture of 64 samples into the run's folder. All processes sample, and the first one writes."""
         from ..evaluation.pictures import write_samples
         from ..sampling import sample_in_batches
 
@@ -222,7 +222,7 @@ class Run:
             write_samples(model, torch.cat(parts), dataset.test, self.folder / name)
 
     def facts(self, dataset: Dataset) -> dict[str, Any]:
-        """What every result of this run is recorded with."""
+        """The facts that are recorded with every result of this run."""
         return {"run": str(self.folder), "version": __version__, "data": dataset.name, "release": dataset.release}
 
     def log(self, record: dict[str, Any]) -> None:
@@ -234,14 +234,14 @@ class Run:
         return read_lines(self.metrics_file)
 
     def load_model(self, checkpoint: str | None = None, dataset: Dataset | None = None) -> NDM:
-        """The trained model, in evaluation mode, or the average of weights in a checkpoint.
+        """The finished model, or a model with the averaged weights of a checkpoint, in evaluation mode.
 
         Args:
-            checkpoint: newest, best, or a step; None is the finished model.
-            dataset: the run's, which a checkpoint's model is built for; loaded unless given.
+            checkpoint: ``newest``, ``best`` or a step number; None is the finished model.
+            dataset: the run's data set, which sets the shape and decoder of a checkpoint's model; None loads it.
 
         Raises:
-            InputError: if there is no such model.
+            InputError: if there is no such model or checkpoint.
         """
         if checkpoint is None:
             return NDM.from_pretrained(self.model_folder)
@@ -253,12 +253,12 @@ class Run:
 
 
 def seeded_model(config: Config, dataset: Dataset) -> NDM:
-    """The untrained model of a config, whose weights are a function of its seed."""
+    """The untrained model that a config describes. Its weights depend only on the config's seed."""
     torch.manual_seed(config.seed)
     return make_model(config, dataset)
 
 
 def identity(dataset: Dataset) -> dict[str, Any]:
-    """What tells data apart without reading all of them."""
+    """The name, origin and number of rows of a data set. They tell data sets apart without reading all rows."""
     rows = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
     return {"name": dataset.name, "release": dataset.release, "rows": rows}

@@ -1,7 +1,7 @@
-"""Everything that makes a run, as nested settings: a recipe and the command line fill them, and a run keeps them.
+"""The nested settings of a run. A recipe and the command line set them, and the run's folder keeps them.
 
-The names of parts (``model.schedule``, ``model.transform``, ``model.parameterization``, ``model.network``) are those of
-the registries, so a part that is registered can be chosen by its name.
+``model.schedule``, ``model.transform``, ``model.parameterization`` and ``model.network`` are names in the registries,
+so every registered part can be chosen.
 """
 
 from __future__ import annotations
@@ -31,29 +31,38 @@ class ModelConfig:
     """The process and the predictor.
 
     Args:
-        gamma_min: log noise-to-signal ratio at t = 0; smaller is less noise.
-        gamma_max: log noise-to-signal ratio at t = 1.
-        schedule: gamma(t): linear, cosine, learned, or stepwise, which belongs to training.bound_steps.
-        transform: F: identity (conventional diffusion), linear, time_basis or network.
-        rotation: directions of the linear transform (none: each element its own gain; learned: orthonormal).
-        num_basis: powers of time in the linear and time_basis transforms (others ignore it).
-        tied_to: what the transform sees as time, t itself or the variance of the noise.
-        transform_width, transform_depth: width and depth of F's network, which is of the predictor's kind.
-        parameterization: what the predictor's output means: x the data, eps the noise, v alpha eps - sigma x, levels a
-            distribution over the levels of quantised data, which gains most where there are many of them.
-        predict_curve: predict F's coefficients too, so that F is never evaluated on a prediction (time_basis only).
-        variance: learn the reverse variance (discrete time only).
-        network: kind of the networks: mlp (vectors and tiny images), unet (with downsampling and attention) or
-            flat_unet (VDM's, without downsampling).
-        width: of the predictor's network; of a unet the channels of its first level.
-        depth: residual blocks of the predictor's network, of a unet per level.
-        dropout: dropout in the predictor's network.
-        multipliers: channels of a unet's levels, in units of width.
-        attention: heights of the feature maps at which a U-Net attends, besides its middle, which always does.
-        heads: of a U-Net's attention.
-        patch: side of the squares that a unet takes for one pixel of more channels; the cost falls with its square.
-        fourier: exponents k of the features sin(2^k pi z), cos(2^k pi z) of a unet predictor's input. F gets none, and
-            with a bf16 F the predictor should not either: they multiply the rounding of their input by 2^k pi.
+        gamma_min: log noise-to-signal ratio gamma = log(sigma^2 / alpha^2) at t = 0; a smaller value means less noise.
+        gamma_max: log noise-to-signal ratio at t = 1; with a larger value less of the data is left there.
+        schedule: noise schedule gamma(t): linear, cosine, learned, or stepwise (learned for training.bound_steps steps
+            only).
+        transform: transform F of the data: identity (conventional diffusion), linear, time_basis or network.
+        rotation: directions of the linear transform: none gives each element its own gain, learned gives each of a set
+            of learned orthonormal directions its own gain.
+        num_basis: number of powers of time in the linear and time_basis transforms; other transforms ignore it.
+        tied_to: variable that F takes as time: time is t itself, noise is the variance of the noise minus its value at
+            t = 0.
+        transform_width: width of F's network, which is of the same kind as the predictor's; identity and linear have
+            none.
+        transform_depth: number of residual blocks of F's network, counted as in depth.
+        parameterization: meaning of the predictor's output: x is the data, eps is the noise, v is alpha eps - sigma x,
+            and levels is a distribution over the levels of quantised data, which helps most if there are many levels.
+        predict_curve: predict the coefficients of F together with x, so that F is never evaluated on a prediction
+            (time_basis only).
+        variance: learn the variance of the reverse process (discrete time only).
+        network: kind of both networks: mlp (for vectors and tiny images), unet (with downsampling and attention) or
+            flat_unet (the network of VDM, without downsampling).
+        width: width of the predictor's network; for a unet it is the number of channels of the first level.
+        depth: number of residual blocks of the predictor's network; for a unet it is the number per level.
+        dropout: probability of dropout in the predictor's network; F has no dropout.
+        multipliers: number of channels of each level of a unet, in units of width.
+        attention: heights in pixels of the feature maps at which a unet has attention; a flat_unet takes the height of
+            the image, or none. The middle of both always has attention.
+        heads: number of attention heads of a unet or flat_unet.
+        patch: side in pixels of the squares that a unet turns into one pixel with more channels; the cost falls with
+            the square of this number, and 1 leaves the image as it is.
+        fourier: exponents k of the features sin(2^k pi z) and cos(2^k pi z) that a unet or flat_unet predictor gets
+            besides z; F gets none. Choose none if F runs in bf16, because the features multiply the rounding error of
+            their input by 2^k pi.
     """
 
     gamma_min: float = -7.0
@@ -97,11 +106,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that makes a run, with the seed.
+    """The settings of a run.
 
     Args:
-        description: one line for the run's config.yaml.
-        seed: seeds everything that is drawn.
+        description: one line that describes the run; it is kept in config.yaml.
+        seed: seed of all random draws.
         data: the data to learn from.
         model: the process and the predictor.
         training: the optimisation.
@@ -114,10 +123,10 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 2**63, "seed must not be negative, nor above 2^63", self.seed)
+        require(0 <= self.seed < 2**63, "seed must not be negative and must be below 2^63", self.seed)
 
     def save(self, path: Path) -> None:
-        """Write the YAML that :func:`ndm.experiment.recipe.read_config` reads."""
+        """Write a YAML file that :func:`ndm.experiment.recipe.read_config` reads."""
         write_whole(path, yaml.safe_dump(asdict(self), sort_keys=False))
 
 
@@ -131,10 +140,10 @@ def add_settings(parser: ArgumentParser) -> None:
 
 
 def make_config(tree: dict[str, Any]) -> Config:
-    """Nested settings such as ``{"seed": 1, "training": {"steps": 300}}`` as a config; the others have their defaults.
+    """The config with nested settings such as ``{"seed": 1, "training": {"steps": 300}}``; the rest are defaults.
 
     Raises:
-        InputError: naming the setting that is unknown, or whose value does not fit.
+        InputError: if a setting is unknown or has a wrong value; the message names it.
     """
     check_names(tree)
     parser = ArgumentParser(exit_on_error=False)
@@ -148,10 +157,10 @@ def make_config(tree: dict[str, Any]) -> Config:
 
 
 def check_names(tree: dict[str, Any]) -> None:
-    """Refuse nested settings that do not exist, or that are null where a value is needed.
+    """Refuse settings that do not exist, and settings that are null but need a value.
 
     Raises:
-        InputError: naming the first, and for an unknown one those there are.
+        InputError: naming the first such setting. If it does not exist, the message lists all settings.
     """
     known = ["description", "seed", *(f"{group}.{f.name}" for group, cls in GROUPS.items() for f in fields(cls))]
     for key, value in named_settings(tree).items():
@@ -162,7 +171,7 @@ def check_names(tree: dict[str, Any]) -> None:
 
 
 def named_settings(tree: dict[str, Any]) -> dict[str, Any]:
-    """The leaves of nested settings by their full names, for messages: ``{"training.steps": 300}``."""
+    """Nested settings as one dictionary with full names: ``{"training.steps": 300}``."""
     named: dict[str, Any] = {}
     for key, value in tree.items():
         inner = isinstance(value, dict) and key in GROUPS
@@ -171,7 +180,7 @@ def named_settings(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def merged(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings with those of ``other`` in the place of their own."""
+    """Nested settings in which those of ``other`` replace those of ``tree``."""
     return tree | {
         key: tree[key] | value if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
         for key, value in other.items()

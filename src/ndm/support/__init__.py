@@ -1,1 +1,1 @@
-"""Small helpers of the whole package: shapes, seeded streams, the registry, files, the journal, progress bars."""
+"""Small helpers for the whole package: shapes, random streams, registries, files, the journal, progress bars."""

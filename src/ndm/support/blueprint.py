@@ -1,4 +1,4 @@
-"""What a part is built from when a recipe names it: ``part.build(blueprint)``."""
+"""The blueprint: the information from which a part that a recipe names is built, by ``part.build(blueprint)``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class Blueprint(Protocol):
-    """A recipe's settings of the model, what is known of the data, and a way to make networks."""
+    """The model settings of a recipe, the shape and levels of the data, and methods that make networks."""
 
     @property
     def settings(self) -> Any:
@@ -16,7 +16,7 @@ class Blueprint(Protocol):
 
     @property
     def bound_steps(self) -> int | None:
-        """The number of steps of the bound that is trained; None is continuous time."""
+        """The number of steps of the bound that is trained; None means continuous time."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -27,7 +27,7 @@ class Blueprint(Protocol):
         """The number of values that an element can take; None for real numbers."""
 
     def predictor_network(self, outputs: int) -> nn.Module:
-        """A network (z, t) of the predictor's size, with ``outputs`` channels for each channel of z."""
+        """A network of (z, t) with the predictor's size and ``outputs`` channels for each channel of z."""
 
     def transform_network(self, outputs: int, timed: bool) -> nn.Module:
-        """A network (x, t), or of x alone, of F's size."""
+        """A network of (x, t), or of x if not ``timed``, with F's size and ``outputs`` channels per channel of x."""

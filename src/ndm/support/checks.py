@@ -1,4 +1,4 @@
-"""Checks of settings: one line that names the setting, its rule and what was given."""
+"""Checks of settings. An error message is one line with the setting, its rule and the given value."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ..errors import InputError
 
 
 def require(condition: bool, rule: str, value: Any) -> None:
-    """Refuse a value that does not fit.
+    """Refuse a value that breaks a rule.
 
     Raises:
-        InputError: saying the rule and the value.
+        InputError: if ``condition`` is False; the message is the rule and the value.
     """
     if not condition:
         raise InputError(f"{rule}, got {value}")

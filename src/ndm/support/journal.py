@@ -1,4 +1,4 @@
-"""Append-only JSON lines that survive a kill: what was written stays, a line cut in half is ignored."""
+"""Append-only files of JSON lines. If a process is killed, its lines remain, and an incomplete last line is ignored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def append_line(path: Path, record: Any) -> None:
-    """Append one line and wait until it is on disk; a half-written line before it is closed off first."""
+    """Append one line and wait until it is on disk. If the last line of the file is incomplete, it is ended first."""
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -21,7 +21,7 @@ def append_line(path: Path, record: Any) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """All whole lines of a file; none if there is no file."""
+    """All complete lines of a file; an empty list if there is no file."""
     lines = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
@@ -32,11 +32,11 @@ def read_lines(path: Path) -> list[Any]:
 
 
 class Journal:
-    """Pieces of a long computation, kept in a file as they are made and found there by the next attempt.
+    """The finished pieces of a long computation. They are kept in a file, where the next attempt finds them.
 
     Args:
         path: the file; None keeps the pieces in memory only.
-        number: of this writer; each of several writers at a time has a file of its own, and all read all files.
+        number: number of this writer. Writers that run at the same time each write their own file, and read all files.
     """
 
     def __init__(self, path: Path | None = None, number: int = 0) -> None:
@@ -47,7 +47,7 @@ class Journal:
 
     @property
     def files(self) -> list[Path]:
-        """Of all writers: for ``pieces.jsonl``, ``pieces.0.jsonl``, ``pieces.1.jsonl``, ..."""
+        """The files of all writers. For ``pieces.jsonl`` they are ``pieces.0.jsonl``, ``pieces.1.jsonl``, ..."""
         return sorted(self.path.parent.glob(self.path.with_suffix(".*.jsonl").name)) if self.path else []
 
     def read(self) -> None:
@@ -67,6 +67,6 @@ class Journal:
             append_line(self.path.with_suffix(f".{self.number}.jsonl"), [name, value])
 
     def remove(self) -> None:
-        """Delete the files: the computation is done."""
+        """Delete the files when the computation is done."""
         for path in self.files:
             path.unlink(missing_ok=True)

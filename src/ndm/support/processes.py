@@ -1,6 +1,6 @@
-"""Several processes that work on one thing: which of them this one is, and what the others have found.
+"""Functions for several processes that share one computation.
 
-The processes are those of ``torch.distributed``, where a launcher has started them; otherwise there is one.
+They are the processes of ``torch.distributed``, if a launcher has started it. Otherwise there is one process.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 def rank_and_count() -> tuple[int, int]:
-    """The number of this process, from 0, and how many there are."""
+    """The number of this process, from 0, and the number of all processes."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 def gathered(value: T) -> list[T]:
-    """The values of all processes, in their order; every process waits here for the others."""
+    """The values of all processes in order of rank. Every process waits here for the others."""
     _, count = rank_and_count()
     if count == 1:
         return [value]

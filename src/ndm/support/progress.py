@@ -1,4 +1,4 @@
-"""Progress on the terminal's error stream, so that standard output stays clean for results."""
+"""Progress bars and messages on the error stream, so that standard output holds only results."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ console = Console(stderr=True)
 
 @contextmanager
 def progress_bar(title: str, total: int, visible: bool = True) -> Iterator[Progress]:
-    """A bar with a title, a count, the time spent and left, and room for one line of news (the field ``news``)."""
+    """A progress bar with a title, a count, the time spent, the time left, and a text (the field ``news``)."""
     columns = (
         TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[news]}"),
     )  # fmt: skip
-    # Speed is of the last ten minutes: a bar that moves every few dozen steps would have none of the last half minute.
+    # Speed is measured over ten minutes. A bar that moves rarely may not move within rich's default of half a minute.
     with Progress(*columns, console=console, disable=not visible, speed_estimate_period=600) as bar:
         bar.add_task(title, total=total, news="")
         yield bar
 
 
 def training_news(bar: Progress, record: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """A ``log`` for :func:`ndm.training.train` that moves the bar and passes every record on."""
+    """A ``log`` for :func:`ndm.training.train`. It moves the bar and passes every entry on to ``record``."""
     news: dict[str, str] = {}
 
     def log(entry: dict[str, Any]) -> None:

@@ -1,14 +1,14 @@
-"""Parts by name: every kind of part has a registry, and a part joins it where it is defined.
+"""Registries of parts by name. Every kind of part has one, and a part is registered where it is defined.
 
     SCHEDULES = Registry[type["Schedule"]]("schedule")
 
     @SCHEDULES.register("linear")
     class LinearSchedule(Schedule): ...
 
-    SCHEDULES.find("linear")    # the class; an unknown name is refused, with the names there are
+    SCHEDULES.find("linear")    # the class; the error message for an unknown name lists all names
 
-The command line, the recipes and saved models look parts up here and nowhere else. A name that is read from a file is
-only looked up: nothing is ever imported because a file names it.
+The command line, recipes and saved models find parts only here. A name in a file is only looked up; it never causes an
+import.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Part = TypeVar("Part")
 
 
 CLASSES: dict[str, type] = {}
-"""Every registered class of every kind by its own name, which is how saved models name it."""
+"""All registered classes of all kinds by their class names, which saved models use."""
 
 
 def savable(cls: type[T]) -> type[T]:
-    """A decorator for a class that a saved model may name; classes that join a registry are savable.
+    """A decorator for a class that a saved model may name. Classes in a registry need no decorator.
 
     Raises:
-        InputError: if another class of that name is.
+        InputError: if another class of that name is already registered.
     """
     if CLASSES.get(cls.__name__, cls) is not cls:
         raise InputError(f"there is already a registered class {cls.__name__}; choose another name")
@@ -43,7 +43,7 @@ class Registry(Mapping[str, T]):
     """The parts of one kind by name, in the order in which they were registered.
 
     Args:
-        kind: what the parts are called in messages, e.g. ``"schedule"``.
+        kind: the word for a part in error messages, e.g. ``"schedule"``.
     """
 
     def __init__(self, kind: str) -> None:
@@ -75,10 +75,11 @@ class Registry(Mapping[str, T]):
         """The part of that name.
 
         Args:
-            setting: where the name is from, for the message: ``"model.schedule"``.
+            name: the name under which the part is registered.
+            setting: the setting that holds the name, for the error message: ``"model.schedule"``.
 
         Raises:
-            InputError: if there is none, with the most similar name and all names.
+            InputError: if there is no such part; the message has the most similar name and all names.
         """
         if name in self._parts:
             return self._parts[name]

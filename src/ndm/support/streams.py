@@ -1,4 +1,4 @@
-"""Streams of random numbers: every purpose has its own, so that one more draw for one of them changes no other."""
+"""Streams of random numbers. Every purpose has its own stream, so a further draw for one purpose changes no other."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from enum import IntEnum, unique
 
 @unique
 class Stream(IntEnum):
-    """What random numbers are drawn for in training.
+    """The purposes for which random numbers are drawn in training.
 
     A member is part of the key that seeds its draws, e.g. ``seeded(seed, Stream.ROWS, step)``. Its value must not
-    change: a resumed run would then draw other numbers than the run that it continues.
+    change, because a resumed run would then draw other numbers than before.
     """
 
     NOISE = 0
@@ -18,7 +18,7 @@ class Stream(IntEnum):
     ORDER = 1
     """The order of the training rows in an epoch."""
     ROWS = 2
-    """The rows of a batch that comes from an endless source."""
+    """The rows of a batch that is drawn from a distribution."""
     ETA = 3
     """The eta of each row."""
     DROPOUT = 4
@@ -29,15 +29,15 @@ class Stream(IntEnum):
 
 @unique
 class QualityStream(IntEnum):
-    """What random numbers are drawn for in a comparison of samples with data; as :class:`Stream`, of its own keys."""
+    """The purposes for which random numbers are drawn to measure sample quality; used like :class:`Stream`."""
 
     SAMPLES = 0
     """The samples that are compared."""
     TEST = 1
     """The test rows that are compared."""
     TRAIN = 2
-    """The training rows that stand in for samples."""
+    """The training rows that take the place of samples in the baseline."""
     DIRECTIONS = 3
     """The directions of the sliced Wasserstein distance."""
     PCA = 4
-    """The training rows that principal components are fitted on."""
+    """The training rows to which principal components are fitted."""

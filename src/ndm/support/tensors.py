@@ -1,4 +1,4 @@
-"""Shapes and randomness, once: times of shape ``(B,)`` against data of shape ``(B, *)``."""
+"""Shapes and random numbers: times have shape ``(B,)``, data have shape ``(B, *)``."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def expand(t: Tensor, x: Tensor) -> Tensor:
 
 
 def sum_rows(x: Tensor) -> Tensor:
-    """Sum over everything but the batch: ``(B, *) -> (B,)``."""
+    """Sum over all dimensions except the batch: ``(B, *) -> (B,)``."""
     return x.flatten(1).sum(1)
 
 
 def check_times(x: Tensor, **times: Tensor) -> None:
-    """Refuse times that are not one per row of ``x``. (Their values are not checked: that would wait for the device.)
+    """Refuse times unless there is one per row of ``x``. Values are not checked: that would wait for the device.
 
     Raises:
-        InputError: naming the time, the shape it must have and the one it has.
+        InputError: naming the time, the shape that it must have and the shape that it has.
     """
     for name, t in times.items():
         if t.shape != x.shape[:1]:
@@ -39,11 +39,13 @@ def full_times(value: float, x: Tensor) -> Tensor:
 
 
 def randn_like(x: Tensor, generator: torch.Generator | None = None, rank: int = 0, count: int = 1) -> Tensor:
-    """Standard normal noise shaped like ``x``, drawn on the generator's device so that a seed means one thing.
+    """Standard normal noise of the shape of ``x``.
+
+    It is drawn on the generator's device, so that a seed gives the same noise whatever the device of ``x``.
 
     Args:
-        rank, count: ``x`` is the part number ``rank`` of ``count`` equal parts of a batch. The noise of the whole
-            batch is drawn and this part of it returned, so that the parts together hold the draws of one process.
+        rank, count: ``x`` is part number ``rank`` of ``count`` equal parts of a batch. Noise is drawn for the whole
+            batch and this part of it is returned, so that the parts together hold the same draws as one process.
     """
     return _draw(torch.randn, tuple(x.shape), x, generator, rank, count)
 
@@ -51,7 +53,7 @@ def randn_like(x: Tensor, generator: torch.Generator | None = None, rank: int = 
 def rand(
     shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None = None, rank: int = 0, count: int = 1
 ) -> Tensor:
-    """Uniform numbers in ``[0, 1)`` with the dtype and device of ``like``; of shape ``()`` the same for every part.
+    """Uniform numbers in ``[0, 1)`` with the dtype and device of ``like``. For shape ``()``, all parts get the same.
 
     ``rank`` and ``count`` are those of :func:`randn_like`.
     """
@@ -71,20 +73,21 @@ def _draw(
 
 
 def rows_at_once(shape: Sequence[int], most: int) -> int:
-    """How many rows of ``shape`` go through a model together where memory is not the caller's to set.
+    """The number of rows of ``shape`` that go through a model together where the caller cannot choose it.
 
-    ``most`` up to 2^19 elements: a distribution over 256 levels of each is half a gigabyte in float32.
+    It is at least 1 and at most ``most``, and these rows have at most 2^19 elements. A distribution over 256 levels for
+    each of 2^19 elements takes half a gigabyte in float32.
     """
     return max(1, min(most, 2**19 // math.prod(shape)))
 
 
 def seeded(*key: int) -> torch.Generator:
-    """A CPU generator for a key such as (seed, purpose, step): different keys give unrelated streams."""
+    """A CPU generator for a key such as (seed, purpose, step). Different keys give independent streams."""
     return torch.Generator().manual_seed(hashed(*key))
 
 
 def hashed(*key: int) -> int:
-    """A seed of 63 bits for a key."""
-    # With its length: SeedSequence alone takes (5,) and (5, 0) for the same.
+    """A 63-bit seed for a key."""
+    # The length is included because SeedSequence treats (5,) and (5, 0) as equal.
     state = np.random.SeedSequence((len(key), *key)).generate_state(2)
     return int(state[0]) << 31 | int(state[1]) >> 1

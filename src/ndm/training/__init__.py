@@ -1,4 +1,4 @@
-"""Training: the loop, the average of the weights, checkpoints. It knows nothing of recipes and run folders."""
+"""Training: the loop, the average of the weights and checkpoints. This package knows no recipes and no run folders."""
 
 from .checkpoint import Checkpoints, State
 from .loop import Trainer, train

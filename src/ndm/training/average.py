@@ -1,4 +1,4 @@
-"""The exponential moving average of a model's weights (EMA): what is evaluated and kept."""
+"""The exponential moving average (EMA) of a model's weights, which is the model that is evaluated and saved."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 
 def _local(parameter: Tensor) -> Tensor:
-    """This process's part of a parameter that may be sharded (FSDP); it shares the parameter's memory."""
+    """This process's part of a parameter, which may be sharded (FSDP). It shares the parameter's memory."""
     value = parameter.detach()
     return value.to_local() if hasattr(value, "to_local") else value
 
 
 class Average:
-    """The moving average of a module's parameters, shard by shard where they are sharded.
+    """The moving average of a module's parameters. If they are sharded, each process averages its own shard.
 
     Args:
-        module: whose parameters are averaged; it starts from their present values.
-        decay: of the average; ``(1 + step) / (10 + step)`` while that is less, so that it forgets the start.
+        module: the module whose parameters are averaged. The average starts at their present values.
+        decay: the decay per step. While ``(1 + step) / (10 + step)`` is smaller, the average uses that instead, so that
+            it soon forgets the first values.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -30,14 +31,14 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the parameters as they are after ``step``, which counts from 0."""
+        """Move the average towards the parameters after step number ``step``, which counts from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         if self.values:
             torch._foreach_lerp_(self.values, [_local(p) for p in self.parameters], 1 - decay)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Within, the module's parameters are the average and ``values`` the parameters."""
+        """Within this context the module holds the average, and ``values`` holds the parameters."""
         self._swap()
         try:
             yield

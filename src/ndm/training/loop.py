@@ -1,7 +1,7 @@
-"""The training loop: the bound of a seeded batch, an average of the weights, and nothing lost when it stops.
+"""The training loop: it minimises the bound on batches of data, averages the weights, and writes checkpoints.
 
-A step is a function of the state before it and of (seed, step): batches, times, noise and dropout are drawn from
-streams keyed by them, so a run that goes on from a checkpoint makes the very steps it would have made.
+A step depends only on the state before it and on (seed, step): this key seeds its batch, times, noise and dropout. So a
+run that is resumed from a checkpoint makes the same steps as a run that never stopped.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ LOG_EVERY = 50
 
 
 class Trainer:
-    """A model in training, on one device or a share of several.
+    """The training of a model on one device, or this process's share of training on several.
 
     Args:
         model: an untrained model, which is trained in place.
-        dataset: where batches come from.
+        dataset: the data set that batches are taken from.
         settings: the settings of training.
-        seed: seeds everything that is drawn.
-        device: where to train; under ``accelerate launch`` or ``torchrun`` each process has its own.
-        log: called, by the main process, with a dictionary every fifty steps, at every validation, at every skipped
-            step, and at the end.
-        folder: where ``checkpoints/`` and the trackers' files go; None keeps nothing.
-        picture: called with the averaged model every ``sample_every`` steps, on every process.
+        seed: seed of all random draws.
+        device: device to train on. Under ``accelerate launch`` or ``torchrun`` each process has its own.
+        log: the main process calls it with a dictionary every fifty steps, at every validation, at every skipped step,
+            after the last step, and when a signal stops the training.
+        folder: folder for ``checkpoints/`` and the trackers' files. None writes no checkpoints.
+        picture: every process calls it with the averaged model and the step, every ``sample_every`` steps.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Trainer:
         self.settings, self.seed, self.dataset = settings, seed, dataset
         self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints")
         self.picture = picture
-        self.plain = copy.deepcopy(model).cpu()  # what is handed out in the end, whatever wraps or shards the other
+        self.plain = copy.deepcopy(model).cpu()  # receives the average in the end; it is never wrapped or sharded
         self.accelerator = accelerator = make_accelerator(str(device), self.settings, folder)
         rank, count = accelerator.process_index, accelerator.num_processes
         self.log = log
@@ -76,12 +76,12 @@ class Trainer:
         self.seconds = 0.0
 
     def prepare(self, loss: Loss) -> tuple[Any, Any]:
-        """The loss wrapped or sharded as the launcher asks, and its optimiser."""
+        """The loss, wrapped or sharded as the launcher demands, and the optimiser."""
         wrapped, optimizer = self.accelerator.prepare(loss, make_optimizer(loss.model, self.settings))
         return wrapped, optimizer
 
     def _tell(self, record: dict[str, Any]) -> None:
-        """Tell ``log`` and the trackers, from the main process only."""
+        """Pass a record to ``log`` and to the trackers; only the main process does so."""
         if self.accelerator.is_main_process:
             self.log(record)
         if self.settings.trackers:
@@ -92,7 +92,8 @@ class Trainer:
         """Train to the last step, or until Ctrl-C or SIGTERM, and return the averaged model.
 
         Raises:
-            InputError: after ``max_skipped`` steps in a row without a finite gradient; the state before them is kept.
+            InputError: after ``max_skipped`` steps in a row without a finite gradient. A checkpoint with the
+                weights from before these steps is written first.
         """
         settings, start = self.settings, time.perf_counter() - self.seconds
         self.loss.train()
@@ -116,11 +117,15 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step has been made; a training that is interrupted stops before it."""
+        """Whether the last step has been made. Training that is interrupted stops before it."""
         return self.step >= self.settings.steps
 
     def gradient(self) -> tuple[Tensor, Tensor]:
-        """Gradients of the step's batch, in ``accumulate`` parts; the bound's terms, and the norm before clipping."""
+        """Compute the gradients of the step's batch in ``accumulate`` parts, and clip them.
+
+        Returns:
+            The three terms of the bound in bits/dim, ``(3,)``, and the norm of the gradient before clipping.
+        """
         rank, count, parts = self.module.rank, self.module.count, self.settings.accumulate
         size = self.settings.batch_size // parts
         total = torch.zeros(3, device=self.accelerator.device)
@@ -137,7 +142,7 @@ class Trainer:
         return self.accelerator.reduce(total, "mean"), norm
 
     def update(self, terms: Tensor, norm: Tensor) -> None:
-        """One step of the optimiser and of the average, unless the gradient is not finite."""
+        """Update the weights and their average, or skip the step if the gradient is not finite."""
         if not bool(torch.isfinite(norm)):
             self._skip(terms)
             return
@@ -159,7 +164,7 @@ class Trainer:
         self.module.times.observed = None
         if self.skipped_in_a_row >= self.settings.max_skipped:
             in_a_row, self.skipped_in_a_row = self.skipped_in_a_row, 0
-            self.skipped -= 1  # whoever resumes makes this step again
+            self.skipped -= 1  # a resumed run makes this step again
             self.save()
             raise InputError(
                 f"{in_a_row} steps in a row had no finite gradient (the last is step {self.step + 1}; "
@@ -178,7 +183,7 @@ class Trainer:
         }
 
     def _at_intervals(self) -> None:
-        """Validation, samples and checkpoints, where they are due."""
+        """Validate, draw samples and write a checkpoint if the step is one at which this is due."""
         last = self.step == self.settings.steps
         due = lambda every: every > 0 and (self.step % every == 0 or last)  # noqa: E731
         improved = False
@@ -195,18 +200,18 @@ class Trainer:
             self.save()
 
     def validate(self) -> float:
-        """The averaged model's bound on the validation rows, bits/dim, each counted once whatever the processes."""
+        """The averaged model's bound on the validation rows, in bits/dim. The processes share the rows."""
         x = self.dataset.validation[:VALIDATION_ROWS]
         with self._evaluating() as model:
             total = validation_nats(model, x, self.settings.bound_steps, self.module.rank, self.module.count)
-        if self.module.count > 1:  # not otherwise: a device such as Apple's may have no float64
+        if self.module.count > 1:  # one process skips this, as its device may have no float64 (Apple's GPUs)
             total = self.accelerator.reduce(total.to(self.accelerator.device), "sum")
         value = bits_per_dim(total.item() / len(x), x)
         return value if math.isfinite(value) else math.inf
 
     @contextmanager
     def _evaluating(self) -> Iterator[NDM]:
-        """The model with averaged weights, in evaluation mode, to be called without what wraps it."""
+        """Yields the model itself, not what wraps it, with averaged weights and in evaluation mode."""
         self.loss.eval()
         shards = [module for module in self.loss.modules() if isinstance(module, FSDPModule)]
         with self.average.swapped():
@@ -224,7 +229,7 @@ class Trainer:
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum") > 0)
 
     def state(self) -> State:
-        """Everything the next step depends on."""
+        """Everything that the next step depends on."""
         model = self.module.model
         tensors = {f"model.{name}": value for name, value in get_weights(model).items()}
         with self.average.swapped():
@@ -250,7 +255,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def load(self, state: State) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         part = lambda prefix: {  # noqa: E731
             name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)
         }
@@ -266,7 +271,7 @@ class Trainer:
         )
 
     def averaged(self) -> NDM:
-        """The averaged model, whole, in evaluation mode, on this process's device."""
+        """The averaged model with complete (not sharded) weights, in evaluation mode, on this process's device."""
         with self.average.swapped():
             weights = get_weights(self.module.model)
         if weights:
@@ -288,12 +293,12 @@ def train(
 ) -> NDM:
     """Train ``model`` in place and return the average of its weights, which is the model to use.
 
-    Nothing is written; :class:`ndm.experiment.Run` keeps checkpoints. The arguments are those of :class:`Trainer`.
+    No checkpoints are written; :class:`ndm.experiment.Run` does that. The arguments are those of :class:`Trainer`.
 
     Returns:
-        The averaged model, in evaluation mode. On Ctrl-C it is the average so far.
+        The averaged model, in evaluation mode. After Ctrl-C or SIGTERM it is the average up to that step.
 
     Raises:
-        InputError: if the gradient stays non-finite.
+        InputError: after ``max_skipped`` steps in a row without a finite gradient.
     """
     return Trainer(model, dataset, settings, seed, device, log).run()

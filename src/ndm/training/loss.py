@@ -1,4 +1,4 @@
-"""The loss of a batch as a module: what is wrapped for several devices, so that gradients are synchronised."""
+"""The loss of a batch as a module. On several devices this module is wrapped, so that gradients are synchronised."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .settings import TrainingConfig
 
 
 class Loss(nn.Module):
-    """The bound in bits/dim of one process's rows of a batch.
+    """The bound, in bits/dim, on one process's rows of a batch.
 
-    Times and noise are functions of (seed, step, microstep), drawn for the rows of all processes; dropout, which draws
-    inside the network, is one of (seed, step, microstep, process).
+    Times and noise depend only on (seed, step, microstep): every process draws them for the rows of all processes.
+    Dropout draws inside the network, and depends on (seed, step, microstep, process).
 
     Args:
         model: the model.
         settings: the settings of training.
-        seed: of everything that is drawn.
-        rank, count: this process among those that share the batch.
+        seed: seed of all random draws.
+        rank, count: the number of this process, from 0, and of all processes that share the batch.
     """
 
     def __init__(self, model: NDM, settings: TrainingConfig, seed: int = 0, rank: int = 0, count: int = 1) -> None:
@@ -36,11 +36,11 @@ class Loss(nn.Module):
         self.times = ImportanceTimes(uniform=uniform) if uniform < 1 else LowDiscrepancyTimes()
         self.steps, self.eta_range = settings.bound_steps, settings.eta_range
         self.seed, self.rank, self.count = seed, rank, count
-        # What is compiled is a pure function: everything random is drawn before it, but for dropout.
+        # The compiled function is pure except for dropout: all other random numbers are drawn before it is called.
         self.terms = torch.compile(bound_terms) if settings.compile else bound_terms
 
     def forward(self, x: Tensor, step: int, microstep: int = 0) -> Tensor:
-        """Means over the rows ``x`` of the three terms, ``(3,)``, bits/dim."""
+        """The three terms of the bound, ``(3,)``, in bits/dim: means over the rows ``x``, which are in data units."""
         key = (step, microstep)
         x_model = self.model.encode(x)
         eta = self.draw_eta(x_model, seeded(self.seed, Stream.ETA, *key))
@@ -52,7 +52,7 @@ class Loss(nn.Module):
         return torch.stack([bits_per_dim(term, x).mean() for term in terms.weighted(draws.weight)])
 
     def draw_eta(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
-        """One eta per row, log-uniform between ``1 / eta_range`` and it; None, the process's own, for a range of 1."""
+        """One eta per row, log-uniform in [1 / eta_range, eta_range]; for a range of 1 None, the process's own eta."""
         if self.eta_range == 1:
             return None
         u = rand((len(x),), x, generator, self.rank, self.count)

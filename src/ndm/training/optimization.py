@@ -1,4 +1,4 @@
-"""What a step of optimisation is made of: devices, the optimiser, the learning rate."""
+"""The optimiser, the learning rate, and the devices on which training runs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FLOOR = 1e-8
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """Linear from 1e-8 at step 0 to the peak at step ``warmup``, then linear to 1e-8 at the last step.
+    """The learning rate rises linearly from 1e-8 at step 0 to its peak at step ``warmup``, then falls linearly to 1e-8.
 
-    A warm-up longer than half of the steps is cut to that.
+    It reaches 1e-8 at the last step. A warm-up of more than half of the steps is cut to half of them.
     """
     warmup = min(config.warmup, config.steps // 2)
     rise, fall = step / max(1, warmup), 1 - (step - warmup) / max(1, config.steps - 1 - warmup)
@@ -33,15 +33,15 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def check_start(settings: TrainingConfig, count: int) -> None:
-    """Refuse what cannot start here, on ``count`` processes.
+    """Refuse settings with which training cannot start on ``count`` processes.
 
     Raises:
-        InputError: if the batch cannot be shared among them, or a tracker is not installed.
+        InputError: if the batch cannot be divided among the processes, or a tracker is not installed.
     """
     if settings.batch_size % (settings.accumulate * count):
         raise InputError(
-            f"training.batch_size {settings.batch_size} cannot be shared among {count} processes and "
-            f"training.accumulate {settings.accumulate}; choose a multiple of their product"
+            f"training.batch_size {settings.batch_size} cannot be divided among {count} processes in "
+            f"{settings.accumulate} parts (training.accumulate); choose a multiple of their product"
         )
     for tracker in settings.trackers:
         if importlib.util.find_spec(tracker) is None:
@@ -49,19 +49,21 @@ def check_start(settings: TrainingConfig, count: int) -> None:
 
 
 def make_accelerator(device: str, settings: TrainingConfig, folder: Path | None = None) -> Accelerator:
-    """What places, wraps, synchronises and casts; from the environment, if a launcher has set one up.
+    """The accelerator that moves the model to its device, wraps it, synchronises gradients and casts to bf16.
+
+    It reads the number of processes from the environment, which a launcher such as ``accelerate launch`` has set.
 
     Raises:
-        InputError: if the training cannot start here, as of :func:`check_start`.
+        InputError: if training cannot start with these settings; see :func:`check_start`.
     """
     if settings.precision == "bf16" and device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        warnings.warn("this CPU emulates bf16, many times slower than --training.precision fp32", stacklevel=2)
+        warnings.warn("this CPU emulates bf16, which is many times slower than --training.precision fp32", stacklevel=2)
     from accelerate import Accelerator, PartialState
     from accelerate.state import AcceleratorState
 
     check_start(settings, PartialState(cpu=device == "cpu").num_processes)
 
-    if AcceleratorState._shared_state:  # it is shared by a process, and a second run may want another precision
+    if AcceleratorState._shared_state:  # all runs of a process share it, and this run may need another precision
         AcceleratorState._reset_state()
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)
@@ -77,23 +79,23 @@ def make_accelerator(device: str, settings: TrainingConfig, folder: Path | None 
 
 
 def suit_sharding(plugin: Any) -> None:
-    """Shard the parameters as they are: autocast casts the networks, and the process around them stays in float32.
+    """Make FSDP shard float32 parameters without casting them: autocast casts the networks and nothing else.
 
     Args:
-        plugin: accelerate's settings of FSDP, or None.
+        plugin: accelerate's FSDP settings, or None without FSDP.
 
     Raises:
-        InputError: if they ask for FSDP's first version.
+        InputError: if they choose version 1 of FSDP.
     """
     if plugin is None:
         return
     if plugin.fsdp_version != 2:
-        raise InputError("FSDP version 1 is not supported: accelerate launch --use_fsdp --fsdp_version 2 ...")
+        raise InputError("FSDP version 1 is not supported; use accelerate launch --use_fsdp --fsdp_version 2 ...")
     plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
 
 def make_optimizer(model: NDM, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """Adam or AdamW over all parameters; the loop sets the rate."""
+    """Adam or AdamW over all parameters. The training loop sets the learning rate at every step."""
     betas = (0.9, settings.beta2)
     if settings.optimizer == "adam":
         return torch.optim.Adam(model.parameters(), lr=1.0, betas=betas)

@@ -13,28 +13,33 @@ class TrainingConfig:
     """The optimisation.
 
     Args:
-        steps: optimiser steps.
-        batch_size: rows per step, of all processes together.
-        accumulate: parts in which each batch is computed, to bound memory.
-        learning_rate: its peak, after the warm-up; it rises from 1e-8 and falls to it, linearly.
-        warmup: steps of rise, at most half of all.
-        optimizer: adamw or adam.
-        beta2: forgetting factor of the squared gradients.
-        weight_decay: AdamW's.
-        clip: largest norm of the gradient.
-        precision: of the networks; the process around them stays in fp32.
+        steps: number of optimiser steps.
+        batch_size: number of rows per step, over all processes together.
+        accumulate: number of parts in which the gradient of a batch is computed one after another; more parts need less
+            memory.
+        learning_rate: peak of the learning rate, which rises linearly from 1e-8 during the warm-up and then falls
+            linearly to 1e-8 at the last step.
+        warmup: number of steps of the warm-up; it is cut to half of all steps if it is longer.
+        optimizer: the optimiser, adamw or adam.
+        beta2: decay rate of the optimiser's average of squared gradients, in [0, 1).
+        weight_decay: weight decay of adamw; adam has none.
+        clip: largest allowed norm of the gradient; a longer gradient is scaled down to this norm.
+        precision: precision of the networks, fp32 or bf16; the diffusion process around them is computed in fp32.
         compile: compile the loss with torch.compile; the first steps then take minutes.
-        ema_decay: of the averaged weights, which are the model that is saved.
-        bound_steps: number of steps T of the bound that is trained; null is continuous time.
-        uniform_times: share of the times drawn uniformly; the others fall where the loss is large. The larger it is,
-            the better the noisy end is learned, which has few of the bits and decides what a sample depicts.
-        eta_range: largest eta; each row's eta is drawn log-uniformly between its inverse and it, which brings the
-            densities of the ODE and the SDE together where F is not linear. 1 is the bound itself.
-        evaluate_every: steps between validation bounds; 0 for none.
-        sample_every: steps between sample grids; 0 for none.
-        checkpoint_every: steps between checkpoints, of which the last two and the best are kept.
-        max_skipped: steps in a row without a finite gradient, which are skipped, before the run stops.
-        trackers: where metrics go besides metrics.jsonl: [tensorboard], [wandb] or both.
+        ema_decay: decay per step of the exponential moving average of the weights, in [0, 1); the averaged weights are
+            the model that is evaluated and saved.
+        bound_steps: number of steps T of the bound that is trained; null means continuous time.
+        uniform_times: share of the times that are drawn uniformly, in (0, 1]; the others are drawn more often where the
+            loss is large. With a larger share the model learns the noisy end of time better, which holds few of the
+            bits but decides what a sample depicts.
+        eta_range: upper limit of eta, at least 1; each row's eta is drawn log-uniformly between 1 / eta_range and
+            eta_range, which brings the densities of the ODE and the SDE closer together if F is not linear. 1 trains
+            the bound itself.
+        evaluate_every: number of steps between evaluations of the bound on validation rows; 0 turns them off.
+        sample_every: number of steps between pictures of samples; 0 turns them off.
+        checkpoint_every: number of steps between checkpoints; the last two and the best are kept.
+        max_skipped: a step without a finite gradient is skipped, and the run stops after this many such steps in a row.
+        trackers: where metrics are sent besides metrics.jsonl, [tensorboard], [wandb] or both; [] means nowhere else.
     """
 
     steps: int = 4000

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop after the present step."""
+"""Ctrl-C and SIGTERM as a request to stop after the current step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class StopRequest:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 

@@ -1,4 +1,4 @@
-"""The bound on the validation rows, shared among processes."""
+"""The bound on the validation rows, which several processes compute together."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ PIECE = 256
 
 @torch.no_grad()
 def validation_nats(model: NDM, x: Tensor, steps: int | None, rank: int = 0, count: int = 1) -> Tensor:
-    """The bound summed over this process's pieces of the rows ``x``, nats; a piece's noise is its own, whoever has it.
+    """The bound in nats, summed over those pieces of the rows ``x`` that this process computes.
 
-    Few rows are passed over several times, and the mean of the passes counts.
+    The noise of a piece depends on its number and not on the process. If there are few rows, the bound is the mean of
+    several passes.
     """
     pieces, passes = x.split(rows_at_once(x.shape[1:], PIECE)), min(8, max(1, VALIDATION_ROWS // 2 // len(x)))
     total = torch.zeros((), dtype=torch.float64)
     for turn in range(-(-len(pieces) // count)):
         k = turn * count + rank
-        # A process without a piece of its own in the last turn goes along, for shards need every process.
+        # A process without a piece in the last turn computes one too, because sharded weights need every process.
         rows = pieces[min(k, len(pieces) - 1)].to(model.reference.device)
         generator = seeded(0, min(k, len(pieces) - 1))
         for _ in range(passes):

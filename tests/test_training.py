@@ -116,6 +116,13 @@ def test_the_share_of_uniform_times_is_the_one_asked_for(uniform):
         assert (weight / 64 * (t >= 1 / 64)).max() == pytest.approx(1 / uniform / 64)
 
 
+def test_a_schedule_of_ten_steps_is_not_trained_in_continuous_time():
+    process = ndm.ForwardProcess(ndm.StepwiseSchedule(-4.0, 5.0, steps=10))
+    model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((1, 8, 8), width=16)), ndm.CategoricalDecoder(17))
+    with pytest.raises(ndm.InputError, match="does not allow continuous time"):
+        Trainer(model, load_dataset("digits"), SMALL.training)
+
+
 def test_a_seed_repeats_the_weights_exactly_and_another_does_not():
     first, second, other = (trained(replace(SMALL, seed=s)).state_dict() for s in (0, 0, 1))
     assert all(torch.equal(first[k], second[k]) for k in first)

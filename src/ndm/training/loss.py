@@ -27,10 +27,14 @@ class Loss(nn.Module):
         settings: the settings of training.
         seed: seed of all random draws.
         rank, count: the number of this process, from 0, and of all processes that share the batch.
+
+    Raises:
+        InputError: if the model's schedule does not allow the number of steps of the bound.
     """
 
     def __init__(self, model: NDM, settings: TrainingConfig, seed: int = 0, rank: int = 0, count: int = 1) -> None:
         super().__init__()
+        model.process.schedule.check_steps(settings.bound_steps)
         self.model = model
         uniform = settings.uniform_times
         self.times = ImportanceTimes(uniform=uniform) if uniform < 1 else LowDiscrepancyTimes()

@@ -50,8 +50,8 @@ Dequantization = Literal["decoder", "uniform"]
 Nats = TypeVar("Nats", Tensor, float)
 EXACT_UP_TO = 256  # the most elements of a row for which affordable_divergence is exact
 PASS_ELEMENTS = 2**20
-"""The most elements of a batch of backward passes: a network of a hundred times as many activations then needs half a
-gigabyte in float32."""
+"""The most elements of a batch of backward passes for larger rows. A network with a hundred activations per element
+then needs half a gigabyte in float32. Smaller rows have all their passes in one batch, up to 64 rows at a time."""
 
 
 def bits_per_dim(nats: Nats, x: Tensor) -> Nats:
@@ -275,7 +275,8 @@ def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | N
     Both are differentiable if ``z`` requires a gradient, and detached otherwise.
     """
     keep = z.requires_grad and torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        t, z = (a.clone() if a.is_inference() else a for a in (t, z))
         if not keep:
             z = z.detach().requires_grad_(True)
         value = f(t, z)
@@ -290,7 +291,8 @@ def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | N
 def _exact_trace(value: Tensor, z: Tensor, keep: bool) -> Tensor:
     """The trace of d value / dz of each row, ``(B,)``, by D backward passes, as many at once as memory should hold."""
     dim = z[0].numel()
-    passes = min(dim, max(1, PASS_ELEMENTS // z.numel()))
+    most = 64 * EXACT_UP_TO**2 if dim <= EXACT_UP_TO else PASS_ELEMENTS
+    passes = min(dim, max(1, most // z.numel()))
     trace = z.new_zeros(len(z))
     for first in range(0, dim, passes):
         # Cotangent d picks output d in every row of z at once, because the rows do not interact.

@@ -36,8 +36,8 @@ class FlatUNet(nn.Module):
             periods are two level spacings and one level spacing.
 
     Raises:
-        InputError: if a size is not a positive whole number, the dropout is not in [0, 1),
-            ``heads`` does not divide ``channels``, or ``forward`` gets no t.
+        InputError: if a size is not a positive whole number, the dropout is not in [0, 1), ``heads`` does
+            not divide ``channels``, or ``forward`` gets no t.
 
     Example:
         >>> net = ndm.nn.FlatUNet((3, 32, 32), channels=128, depth=32, dropout=0.1, fourier=(7, 8))  # of VDM

@@ -41,9 +41,9 @@ class UNet(nn.Module):
             with the square of ``patch``.
 
     Raises:
-        InputError: if a size is not a positive whole number, the dropout is not in [0, 1),
-            the resolutions do not divide the image, ``heads`` does not divide
-            the channels, or no resolution has a height of ``attention``; in ``forward``, if t is missing.
+        InputError: if a size is not a positive whole number, the dropout is not in [0, 1), the resolutions
+            do not divide the image, ``heads`` does not divide the channels, or no resolution has a height of
+            ``attention``; in ``forward``, if t is missing.
 
     Example:
         >>> net = ndm.nn.UNet((3, 32, 32), channels=64, multipliers=(1, 2, 2), attention=(16,), heads=4)

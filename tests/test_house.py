@@ -15,7 +15,7 @@ TESTS = Path(__file__).resolve().parent
 ORDER = (
     ("errors", "version"),
     ("support",),
-    ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times"),
+    ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times", "batch"),
     ("process", "predictor", "decoder"),
     ("levels",),
     ("model",),

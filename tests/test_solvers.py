@@ -492,8 +492,8 @@ def test_failures_of_blocks_are_numbered_as_in_the_whole():
         ({"rtol": -1e-3}, "rtol and atol must not be negative"),
         ({"atol": -1e-3}, "rtol and atol must not be negative"),
         ({"rtol": 0, "atol": 0}, "nor both 0"),
-        ({"rtol": math.nan}, "rtol and atol must not be negative"),
-        ({"atol": math.nan}, "rtol and atol must not be negative"),
+        ({"rtol": math.nan}, "rtol must be a finite number, got nan"),
+        ({"atol": math.inf}, "atol must be a finite number, got inf"),
         ({"name": None}, "a solver is a name or an ndm.Solver"),
     ],
 )

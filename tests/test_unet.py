@@ -222,13 +222,13 @@ def test_sizes_that_do_not_fit_are_refused():
         ((1, 28, 28), {"attention": (16,)}, r"height 16.*\[28, 14, 7\]"),
         ((1, 28, 28), {"heads": 3}, "heads must divide the 128 channels"),
         ((1, 28, 28), {"multipliers": ()}, "at least one"),
-        ((1, 28, 28), {"patch": 0}, "must be positive"),
-        ((1, 28, 28), {"heads": 0}, "must be positive"),
+        ((1, 28, 28), {"patch": 0}, "patch must be a whole number and at least 1"),
+        ((1, 28, 28), {"heads": 0}, "heads must be a whole number and at least 1"),
         ((64,), {}, r"\(channels, height, width\)"),
     ):
         with pytest.raises(ndm.InputError, match=message):
             ndm.nn.UNet(shape, **options)
-    with pytest.raises(ndm.InputError, match="must be positive"):
+    with pytest.raises(ndm.InputError, match="depth must be a whole number and at least 1"):
         ndm.nn.FlatUNet(SHAPE, depth=0)
     with pytest.raises(ndm.InputError, match=r"\(channels, height, width\)"):
         ndm.nn.FlatUNet((5,))

@@ -12,6 +12,8 @@ The latent at time 0 is :math:`z_0 = \alpha_0 x + \sigma_0 \epsilon`, with x in 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from torch.nn import functional
 from .errors import InputError
 from .gaussian import Gaussian
 from .schedule import NoiseLevel
+from .support.checks import require_count
 from .support.registry import savable
 from .support.tensors import expand, rand, randn_like, sum_rows
 
@@ -112,16 +115,16 @@ class CategoricalDecoder(Decoder):
 
     def __init__(self, levels: int) -> None:
         super().__init__()
-        if levels < 2:
-            raise InputError(f"levels must be at least 2, got {levels}")
+        require_count(2, levels=levels)
         self.levels = levels
 
     def encode(self, x: Tensor) -> Tensor:
         check_data(x)
-        if x.min() < 0 or x.max() >= self.levels or (x.is_floating_point() and (x != x.round()).any()):
+        lowest, highest = x.min().item(), x.max().item()  # as numbers: uint8 cannot be compared with 256
+        if lowest < 0 or highest >= self.levels or (x.is_floating_point() and (x != x.round()).any()):
             raise InputError(
                 f"data must be integers 0..{self.levels - 1} for CategoricalDecoder(levels={self.levels}), "
-                f"got values in [{x.min().item():g}, {x.max().item():g}]; quantise them, or use GaussianDecoder"
+                f"got values in [{lowest:g}, {highest:g}]; quantise them, or use GaussianDecoder"
             )
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         return (2 * x + 1) / self.levels - 1
@@ -171,9 +174,18 @@ class CategoricalDecoder(Decoder):
 class GaussianDecoder(Decoder):
     """Real-valued data, which are standardised by ``encode`` and restored by ``decode``.
 
+    The statistics keep every digit that they are given with. They have the model's dtype where it holds them exactly,
+    and float64 otherwise, whatever ``model.to(dtype)`` makes of the weights; on MPS, which has no float64, they are
+    rounded to float32. Data are standardised in the wider of their dtype and that of the statistics: the mean of time
+    stamps is subtracted before anything is rounded.
+
     Args:
         mean, std: the mean to subtract and the standard deviation to divide by; numbers, or lists or tensors with one
-            value per element of a sample.
+            value per element of a sample. A size of 1 in one of the dimensions of a sample serves all its elements.
+
+    Raises:
+        InputError: if a statistic is not finite, or a standard deviation is not positive; in ``encode``, if their shape
+            does not fit the rows.
     """
 
     mean: Tensor
@@ -181,21 +193,38 @@ class GaussianDecoder(Decoder):
 
     def __init__(self, mean: float | list[float] | Tensor = 0.0, std: float | list[float] | Tensor = 1.0) -> None:
         super().__init__()
-        for name, value in (("mean", mean), ("std", std)):
-            value = torch.as_tensor(value, dtype=torch.get_default_dtype())
-            # A copy, because loading a model writes into the buffer.
-            self.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
-        if not (self.std > 0).all():
-            raise InputError("std must be positive everywhere; drop constant columns first")
+        for name, given in (("mean", mean), ("std", std)):
+            exact = exact_statistic(name, given)
+            rounded = exact.to(torch.get_default_dtype())
+            self.register_buffer(name, rounded if torch.equal(rounded.to(exact.dtype), exact) else exact)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GaussianDecoder:
+        if fn(torch.empty(0, dtype=torch.float32, device=self.mean.device)).device.type == "mps":
+            self.mean, self.std = self.mean.float(), self.std.float()
+        before = {"mean": self.mean, "std": self.std}
+        super()._apply(fn, recurse)
+        for name, old in before.items():
+            new = getattr(self, name)
+            known = not (old.is_meta or new.is_meta)
+            if known and new.dtype != old.dtype and not torch.equal(new.to(old.device, old.dtype), old):
+                setattr(self, name, old.to(new.device))
+        return self
 
     def encode(self, x: Tensor) -> Tensor:
         check_data(x)
+        for name, statistic in (("mean", self.mean), ("std", self.std)):
+            check_statistic(name, statistic, tuple(x.shape[1:]))
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        return (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
+        wide = self.wide(x)
+        return ((x.to(wide) - self.mean.to(wide)) / self.std.to(wide)).to(x.dtype)
+
+    def wide(self, x: Tensor) -> torch.dtype:
+        """The dtype in which ``x`` is standardised or restored."""
+        return torch.promote_types(x.dtype, torch.promote_types(self.mean.dtype, self.std.dtype))
 
     def log_scale(self, x: Tensor) -> Tensor:
         """log |d(data units) / d(model units)| of each row of ``x``, ``(B,)``."""
-        return sum_rows(self.std.to(x.dtype).log().expand_as(x))
+        return sum_rows(self.std.to(self.wide(x)).log().to(x.dtype).expand_as(x))
 
     def draw_latent(
         self, x: Tensor, x_model: Tensor, q_0: Gaussian, noise: NoiseLevel, generator: torch.Generator | None = None
@@ -214,4 +243,51 @@ class GaussianDecoder(Decoder):
         x = z_0 / expand(noise.alpha, z_0)
         if not mode:
             x = x + expand((noise.gamma / 2).exp(), z_0) * randn_like(z_0, generator)
-        return x * self.std.to(x.dtype) + self.mean.to(x.dtype)
+        # The result has the wide dtype: rounded to the model's, time stamps would be minutes apart.
+        wide = self.wide(x)
+        return x.to(wide) * self.std.to(wide) + self.mean.to(wide)
+
+
+def exact_statistic(name: str, given: Any) -> Tensor:
+    """A decoder's mean or std in a tensor that holds it exactly: its own dtype, or float64 for numbers and integers.
+
+    Raises:
+        InputError: if it is not made of finite real numbers, or a standard deviation is not positive, with the cause.
+    """
+    try:
+        value = given.detach() if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{name} must be a number, or numbers with one value per element, got {given!r}") from None
+    if value.is_complex() or value.dtype == torch.bool:
+        raise InputError(f"{name} must consist of real numbers, got {str(value.dtype).removeprefix('torch.')} values")
+    value = value if value.is_floating_point() else value.double()
+    bad = (~torch.isfinite(value)).flatten().nonzero().flatten()
+    if len(bad):
+        raise InputError(
+            f"{name} is not finite in {len(bad)} of {value.numel()} elements (first: element {int(bad[0])}): the data "
+            "have a NaN or an infinity there" + (", or only one row" if name == "std" else "") + "; mend the data first"
+        )
+    bad = (value <= 0).flatten().nonzero().flatten()
+    if name == "std" and len(bad):
+        cause = "constant columns have no standard deviation, drop them first"
+        raise InputError(
+            f"std must be positive everywhere, but element {int(bad[0])} is {value.flatten()[bad[0]].item():g}"
+            + (f": {cause}" if value.flatten()[bad[0]] == 0 else "")
+        )
+    # A copy, because loading a model writes into the buffer.
+    return value.clone(memory_format=torch.contiguous_format)
+
+
+def check_statistic(name: str, statistic: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a mean or std that would only broadcast to rows of ``shape``, such as one per channel along the width.
+
+    Raises:
+        InputError: with both shapes.
+    """
+    own = tuple(statistic.shape)
+    fits = len(own) == len(shape) and all(size in (1, whole) for size, whole in zip(own, shape, strict=True))
+    if statistic.numel() != 1 and not fits:
+        raise InputError(
+            f"GaussianDecoder's {name} has shape {own} and does not fit rows of shape {shape}: give a number, or one "
+            f"value per element (a size of 1 serves a whole dimension, e.g. {(shape[0], *[1] * (len(shape) - 1))})"
+        )

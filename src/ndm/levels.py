@@ -27,6 +27,7 @@ from .errors import InputError
 from .predictor import PREDICTORS, BasePredictor, Prediction
 from .schedule import NoiseLevel
 from .support.blueprint import Blueprint
+from .support.checks import require_count
 
 RANK = 16
 """A rank that suffices for 256 levels."""
@@ -59,8 +60,8 @@ class LevelsPredictor(BasePredictor):
         self, net: nn.Module, levels: int, rank: int = RANK, num_basis: int = 0, variance: bool = False
     ) -> None:
         super().__init__(net, num_basis, variance)
-        if levels < 2 or rank < 1:
-            raise InputError(f"levels must be at least 2 and rank at least 1, got {levels} and {rank}")
+        require_count(2, levels=levels)
+        require_count(rank=rank)
         self.levels = levels
         self.rank = rank
         if rank < levels:

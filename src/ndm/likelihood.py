@@ -39,25 +39,41 @@ from torch import Tensor
 
 from .errors import InputError
 from .gaussian import Gaussian
-from .model import NDM
+from .model import NDM, check_model, check_not_random
 from .sampling import velocity_field
 from .solvers import ODE_SOLVERS, Failures, Solver, VectorField, find_solver, solve_ode
-from .support.tensors import expand, full_times, rand, randn_like, sum_rows
+from .support.checks import require_count
+from .support.tensors import expand, full_times, rand, randn_like, require_generator, sum_rows
 
 Divergence = Literal["exact", "hutchinson", "hutchinson-gaussian"]
 Dequantization = Literal["decoder", "uniform"]
 Nats = TypeVar("Nats", Tensor, float)
 EXACT_UP_TO = 256  # the most elements of a row for which affordable_divergence is exact
+PASS_ELEMENTS = 2**20
+"""The most elements of a batch of backward passes for larger rows. A network with a hundred activations per element
+then needs half a gigabyte in float32. Smaller rows have all their passes in one batch, up to 64 rows at a time."""
 
 
 def bits_per_dim(nats: Nats, x: Tensor) -> Nats:
     """Convert nats per row (a tensor or a number) to bits per element of a row of ``x``: nats / (D ln 2)."""
-    return nats / (x[0].numel() * math.log(2))
+    return nats / (elements(x) * math.log(2))
 
 
 def affordable_divergence(x: Tensor) -> Divergence:
     """The divergence for rows like those of ``x``: exact up to 256 elements, because its cost grows with D."""
-    return "exact" if x[0].numel() <= EXACT_UP_TO else "hutchinson"
+    return "exact" if elements(x) <= EXACT_UP_TO else "hutchinson"
+
+
+def elements(x: Any) -> int:
+    """The number D of elements of a row of ``x``, ``(B, *)``.
+
+    Raises:
+        InputError: if ``x`` is no batch of rows.
+    """
+    shape = tuple(getattr(x, "shape", ()))
+    if len(shape) < 2 or not math.prod(shape[1:]):
+        raise InputError(f"x must be the data, of shape (batch, ...), got {shape or type(x).__name__}")
+    return math.prod(shape[1:])
 
 
 class Likelihood(NamedTuple):
@@ -133,14 +149,16 @@ def ode_likelihood(
     NaN. :meth:`Likelihood.checked` raises an error for them.
 
     Args:
-        model: the model.
-        x: data in data units, ``(B, *)``. If it requires a gradient, the result does too (with the solver's steps held
-            fixed); otherwise no graph is kept.
+        model: the model, in evaluation mode if it has dropout or batch norm.
+        x: data in data units, ``(B, *)``: a torch tensor or a NumPy array of integers or floats of any precision. If it
+            requires a gradient, the result does too (with the solver's steps held fixed); otherwise no graph is kept.
         solver: a name of ``ndm.ODE_SOLVERS``, or an :class:`ndm.Solver`; ``dopri5`` chooses the steps of each row
             separately.
         dequantization: for discrete data, ``"decoder"`` or ``"uniform"`` (see the table above).
-        divergence: ``"exact"`` (D backward passes per evaluation), or Hutchinson's estimator (one backward pass,
-            unbiased, noisy) with Rademacher or Gaussian probes, one probe per solve.
+        divergence: ``"exact"`` (D backward passes per evaluation, some at a time, so that memory stays bounded), or
+            Hutchinson's estimator ``"hutchinson"`` or ``"hutchinson-gaussian"`` (one backward pass, unbiased, noisy)
+            with Rademacher or Gaussian probes, one probe per solve. With more than a few hundred elements in a row, as
+            in images, the exact divergence takes hours: choose ``"hutchinson"``.
         samples: the number of draws. For discrete data and exact divergence they are importance samples. With
             Hutchinson's estimator their logarithms are averaged instead, because the logarithm of an average of noisy
             weights is not a bound. Continuous data with exact divergence need no draws.
@@ -150,24 +168,21 @@ def ode_likelihood(
         generator: seeds the latents and the probes.
 
     Raises:
-        InputError: if x is out of the decoder's range or not finite, or an option does not fit.
+        InputError: if x does not fit the model or is not finite, an option does not fit, the model is random because it
+            is in training mode, or its dtype cannot resolve the schedule (:meth:`ndm.Schedule.check_precision`).
     """
-    if divergence not in get_args(Divergence):
-        raise InputError(f"divergence must be one of {', '.join(get_args(Divergence))}; got {divergence!r}")
-    if dequantization not in get_args(Dequantization):
-        raise InputError(f"dequantization must be 'decoder' or 'uniform', got {dequantization!r}")
-    for name, count in (("samples", samples), ("max_rows", max_rows)):
-        if count is not None and count < 1:
-            raise InputError(f"{name} must be at least 1, got {count}")
-    solver = Solver.of(solver)
-    find_solver(solver.name, ODE_SOLVERS)
-    model.process.schedule.check_steps(None)
-    if dtype is not None:
-        model = copy.deepcopy(model).to(dtype)
-        x = x.to(dtype) if x.is_floating_point() else x
-    random = model.decoder.discrete or divergence != "exact"
-    draws: list[Likelihood] = []
-    with torch.set_grad_enabled(x.requires_grad and torch.is_grad_enabled()):
+    solver = _check_options(model, solver, dequantization, divergence, samples, max_rows, dtype, generator)
+    keep = isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
+    # Divergences need gradients, which inference mode forbids even to what it has made.
+    with torch.inference_mode(False), torch.set_grad_enabled(keep):
+        if dtype is not None or any(p.is_inference() for p in model.parameters()):
+            model = copy.deepcopy(model).to(dtype or model.reference.dtype)
+        x = model.rows(x)
+        x = x.clone() if x.is_inference() else x
+        if dtype is not None and model.weightless and x.is_floating_point():
+            x = x.to(dtype)
+        random = model.decoder.discrete or divergence != "exact"
+        draws: list[Likelihood] = []
         for _ in range(samples if random else 1):
             z_0, log_weight = draw_latent(model, x, dequantization, generator)
             probe = draw_probe(z_0, divergence, generator)
@@ -176,15 +191,38 @@ def ode_likelihood(
         return _average(draws, importance=divergence == "exact", random=random)
 
 
+def _check_options(
+    model: NDM, solver: Solver | str, dequantization: str, divergence: str, samples: int, max_rows: int | None,
+    dtype: torch.dtype | None, generator: torch.Generator | None,
+) -> Solver:  # fmt: skip
+    """Refuse options of :func:`ode_likelihood` that do not fit; the solver as a :class:`Solver`."""
+    check_model(model)
+    if divergence not in get_args(Divergence):
+        raise InputError(f"divergence must be one of {', '.join(get_args(Divergence))}; got {divergence!r}")
+    if dequantization not in get_args(Dequantization):
+        raise InputError(f"dequantization must be 'decoder' or 'uniform', got {dequantization!r}")
+    require_count(samples=samples, max_rows=1 if max_rows is None else max_rows)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InputError(f"dtype must be a floating-point dtype such as torch.float64, got {dtype!r}")
+    require_generator(generator)
+    solver = Solver.of(solver)
+    find_solver(solver.name, ODE_SOLVERS)
+    model.process.schedule.check_steps(None)
+    check_not_random(model)
+    return solver
+
+
 def draw_latent(
     model: NDM, x: Tensor, dequantization: Dequantization = "decoder", generator: torch.Generator | None = None
 ) -> tuple[Tensor, Tensor]:
     """z_0 and log w of the table in the module's docstring, ``(B, *)`` and ``(B,)``.
 
     Raises:
-        InputError: if x does not fit the decoder, or uniform dequantisation is asked for continuous data.
+        InputError: if x does not fit the decoder, the dtype cannot resolve the schedule, or uniform dequantisation is
+            asked for continuous data.
     """
     x_model = model.encode(x)
+    model.process.schedule.check_precision(x_model.dtype)
     t_0 = full_times(0.0, x_model)
     noise = model.process.schedule(t_0)
     if dequantization == "decoder":
@@ -237,7 +275,8 @@ def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | N
     Both are differentiable if ``z`` requires a gradient, and detached otherwise.
     """
     keep = z.requires_grad and torch.is_grad_enabled()
-    with torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad():
+        t, z = (a.clone() if a.is_inference() else a for a in (t, z))
         if not keep:
             z = z.detach().requires_grad_(True)
         value = f(t, z)
@@ -245,12 +284,25 @@ def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | N
             (vjp,) = torch.autograd.grad(value, z, probe, create_graph=keep, retain_graph=keep)
             trace = sum_rows(vjp * probe)
         else:
-            dim = z[0].numel()
-            # Cotangent d picks output d in every row of z at once, because the rows do not interact.
-            picks = torch.eye(dim, dtype=z.dtype, device=z.device).view(dim, 1, *z.shape[1:]).expand(dim, *z.shape)
-            (jacobian,) = torch.autograd.grad(value, z, picks, create_graph=keep, is_grads_batched=True)
-            trace = jacobian.reshape(dim, len(z), dim).diagonal(dim1=0, dim2=2).sum(1)
+            trace = _exact_trace(value, z, keep)
     return (value, trace) if keep else (value.detach(), trace.detach())
+
+
+def _exact_trace(value: Tensor, z: Tensor, keep: bool) -> Tensor:
+    """The trace of d value / dz of each row, ``(B,)``, by D backward passes, as many at once as memory should hold."""
+    dim = z[0].numel()
+    most = 64 * EXACT_UP_TO**2 if dim <= EXACT_UP_TO else PASS_ELEMENTS
+    passes = min(dim, max(1, most // z.numel()))
+    trace = z.new_zeros(len(z))
+    for first in range(0, dim, passes):
+        # Cotangent d picks output d in every row of z at once, because the rows do not interact.
+        picks = torch.eye(dim, dtype=z.dtype, device=z.device)[first : first + passes]
+        picks = picks.view(-1, 1, *z.shape[1:]).expand(-1, *z.shape)
+        more = keep or first + passes < dim
+        (part,) = torch.autograd.grad(value, z, picks, create_graph=keep, retain_graph=more, is_grads_batched=True)
+        part = part.reshape(len(picks), len(z), dim)[:, :, first : first + passes]
+        trace = trace + part.diagonal(dim1=0, dim2=2).sum(1)
+    return trace
 
 
 def _in_blocks(f: VectorField, z_0: Tensor, probe: Tensor | None, solver: Solver, max_rows: int | None) -> Likelihood:

@@ -5,17 +5,25 @@ r"""The model: a forward process, a predictor that reverses it, and a decoder.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .batch import as_batch, as_float
 from .decoder import Decoder
 from .errors import InputError
 from .predictor import BasePredictor
 from .process import ConditionalProcess, ForwardProcess
+from .support.checks import row_shape
 from .transform import BasisCurve
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+RANDOM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.RReLU)
+"""Modules that make a row's output depend on chance or on the other rows in training mode."""
 
 
 class NDM(nn.Module):
@@ -25,10 +33,11 @@ class NDM(nn.Module):
         process: the forward process.
         predictor: predicts x from z_t.
         decoder: converts between data units and model units, and defines p(x | z_0).
+        shape: the shape of one sample; not needed where the predictor's network has one, as all of ``ndm.nn`` do.
 
     Raises:
-        InputError: if the predictor predicts a curve that the transform does not have, or its levels are not the
-            decoder's.
+        InputError: if the predictor predicts a curve that the transform does not have, its levels are not the
+            decoder's, or ``shape`` is not that of the predictor's network.
 
     Example:
         >>> f = ndm.nn.MLP((64,), multiplier=2, embedding=0)
@@ -38,7 +47,9 @@ class NDM(nn.Module):
         >>> ndm.bound(model, x).total.mean().backward()
     """
 
-    def __init__(self, process: ForwardProcess, predictor: BasePredictor, decoder: Decoder) -> None:
+    def __init__(
+        self, process: ForwardProcess, predictor: BasePredictor, decoder: Decoder, shape: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         if predictor.num_basis and process.transform.predictable != predictor.num_basis:
             raise InputError(
@@ -53,6 +64,21 @@ class NDM(nn.Module):
         self.process = process
         self.predictor = predictor
         self.decoder = decoder
+        self._shape = None if shape is None else row_shape(shape)
+        own = network_shape(predictor)
+        if self._shape is not None and own not in (None, self._shape):
+            raise InputError(f"shape {self._shape} is not the shape {own} of the predictor's network; leave shape out")
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of one sample: as given, else that of the predictor's network; None if neither is known.
+
+        Where it is known, batches of another shape are refused, and ``ndm.sample(model, 16)`` draws 16 rows.
+        """
+        return network_shape(self.predictor) if self._shape is None else self._shape
+
+    def extra_repr(self) -> str:
+        return f"shape={self.shape}"
 
     def forward(self, z_t: Tensor, t: Tensor, eta: float | Tensor | None = None) -> ConditionalProcess:
         """The reverse process at ``z_t``: the forward process given the prediction from ``z_t``.
@@ -76,13 +102,42 @@ class NDM(nn.Module):
         return torch.empty(0)
 
     @property
+    def weightless(self) -> bool:
+        """Whether neither the process nor the predictor has any weights, as in closed-form models."""
+        parts = (self.process, self.predictor)
+        return not any(True for part in parts for _ in chain(part.parameters(), part.buffers()))
+
+    @property
     def num_parameters(self) -> int:
         """The number of trainable parameters."""
         return sum(p.numel() for p in self.parameters())
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Convert data units to model units; integers get the model's dtype, real numbers keep theirs."""
-        return self.decoder.encode(x if x.is_floating_point() else x.to(self.reference.dtype))
+    def rows(self, x: Any) -> Tensor:
+        """Data on the model's device, once their kind and shape are checked; the values stay as they are.
+
+        Args:
+            x: data in data units, ``(B, *shape)``: a torch tensor or a NumPy array of integers or floats.
+
+        Raises:
+            InputError: if ``x`` is of another kind, has no row, or has rows of another shape than the model's.
+        """
+        return as_batch(x, self.shape).to(self.reference.device)
+
+    def encode(self, x: Any) -> Tensor:
+        """Convert data units to model units: ``(B, *)`` in the model's dtype and on its device.
+
+        All data enter through here. They are encoded in their own precision where that is higher than the model's. A
+        model without any weights has no dtype, and takes that of floating-point data.
+
+        Args:
+            x: as of :meth:`rows`.
+
+        Raises:
+            InputError: as :meth:`rows`, or if the data are not finite or out of the decoder's range.
+        """
+        x = self.rows(x)
+        dtype = x.dtype if x.is_floating_point() and self.weightless else self.reference.dtype
+        return self.decoder.encode(as_float(x, dtype)).to(dtype)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
@@ -116,3 +171,42 @@ class NDM(nn.Module):
 
         supplied = {"predictor": predictor, "transform": transform}
         return load(Path(folder), {k: v for k, v in supplied.items() if v is not None})
+
+
+def network_shape(predictor: nn.Module) -> tuple[int, ...] | None:
+    """The shape of one sample that a predictor's network is made for, if the network says so as ``net.shape``."""
+    shape = getattr(getattr(predictor, "net", None), "shape", None)
+    if not isinstance(shape, tuple) or not shape or not all(type(n) is int and n > 0 for n in shape):
+        return None
+    return tuple(shape)
+
+
+def check_model(model: Any) -> None:
+    """Refuse what is not a model, such as a wrapper that hides its parts.
+
+    Raises:
+        InputError: with the way to the model inside, if there is one.
+    """
+    if not isinstance(getattr(model, "process", None), ForwardProcess):
+        inside = isinstance(getattr(model, "module", None), NDM)
+        hint = ": pass the model inside, its attribute module" if inside else ""
+        raise InputError(f"model must be an ndm.NDM, got {type(model).__name__}{hint}")
+
+
+def check_not_random(model: NDM) -> None:
+    """Refuse a model whose field is random, or mixes the rows of a batch, because it is in training mode.
+
+    It looks for dropout, batch norm, randomised activations, and attention and recurrent layers with dropout. What a
+    network draws by other means is not seen.
+
+    Raises:
+        InputError: naming the first such module.
+    """
+    for name, module in model.named_modules():
+        dropout = isinstance(module, DROPOUT) and module.p > 0
+        inner = isinstance(module, (nn.MultiheadAttention, nn.RNNBase)) and module.dropout > 0
+        if module.training and (dropout or inner or isinstance(module, RANDOM)):
+            raise InputError(
+                f"the model is in training mode, where {type(module).__name__} ({name}) makes its field random: it has "
+                "no likelihood and no ODE then; call model.eval() first"
+            )

@@ -25,10 +25,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import InputError
 from .gaussian import Gaussian
-from .model import NDM
+from .model import NDM, check_model
 from .process import ConditionalProcess
+from .support.checks import require_count
 from .support.tensors import expand, full_times, randn_like, sum_rows
 from .times import LowDiscrepancyTimes
 
@@ -88,7 +88,7 @@ def bound(
 
     Args:
         model: the model.
-        x: data in data units, ``(B, *)``.
+        x: data in data units, ``(B, *)``: a torch tensor or a NumPy array of integers or floats of any precision.
         steps: the number of steps T; None is continuous time.
         times: draws the times at which the diffusion term is evaluated; by default low-discrepancy uniform times.
         generator: seeds the times and the noise.
@@ -99,12 +99,15 @@ def bound(
         The three terms per row, in nats.
 
     Raises:
-        InputError: if x is out of the decoder's range or not finite, or the schedule does not allow ``steps``.
+        InputError: if x does not fit the model or is not finite, the schedule does not allow ``steps``, or the model's
+            dtype cannot resolve the schedule (see :meth:`ndm.Schedule.check_precision`).
     """
-    if steps is not None and steps < 1:
-        raise InputError(f"steps must be at least 1 (or None for continuous time), got {steps}")
+    check_model(model)
+    if steps is not None:
+        require_count(steps=steps)
     model.process.schedule.check_steps(steps)
     times = LowDiscrepancyTimes() if times is None else times
+    x = model.rows(x)
     x_model = model.encode(x)
     draws = draw(x_model, times, generator)
     terms = bound_terms(model, x, x_model, draws, steps, eta)
@@ -119,7 +122,11 @@ def bound_terms(
 
     Args:
         x, x_model: the data in data units and in model units, ``(B, *)``.
+
+    Raises:
+        InputError: if the dtype of ``x_model`` cannot resolve the schedule or the number of steps.
     """
+    model.process.schedule.check_precision(x_model.dtype, steps)
     q = model.process(x_model, eta=eta)
     start, end = full_times(0.0, x_model), full_times(1.0, x_model)
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 from .errors import InputError
 from .schedule import NoiseLevel
 from .support.blueprint import Blueprint
+from .support.checks import require_count
 from .support.registry import Registry
 from .support.tensors import expand
 
@@ -47,6 +48,7 @@ class BasePredictor(nn.Module):
 
     def __init__(self, net: nn.Module, num_basis: int = 0, variance: bool = False) -> None:
         super().__init__()
+        require_count(0, num_basis=num_basis)
         self.net = net
         self.num_basis = num_basis
         self.variance = variance

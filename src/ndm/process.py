@@ -36,8 +36,9 @@ from torch import Tensor, nn
 from .errors import InputError
 from .gaussian import Gaussian
 from .schedule import NoiseLevel, Schedule
+from .support.checks import require_number
 from .support.registry import savable
-from .support.tensors import check_times, expand
+from .support.tensors import check_times, expand, require_shape
 from .transform import Curve, Identity, Transform
 
 TiedTo = Literal["time", "noise"]
@@ -75,6 +76,7 @@ class ForwardProcess(nn.Module):
         super().__init__()
         if tied_to not in ("time", "noise"):
             raise InputError(f"tied_to must be 'time' or 'noise', got {tied_to!r}")
+        require_number(eta=eta)
         if not eta > 0:
             raise InputError(f"eta must be positive (the bound is infinite at 0), got {eta}")
         self.schedule = schedule
@@ -130,15 +132,31 @@ class ConditionalProcess:
             variance. For the identity this is exact for x ~ N(x_hat, v), and for any F it has the right order in the
             step size.
         eta: the rate of the clock, dGamma = eta dgamma; a number, or one per row, ``(B,)``.
+
+    Raises:
+        InputError: if the variance or a given eta per row has another shape, which might broadcast.
     """
 
     def __init__(
         self, process: ForwardProcess, curve: Curve, variance: Tensor | None = None, eta: float | Tensor = 1.0
     ) -> None:
+        if variance is not None:
+            require_shape("variance", variance, curve.x, "x")
+        if isinstance(eta, Tensor) and eta.ndim:
+            check_times(curve.x, eta=eta)
         self.process = process
         self.curve = curve
         self.variance = variance
         self.eta = eta
+
+    def check(self, z: Tensor, **times: Tensor) -> None:
+        """Refuse latents that are not shaped like x, and times that are not one per row.
+
+        Raises:
+            InputError: with both shapes.
+        """
+        require_shape("z", z, self.curve.x, "x")
+        check_times(z, **times)
 
     def clock(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Gamma and its time derivative at ``t``, each ``(B,)``."""
@@ -153,6 +171,7 @@ class ConditionalProcess:
         """m and s at ``t``; s broadcasts against m."""
         noise = self.process.schedule(t)
         value = self.curve(self.process.curve_time(t, noise)[0])
+        require_shape("F(x, t)", value, self.curve.x, "x")
         return expand(noise.alpha, value) * value, expand(noise.sigma, value)
 
     def affine_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -160,6 +179,8 @@ class ConditionalProcess:
         noise = self.process.schedule(t)
         tau, d_tau = self.process.curve_time(t, noise)
         value, slope = self.curve.with_derivative(tau)
+        require_shape("F(x, t)", value, self.curve.x, "x")
+        require_shape("dF/dt", slope, self.curve.x, "x")
         alpha, sigma, d_alpha, d_sigma = (
             expand(a, value) for a in (noise.alpha, noise.sigma, noise.d_alpha, noise.d_sigma)
         )
@@ -182,9 +203,9 @@ class ConditionalProcess:
             s, t: times in [0, 1], ``(B,)``.
 
         Raises:
-            InputError: if ``s`` or ``t`` is not of shape ``(B,)``.
+            InputError: if ``z_t`` is not shaped like x, or ``s`` or ``t`` is not of shape ``(B,)``.
         """
-        check_times(z_t, s=s, t=t)
+        self.check(z_t, s=s, t=t)
         (m_s, s_s), (m_t, s_t) = self.affine(s), self.affine(t)
         log_rho = expand(self.clock(s)[0] - self.clock(t)[0], z_t) / 2
         kappa = log_rho.exp() * s_s / s_t
@@ -200,19 +221,19 @@ class ConditionalProcess:
 
     def velocity(self, z: Tensor, t: Tensor) -> Tensor:
         """Velocity u of the ODE dz = u dt that has these marginals."""
-        check_times(z, t=t)
+        self.check(z, t=t)
         m, s, d_m, d_s = self.affine_with_derivative(t)
         return d_m + d_s / s * (z - m)
 
     def score(self, z: Tensor, t: Tensor) -> Tensor:
         """Gradient of log q(z_t | x) with respect to z_t."""
-        check_times(z, t=t)
+        self.check(z, t=t)
         m, s = self.affine(t)
         return (m - z) / s**2
 
     def reverse_drift(self, z: Tensor, t: Tensor) -> Tensor:
         """Drift b of the SDE dz = b dt + g dw that runs from t = 1 to 0 and has these marginals."""
-        check_times(z, t=t)
+        self.check(z, t=t)
         m, s, d_m, d_s = self.affine_with_derivative(t)
         velocity, score = d_m + d_s / s * (z - m), (m - z) / s**2
         return velocity - expand(self.noise_rate(t), z) ** 2 / 2 * score

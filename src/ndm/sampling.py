@@ -23,13 +23,16 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from .model import NDM
+from .errors import InputError
+from .model import NDM, check_model, check_not_random
 from .solvers import ODE_SOLVERS, SDE_SOLVERS, Method, Solver, VectorField, find_solver, solve_ode, solve_sde
-from .support.tensors import full_times, randn_like, rows_at_once
+from .support.checks import require_count, row_shape
+from .support.tensors import full_times, randn_like, require_generator, rows_at_once
 
 BATCH = 128
 
@@ -37,7 +40,7 @@ BATCH = 128
 @torch.no_grad()
 def sample(
     model: NDM,
-    shape: tuple[int, ...],
+    shape: int | Sequence[int],
     steps: int | None = None,
     solver: Solver | str = "ancestral",
     mode: bool = False,
@@ -46,8 +49,9 @@ def sample(
     r"""Draw from the model.
 
     Args:
-        model: the model.
-        shape: shape of the samples with the batch dimension, ``(B, *)``.
+        model: the model, in evaluation mode if it has dropout or batch norm.
+        shape: the number of samples, if the model knows the shape of one (``model.shape``); or the shape of all of them
+            with the batch dimension, ``(B, *)``.
         steps: the number of steps, 50 by default; a solver that chooses its own steps ignores it. An
             :class:`ndm.Solver` already has a number of steps.
         solver: a name in the table of this module, or an :class:`ndm.Solver`.
@@ -60,20 +64,25 @@ def sample(
         Samples in data units, ``(B, *)``.
 
     Raises:
-        InputError: if the solver is unknown or not installed, the schedule does not allow the number of steps, or
-            ``steps`` contradicts the steps of the :class:`ndm.Solver`.
+        InputError: if the solver is unknown or not installed, the schedule does not allow the number of steps,
+            ``steps`` contradicts the steps of the :class:`ndm.Solver`, ``shape`` is not the model's, or the model is
+            random because it is in training mode.
         SolverError: if an ODE solver could not finish some rows; ``result`` is the :class:`ndm.Solution`.
 
     Example:
         >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
         >>> model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,))), ndm.GaussianDecoder())
-        >>> x = ndm.sample(model, (16, 2), steps=10)
+        >>> x = ndm.sample(model, 16, steps=10)
         >>> x = ndm.sample(model, (16, 2), solver=ndm.Solver("dopri5", rtol=1e-3, atol=1e-3))
     """
+    check_model(model)
+    shape = batch_shape(model, shape)
+    require_generator(generator)
     solver = Solver.of(solver, steps)
     find_solver(solver.name, SOLVERS)
     discrete = solver.name in _DISCRETE
     model.process.schedule.check_steps(solver.steps if discrete else None)
+    check_not_random(model)
     z_1 = randn_like(model.reference.new_empty(shape), generator)
     if discrete:
         z_0 = ancestral(model, z_1, solver.steps, deterministic=solver.name == "ddim", generator=generator)
@@ -83,6 +92,27 @@ def sample(
         drift: VectorField = lambda t, z: model(z, t).reverse_drift(z, t)  # noqa: E731
         z_0 = solve_sde(drift, model.process.noise_rate, z_1, 1.0, 0.0, solver, generator)
     return model.decoder.decode(z_0, model.process.schedule(full_times(0.0, z_0)), mode, generator)
+
+
+def batch_shape(model: NDM, shape: int | Sequence[int]) -> tuple[int, ...]:
+    """The shape of samples ``(B, *)`` from their number, or from their shape if it is one of the model's.
+
+    Raises:
+        InputError: if it is not, or there is only a number and the model does not know the shape of a sample.
+    """
+    if isinstance(shape, Integral):
+        require_count(shape=shape)
+        if model.shape is None:
+            raise InputError(
+                f"this model does not know the shape of a sample: pass ({shape}, *shape), or make it with "
+                "NDM(..., shape=shape)"
+            )
+        return (int(shape), *model.shape)
+    full = row_shape(shape)
+    if len(full) < 2 or model.shape not in (None, full[1:]):
+        wanted = "*" if model.shape is None else ", ".join(map(str, model.shape))
+        raise InputError(f"shape must be (batch, {wanted}) for this model, got {full}")
+    return full
 
 
 def sample_in_batches(

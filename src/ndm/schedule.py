@@ -24,7 +24,14 @@ from torch.nn import functional
 
 from .errors import InputError
 from .support.blueprint import Blueprint
+from .support.checks import require_count, require_number
 from .support.registry import Registry
+
+FAITHFUL_STEPS = 0.02
+"""The largest number of steps T in units of 1 / eps: with more of them t - s has too few digits."""
+FAITHFUL_STEP_NOISE = 0.25
+"""The largest T in units of (gamma_max - gamma_min) e^(gamma_min / 2) / eps: with more steps, a step near t = 0 adds
+less noise than rounding does."""
 
 
 class NoiseLevel(NamedTuple):
@@ -46,7 +53,7 @@ class Schedule(nn.Module):
         gamma_max: log noise-to-signal ratio at t = 1.
 
     Raises:
-        InputError: if ``gamma_min`` is not below ``gamma_max``.
+        InputError: if the two are not finite numbers, or ``gamma_min`` is not below ``gamma_max``.
     """
 
     steps: int | None = None
@@ -54,6 +61,7 @@ class Schedule(nn.Module):
 
     def __init__(self, gamma_min: float, gamma_max: float) -> None:
         super().__init__()
+        require_number(gamma_min=gamma_min, gamma_max=gamma_max)
         if not gamma_min < gamma_max:
             raise InputError(f"gamma_min must be below gamma_max, got {gamma_min} and {gamma_max}")
         self.gamma_min = gamma_min
@@ -88,6 +96,39 @@ class Schedule(nn.Module):
             raise InputError(
                 f"{type(self).__name__} belongs to steps={self.steps} and does not allow {wanted}; "
                 f"pass steps={self.steps}, or use LearnedSchedule, which allows any"
+            )
+
+    def check_precision(self, dtype: torch.dtype, steps: int | None = None) -> None:
+        r"""Refuse a noise at t = 0, an end at t = 1 or a number of steps T that ``dtype`` cannot resolve.
+
+        With eps the distance from 1 to the next number of ``dtype``, the standard deviation
+        :math:`e^{\gamma_{\min}/2}` must be at least 2 eps (``gamma_min`` at least -30.5 in float32, -70.7 in
+        float64), and :math:`e^{-\gamma_{\max}}` must be a normal number (``gamma_max`` at most 87 and 708). T must not
+        be above 0.02 / eps, nor :math:`\tfrac14 (\gamma_{\max} - \gamma_{\min}) e^{\gamma_{\min}/2}` / eps: in
+        float32 170,000 for gamma from -7 to 5, and 50,000 from -13.3. Measured on small models with either decoder,
+        float32 then agrees with float64 to 10^-3 of the bound, and just beyond it does not.
+
+        Raises:
+            InputError: with what to change.
+        """
+        name, eps = str(dtype).removeprefix("torch."), torch.finfo(dtype).eps
+        noise = math.exp(self.gamma_min / 2) if self.gamma_min < 0 else 1.0
+        if noise < 2 * eps:
+            raise InputError(
+                f"gamma_min = {self.gamma_min:g} is too small for {name}: it cannot resolve noise of {noise:.1g}; "
+                f"use float64, or raise gamma_min to at least {math.ceil(20 * math.log(2 * eps)) / 10:g}"
+            )
+        highest = -math.log(torch.finfo(dtype).tiny)
+        if self.gamma_max > highest:
+            raise InputError(
+                f"gamma_max = {self.gamma_max:g} is too large for {name}: no signal is left at t = 1; "
+                f"use float64, or lower gamma_max to at most {math.floor(highest):g}"
+            )
+        most = min(FAITHFUL_STEPS, FAITHFUL_STEP_NOISE * (self.gamma_max - self.gamma_min) * noise) / eps
+        if steps is not None and steps > max(1, most):
+            raise InputError(
+                f"steps = {steps} are too many for {name}, which resolves {max(1, math.floor(most))} here; "
+                "use float64, or continuous time (steps=None), which the bound tends to"
             )
 
 
@@ -131,6 +172,7 @@ class LearnedSchedule(Schedule):
 
     def __init__(self, gamma_min: float, gamma_max: float, num_bumps: int = 16) -> None:
         super().__init__(gamma_min, gamma_max)
+        require_count(num_bumps=num_bumps)
         self.num_bumps = num_bumps
         self.raw_slope = nn.Parameter(torch.tensor([0.5413]))  # softplus^-1(1); FSDP cannot shard scalars
         self.raw_heights = nn.Parameter(torch.full((num_bumps,), -4.0))
@@ -164,6 +206,7 @@ class StepwiseSchedule(Schedule):
 
     def __init__(self, gamma_min: float, gamma_max: float, steps: int) -> None:
         super().__init__(gamma_min, gamma_max)
+        require_count(steps=steps)
         self.steps = steps
         self.logits = nn.Parameter(torch.zeros(steps))
 

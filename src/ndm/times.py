@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .support.checks import require, require_count, require_number
 from .support.tensors import rand
 
 
@@ -55,6 +56,9 @@ class ImportanceTimes(LowDiscrepancyTimes):
         bins: the number of bins of the piecewise constant density.
         decay: the decay of a bin's moving average of squared losses, applied in each update that observed the bin.
         uniform: the share of uniform times; no weight is larger than its inverse.
+
+    Raises:
+        InputError: if there is no bin, or ``decay`` or ``uniform`` is out of its range.
     """
 
     second_moment: Tensor
@@ -62,6 +66,10 @@ class ImportanceTimes(LowDiscrepancyTimes):
 
     def __init__(self, bins: int = 64, decay: float = 0.99, uniform: float = 0.1) -> None:
         super().__init__()
+        require_count(bins=bins)
+        require_number(decay=decay, uniform=uniform)
+        require(0 <= decay < 1, "decay must be in [0, 1)", decay)
+        require(0 < uniform <= 1, "uniform must be in (0, 1]", uniform)
         self.decay = decay
         self.uniform = uniform
         self.register_buffer("second_moment", torch.ones(bins))

@@ -22,6 +22,8 @@ References:
 from __future__ import annotations
 
 import math
+import threading
+from contextlib import nullcontext
 from typing import ClassVar, Literal
 
 import torch
@@ -29,8 +31,9 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .support.blueprint import Blueprint
+from .support.checks import require_count
 from .support.registry import Registry
-from .support.tensors import expand
+from .support.tensors import expand, require_shape
 
 
 class Curve:
@@ -53,12 +56,22 @@ class BasisCurve(Curve):
     Args:
         x: the start of the curve, ``(B, C, *)``.
         coefficients: the ``h_k``, concatenated along dimension 1, ``(B, K * C, *)``; None is the constant curve.
+
+    Raises:
+        InputError: if the coefficients have another shape.
     """
 
     def __init__(self, x: Tensor, coefficients: Tensor | None = None) -> None:
         self.x = x
         self.h: tuple[Tensor, ...] = ()
         if coefficients is not None:
+            batch, channels, *rest = x.shape
+            count = coefficients.shape[1] if coefficients.ndim > 1 else 0
+            if count % channels or coefficients.shape != (batch, count, *rest):
+                raise InputError(
+                    f"coefficients of a curve from x of shape {tuple(x.shape)} must have shape "
+                    f"({', '.join(map(str, (batch, f'K * {channels}', *rest)))}), got {tuple(coefficients.shape)}"
+                )
             self.h = coefficients.split(x.shape[1], dim=1)
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -77,18 +90,24 @@ class BasisCurve(Curve):
 class NetworkCurve(Curve):
     """(1 - t) x + t f(x, t); the derivative is one forward-mode pass through the network."""
 
+    lock = threading.RLock()
+    """PyTorch has one forward-mode level for all threads, and refuses a second one while it is open."""
+
     def __init__(self, net: nn.Module, x: Tensor) -> None:
         self.net = net
         self.x = x
 
     def __call__(self, t: Tensor) -> Tensor:
-        tau = expand(t, self.x)
-        return (1 - tau) * self.x + tau * self.net(self.x, t).to(self.x.dtype)
+        tau, out = expand(t, self.x), self.net(self.x, t)
+        require_shape("net(x, t) of a Network transform", out, self.x, "x")
+        return (1 - tau) * self.x + tau * out.to(self.x.dtype)
 
     def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         # Forward-mode AD refuses tensors whose elements share memory, such as expanded times.
         t = t.contiguous()
-        value, derivative = torch.func.jvp(self.__call__, (t,), (torch.ones_like(t),))  # type: ignore[misc]
+        # torch.compile cannot trace a lock.
+        with nullcontext() if torch.compiler.is_compiling() else self.lock:
+            value, derivative = torch.func.jvp(self.__call__, (t,), (torch.ones_like(t),))  # type: ignore[misc]
         return value, derivative
 
 
@@ -146,6 +165,7 @@ class Linear(Transform):
         super().__init__()
         if rotation not in ("none", "fixed", "learned"):
             raise InputError(f"rotation must be 'none', 'fixed' or 'learned', got {rotation!r}")
+        require_count(dim=dim, num_basis=num_basis)
         self.dim = dim
         self.num_basis = num_basis
         self.rotation = rotation
@@ -199,8 +219,7 @@ class TimeBasis(Transform):
 
     def __init__(self, net: nn.Module, num_basis: int) -> None:
         super().__init__()
-        if num_basis < 1:
-            raise InputError(f"num_basis must be at least 1, got {num_basis}")
+        require_count(num_basis=num_basis)
         self.net = net
         self.num_basis = num_basis
 

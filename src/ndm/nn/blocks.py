@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
+from ..support.checks import row_shape
 
 
 def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -21,9 +22,10 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     Raises:
         InputError: if ``shape`` does not consist of three positive sizes.
     """
-    if len(shape) != 3 or min(shape) < 1:
-        raise InputError(f"shape must be (channels, height, width), got {tuple(shape)}; use the MLP for vectors")
-    return (shape[0], shape[1], shape[2])
+    sizes = row_shape(shape)
+    if len(sizes) != 3:
+        raise InputError(f"shape must be (channels, height, width), got {sizes}; use the MLP for vectors")
+    return (sizes[0], sizes[1], sizes[2])
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

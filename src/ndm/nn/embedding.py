@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
+from ..support.checks import require_count, require_number
 
 
 class TimeEmbedding(nn.Module):
@@ -22,6 +23,9 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, dim: int, num_frequencies: int = 16, max_frequency: float = 16.0) -> None:
         super().__init__()
+        require_count(dim=dim)
+        require_count(2, num_frequencies=num_frequencies)
+        require_number(max_frequency=max_frequency)
         ratio = (4 * max_frequency) ** (1 / (num_frequencies - 1))
         # Python floats, so that no precision is lost when the module changes its dtype.
         self.frequencies = [2 * math.pi * 0.25 * ratio**k for k in range(num_frequencies)]
@@ -46,11 +50,24 @@ class FourierFeatures(nn.Module):
 
     def __init__(self, exponents: tuple[int, ...]) -> None:
         super().__init__()
+        require_number(**{f"fourier[{i}]": k for i, k in enumerate(exponents)})
         self.exponents = tuple(exponents)
 
     def forward(self, z: Tensor) -> Tensor:
         angles = [2.0**k * math.pi * z for k in self.exponents]
         return torch.cat([z, *(a.sin() for a in angles), *(a.cos() for a in angles)], dim=1)
+
+
+def embedding_size(embedding: int | bool, channels: int) -> int:
+    """The size of a U-Net's time embedding: True is ``4 * channels``, and 0 or False no embedding.
+
+    Raises:
+        InputError: if it is negative or not a whole number.
+    """
+    if isinstance(embedding, bool):
+        return 4 * channels if embedding else 0
+    require_count(0, embedding=embedding)
+    return embedding
 
 
 def embed(time: TimeEmbedding | None, t: Tensor | None) -> Tensor | None:

@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..support.checks import require
+from ..support.checks import require, require_count, require_rate
 from .blocks import Head, ResidualBlock, image_shape
-from .embedding import FourierFeatures, TimeEmbedding, embed
+from .embedding import FourierFeatures, TimeEmbedding, embed, embedding_size
 from .names import NETWORKS
 
 
@@ -37,7 +36,8 @@ class FlatUNet(nn.Module):
             periods are two level spacings and one level spacing.
 
     Raises:
-        InputError: if a size is not positive, ``heads`` does not divide ``channels``, or ``forward`` gets no t.
+        InputError: if a size is not a positive whole number, the dropout is not in [0, 1), ``heads`` does
+            not divide ``channels``, or ``forward`` gets no t.
 
     Example:
         >>> net = ndm.nn.FlatUNet((3, 32, 32), channels=128, depth=32, dropout=0.1, fourier=(7, 8))  # of VDM
@@ -68,8 +68,8 @@ class FlatUNet(nn.Module):
         fourier: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        if min(multiplier, channels, depth, heads) < 1:
-            raise InputError("multiplier, channels, depth and heads must be positive")
+        require_count(multiplier=multiplier, channels=channels, depth=depth, heads=heads)
+        require_rate(dropout=dropout)
         self.shape = image_shape(shape)
         self.multiplier = multiplier
         self.channels = channels
@@ -79,7 +79,7 @@ class FlatUNet(nn.Module):
         self.dropout = dropout
         self.embedding = embedding
         self.fourier = tuple(fourier)
-        size = 4 * channels if embedding is True else int(embedding)
+        size = embedding_size(embedding, channels)
         pixels = self.shape[0]
         attends = heads if attention else 0
         self.features = FourierFeatures(self.fourier)

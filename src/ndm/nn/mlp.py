@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..support.checks import require_count, require_rate, row_shape
 from .embedding import FourierFeatures, TimeEmbedding, embed
 from .names import NETWORKS
 
@@ -47,6 +48,10 @@ class MLP(nn.Module):
         embedding: size of the time embedding; 0 makes a network of z alone.
         dropout: the dropout rate of the blocks.
         fourier: exponents of the :class:`FourierFeatures` of the input.
+
+    Raises:
+        InputError: if a size is not a whole number, negative or (but for ``depth`` and ``embedding``) 0, or the
+            dropout is not in [0, 1); in ``forward``, if t is missing.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -71,7 +76,10 @@ class MLP(nn.Module):
         fourier: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.shape = tuple(shape)
+        require_count(multiplier=multiplier, width=width, hidden=width if hidden is None else hidden)
+        require_count(0, depth=depth, embedding=embedding)
+        require_rate(dropout=dropout)
+        self.shape = row_shape(shape)
         self.multiplier = multiplier
         self.width = width
         self.depth = depth
@@ -79,7 +87,7 @@ class MLP(nn.Module):
         self.embedding = embedding
         self.dropout = dropout
         self.fourier = tuple(fourier)
-        dim = torch.Size(shape).numel()
+        dim = math.prod(self.shape)
         self.features = FourierFeatures(self.fourier)
         self.time = TimeEmbedding(embedding) if embedding else None
         self.stem = nn.Linear(dim * (1 + 2 * len(self.fourier)), width)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
+from ..support.checks import require, require_count, require_rate
 from .blocks import Head, ResidualBlock, image_shape
-from .embedding import FourierFeatures, TimeEmbedding, embed
+from .embedding import FourierFeatures, TimeEmbedding, embed, embedding_size
 from .names import NETWORKS
 
 
@@ -40,8 +41,9 @@ class UNet(nn.Module):
             with the square of ``patch``.
 
     Raises:
-        InputError: if a size is not positive, the resolutions do not divide the image, ``heads`` does not divide
-            the channels, or no resolution has a height of ``attention``; in ``forward``, if t is missing.
+        InputError: if a size is not a positive whole number, the dropout is not in [0, 1), the resolutions
+            do not divide the image, ``heads`` does not divide the channels, or no resolution has a height of
+            ``attention``; in ``forward``, if t is missing.
 
     Example:
         >>> net = ndm.nn.UNet((3, 32, 32), channels=64, multipliers=(1, 2, 2), attention=(16,), heads=4)
@@ -77,6 +79,10 @@ class UNet(nn.Module):
         patch: int = 1,
     ) -> None:
         super().__init__()
+        require_count(multiplier=multiplier, channels=channels, depth=depth, heads=heads, patch=patch)
+        require_count(**{f"multipliers[{i}]": m for i, m in enumerate(multipliers)})
+        require(len(multipliers) > 0, "multipliers must have at least one entry", tuple(multipliers))
+        require_rate(dropout=dropout)
         self.shape = image_shape(shape)
         self.multiplier = multiplier
         self.channels = channels
@@ -90,7 +96,7 @@ class UNet(nn.Module):
         self.patch = patch
         heights = self._heights()
 
-        size = 4 * channels if embedding is True else int(embedding)
+        size = embedding_size(embedding, channels)
         pixels = self.shape[0] * patch**2
         widths = [channels * m for m in self.multipliers]
         attends = [heads if height in self.attention else 0 for height in heights]
@@ -122,11 +128,6 @@ class UNet(nn.Module):
 
     def _heights(self) -> list[int]:
         """The height of the feature maps at each resolution."""
-        sizes = (self.multiplier, self.channels, self.depth, *self.multipliers, self.heads, self.patch)
-        if min(sizes) < 1 or not self.multipliers:
-            raise InputError(
-                "multiplier, channels, depth, multipliers (at least one), heads and patch must be positive"
-            )
         _, height, width = self.shape
         factor = self.patch * 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..support.tensors import require_generator
+from .checked import check_problem, checked_field, checked_quadrature, checked_rate
 from .methods import ODE_SOLVERS, SDE_SOLVERS, Method, find_solver
 from .options import Solver
 from .solution import NoiseRate, Quadrature, Solution, VectorField
@@ -33,11 +35,14 @@ def solve_ode(
             the integral to the state as one more element.
 
     Raises:
-        InputError: if the solver is unknown, its library is missing, or ``z`` requires a gradient that the solver does
-            not have.
+        InputError: if the solver is unknown, its library is missing, ``z`` requires a gradient that the solver does
+            not have, ``start`` or ``end`` is not finite, or a shape would only broadcast.
     """
     solver = Solver.of(solver)
     method = find_solver(solver.name, ODE_SOLVERS)
+    check_problem(z, start, end)
+    f = checked_field(f)
+    quadrature = None if quadrature is None else checked_quadrature(quadrature)
     if method.by_row:
         return method.solve(f, z, start, end, solver, args=args, quadrature=quadrature)
     if quadrature is not None:
@@ -73,7 +78,11 @@ def solve_sde(
     """Solve dz = f dt + g dw from ``z`` at ``start`` to ``end`` in ``Solver.steps`` equal steps.
 
     Raises:
-        InputError: if the solver is unknown or its library is missing.
+        InputError: if the solver is unknown, its library is missing, ``start`` or ``end`` is not finite, or a shape
+            would only broadcast.
     """
     solver = Solver.of(solver)
-    return find_solver(solver.name, SDE_SOLVERS).solve(f, g, z, start, end, solver, generator)
+    method = find_solver(solver.name, SDE_SOLVERS)
+    check_problem(z, start, end)
+    require_generator(generator)
+    return method.solve(checked_field(f), checked_rate(g), z, start, end, solver, generator)

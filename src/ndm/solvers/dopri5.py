@@ -17,6 +17,8 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..support.checks import require_count
+from .checked import check_problem, checked_field, checked_quadrature
 from .dormand_prince import STEP_NFE, DormandPrince, Step
 from .methods import ODE_SOLVERS, Method
 from .options import Solver
@@ -49,11 +51,17 @@ def dopri5(
         max_nfe: the largest number of evaluations for a row, to stop stiff rows.
         args: further inputs of ``f`` with one entry per row, ``(B, ...)`` each.
         quadrature: the field with an integrand, which is integrated along the path.
+
+    Raises:
+        InputError: if ``start`` or ``end`` is not finite, or a shape would only broadcast.
     """
+    check_problem(z, start, end)
+    require_count(max_nfe=max_nfe)
     if len(z) == 0 or start == end:
         zeros, none = z.new_zeros(len(z)), torch.zeros(len(z), dtype=torch.long, device=z.device)
         return Solution(z, zeros, none, none, Failures.none("dopri5", z))
-    problem = _Problem(f, quadrature, start, end, z.shape)
+    quadrature = None if quadrature is None else checked_quadrature(quadrature)
+    problem = _Problem(checked_field(f), quadrature, start, end, z.shape)
     control = _Control(Solver.of(solver), problem, z, max_nfe)
     rows, nfe = _begin(problem, control, z.flatten(1), args), 1
     left: list[_Left] = []

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..support.registry import Registry, unknown
+from .checked import checked_field, checked_rate
 from .options import Solver
 from .solution import Failures, NoiseRate, Solution, VectorField
 
@@ -62,13 +64,17 @@ def ode_on_grid(name: str, evaluations: int) -> Callable[[Step], Step]:
     """A decorator that registers an ODE solver ``step(f, z, grid) -> z`` and its number of evaluations per step."""
 
     def join(step: Step) -> Step:
+        @wraps(step)
+        def checked(f: VectorField, z: Tensor, grid: Tensor) -> Tensor:
+            return step(checked_field(f), z, grid)
+
         def solve(f: VectorField, z: Tensor, start: float, end: float, solver: Solver) -> Solution:
             state = step(f, z, uniform_grid(start, end, solver.steps))
             nfe = torch.full((len(z),), evaluations * solver.steps, device=z.device)
             return Solution(state, z.new_zeros(len(z)), nfe, torch.zeros_like(nfe), Failures.none(name, z))
 
         ODE_SOLVERS.add(name, Method(solve, takes_steps=True))
-        return step
+        return checked  # type: ignore[return-value]
 
     return join
 
@@ -77,6 +83,12 @@ def sde_on_grid(name: str) -> Callable[[Step], Step]:
     """A decorator that registers an SDE solver ``step(f, g, z, grid, generator) -> z``."""
 
     def join(step: Step) -> Step:
+        @wraps(step)
+        def checked(
+            f: VectorField, g: NoiseRate, z: Tensor, grid: Tensor, generator: torch.Generator | None = None
+        ) -> Tensor:
+            return step(checked_field(f), checked_rate(g), z, grid, generator)
+
         def solve(
             f: VectorField, g: NoiseRate, z: Tensor, start: float, end: float,
             solver: Solver, generator: torch.Generator | None,
@@ -84,7 +96,7 @@ def sde_on_grid(name: str) -> Callable[[Step], Step]:
             return step(f, g, z, uniform_grid(start, end, solver.steps), generator)
 
         SDE_SOLVERS.add(name, Method(solve, takes_steps=True))
-        return step
+        return checked  # type: ignore[return-value]
 
     return join
 

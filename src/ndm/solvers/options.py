@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 
 from ..errors import InputError
+from ..support.checks import require_count, require_number
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Solver:
             in units of ``atol + rtol * |z|``.
 
     Raises:
-        InputError: if ``steps`` is not a whole number of at least 1, or the tolerances are negative or both 0.
+        InputError: if ``steps`` is not a whole number of at least 1, or the tolerances are not finite, are negative, or
+            are both 0.
 
     Example:
         >>> accurate = ndm.Solver("dopri5", rtol=1e-7, atol=1e-7)
@@ -36,9 +37,9 @@ class Solver:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
             raise InputError(f"a solver is a name or an ndm.Solver, got {self.name!r}")
-        if not isinstance(self.steps, Integral) or self.steps < 1:
-            raise InputError(f"steps must be a whole number and at least 1, got {self.steps!r}")
-        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):  # a NaN fails every comparison
+        require_count(steps=self.steps)
+        require_number(rtol=self.rtol, atol=self.atol)
+        if not (self.rtol >= 0 and self.atol >= 0 and self.rtol + self.atol > 0):
             raise InputError(f"rtol and atol must not be negative, nor both 0; got {self.rtol} and {self.atol}")
 
     @classmethod

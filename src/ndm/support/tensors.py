@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,29 @@ def check_times(x: Tensor, **times: Tensor) -> None:
     for name, t in times.items():
         if t.shape != x.shape[:1]:
             raise InputError(f"{name} must have shape ({x.shape[0]},), got {tuple(t.shape)}: pass one time per row")
+
+
+def require_generator(generator: Any) -> None:
+    """Refuse a seed, or anything else that is not a generator.
+
+    Raises:
+        InputError: with the call that makes a generator.
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"generator must be a torch.Generator or None, got {generator!r}; "
+            "pass torch.Generator().manual_seed(seed) for a seed"
+        )
+
+
+def require_shape(name: str, value: Tensor, like: Tensor, of: str = "z") -> None:
+    """Refuse a tensor that would only broadcast to the shape of ``like``. Shapes are compared, nothing else.
+
+    Raises:
+        InputError: with both shapes.
+    """
+    if value.shape != like.shape:
+        raise InputError(f"{name} must have shape {tuple(like.shape)} like {of}, got {tuple(value.shape)}")
 
 
 def full_times(value: float, x: Tensor) -> Tensor:
@@ -64,6 +88,7 @@ def _draw(
     sampler: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None,
     rank: int, count: int,
 ) -> Tensor:  # fmt: skip
+    require_generator(generator)
     device = like.device if generator is None else generator.device
     if count == 1 or not shape:
         return sampler(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)

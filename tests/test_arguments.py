@@ -1,0 +1,169 @@
+"""Arguments of the wrong kind, size or shape are refused where they are passed, in one line that names them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import ndm
+from ndm.solvers import dopri5, euler, euler_maruyama, solve_ode, solve_sde
+
+from conftest import SmoothNet
+
+NAN = math.nan
+CONSTRUCTORS = [
+    (lambda: ndm.LinearSchedule("-7", "5"), "gamma_min must be a finite number, got '-7'"),
+    (lambda: ndm.CosineSchedule(-7.0, math.inf), "gamma_max must be a finite number, got inf"),
+    (lambda: ndm.LinearSchedule(None, 5.0), "gamma_min must be a finite number"),
+    (lambda: ndm.LinearSchedule(True, 5.0), "gamma_min must be a finite number"),
+    (lambda: ndm.LearnedSchedule(-7.0, 5.0, num_bumps=0), "num_bumps must be a whole number and at least 1"),
+    (lambda: ndm.StepwiseSchedule(-7.0, 5.0, steps=0), "steps must be a whole number and at least 1, got 0"),
+    (lambda: ndm.StepwiseSchedule(-7.0, 5.0, steps=2.5), "steps must be a whole number"),
+    (lambda: ndm.CategoricalDecoder(2.5), "levels must be a whole number and at least 2, got 2.5"),
+    (lambda: ndm.CategoricalDecoder(True), "levels must be a whole number"),
+    (lambda: ndm.CategoricalDecoder("17"), "levels must be a whole number and at least 2, got '17'"),
+    (lambda: ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), eta=math.inf), "eta must be a finite number"),
+    (lambda: ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), eta="1"), "eta must be a finite number"),
+    (lambda: ndm.Linear(0), "dim must be a whole number"),
+    (lambda: ndm.Linear(3, num_basis=1.5), "num_basis must be a whole number"),
+    (lambda: ndm.TimeBasis(SmoothNet(3, 3), -1), "num_basis must be a whole number"),
+    (lambda: ndm.Predictor(SmoothNet(3, 3), num_basis=-1), "num_basis must be a whole number and at least 0"),
+    (lambda: ndm.LevelsPredictor(SmoothNet(3, 3), levels=17, rank=0), "rank must be a whole number"),
+    (lambda: ndm.ImportanceTimes(bins=0), "bins must be a whole number"),
+    (lambda: ndm.ImportanceTimes(decay=1.5), r"decay must be in \[0, 1\)"),
+    (lambda: ndm.ImportanceTimes(uniform=0.0), r"uniform must be in \(0, 1\]"),
+    (lambda: ndm.nn.MLP((3,), depth=-1), "depth must be a whole number and at least 0, got -1"),
+    (lambda: ndm.nn.MLP((3,), width=0), "width must be a whole number"),
+    (lambda: ndm.nn.MLP((3,), dropout=2.0), r"dropout must be in \[0, 1\)"),
+    (lambda: ndm.nn.MLP((3,), fourier=("a",)), r"fourier\[0\] must be a finite number"),
+    (lambda: ndm.nn.MLP(3), "shape must be the positive sizes"),
+    (lambda: ndm.nn.MLP((3, 0)), "shape must be the positive sizes"),
+    (lambda: ndm.nn.UNet((1, 8, 8), depth=1.5), "depth must be a whole number"),
+    (lambda: ndm.nn.UNet((1, 8, 8), multipliers=(1, 0)), r"multipliers\[1\] must be a whole number"),
+    (lambda: ndm.nn.UNet((1, 8, 8), embedding=-4), "embedding must be a whole number and at least 0"),
+    (lambda: ndm.nn.FlatUNet((1, 8, 8.0)), "shape must be the positive sizes"),
+    (lambda: ndm.Solver("rk4", steps=True), "steps must be a whole number"),
+    (lambda: ndm.Solver(rtol="1e-5"), "rtol must be a finite number"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), CONSTRUCTORS, ids=[m for _, m in CONSTRUCTORS])
+def test_constructors_refuse_what_they_cannot_use(make, message):
+    with pytest.raises(ndm.InputError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    assert ndm.CategoricalDecoder(np.int64(5)).levels == 5
+    assert ndm.nn.MLP((np.int64(3),), depth=0)(torch.zeros(2, 3), torch.zeros(2)).shape == (2, 3)
+    assert ndm.LinearSchedule(np.float32(-7), 5).gamma_max == 5
+
+
+def model(channels=3):
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
+    return ndm.NDM(process, ndm.Predictor(SmoothNet(3, channels)), ndm.GaussianDecoder())
+
+
+X = torch.zeros(2, 3, dtype=torch.float64)
+CALLS = [
+    (lambda: ndm.bound(model(), X, steps=2.5), "steps must be a whole number and at least 1, got 2.5"),
+    (lambda: ndm.bound(model(), X, steps="10"), "steps must be a whole number"),
+    (lambda: ndm.bound(model(), X, generator=3), r"generator must be a torch.Generator or None, got 3; pass torch"),
+    (lambda: ndm.bound(model(), X, eta=torch.ones(3)), r"eta must have shape \(2,\), got \(3,\)"),
+    (lambda: ndm.log_prob(model(), X, generator=3), "generator must be a torch.Generator"),
+    (lambda: ndm.log_prob(model(), X, samples=1.5), "samples must be a whole number"),
+    (lambda: ndm.log_prob(model(), X, max_rows=0), "max_rows must be a whole number and at least 1"),
+    (lambda: ndm.log_prob(model(), X, dtype=torch.int32), "dtype must be a floating-point dtype"),
+    (lambda: ndm.log_prob(model(), X, dtype="float64"), "dtype must be a floating-point dtype"),
+    (lambda: ndm.sample(model(), (2, 3), generator=3), "generator must be a torch.Generator"),
+    (lambda: ndm.sample(model(), (3,)), r"shape must be \(batch, \*\) for this model, got \(3,\)"),
+    (lambda: ndm.bits_per_dim(1.0, torch.zeros(3)), "x must be the data"),
+    (lambda: ndm.bits_per_dim(1.0, [1.0]), "x must be the data"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), CALLS, ids=[m for _, m in CALLS])
+def test_calls_refuse_what_they_cannot_use(call, message):
+    with pytest.raises(ndm.InputError, match=message):
+        call()
+
+
+def test_latents_that_only_broadcast_are_refused_by_every_method():
+    q, t = model().process(X), torch.full((2,), 0.5)
+    for z in (torch.zeros(2, 1), torch.zeros(1, 3), torch.zeros(3), torch.zeros(2, 1, 3)):
+        for call in (lambda z: q.posterior(z, t / 2, t), lambda z: q.velocity(z, t), lambda z: q.score(z, t),
+                     lambda z: q.reverse_drift(z, t)):  # fmt: skip
+            with pytest.raises(ndm.InputError, match=r"z must have shape \(2, 3\) like x, got \("):
+                call(z)
+    with pytest.raises(ndm.InputError, match=r"variance must have shape \(2, 3\)"):
+        model().process(X, variance=torch.ones(2, 1))
+
+
+class Narrow(ndm.Curve):
+    """A curve of one's own that forgets all channels but one."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __call__(self, t):
+        return self.x[:, :1]
+
+    def with_derivative(self, t):
+        return self.x[:, :1], self.x
+
+
+def test_a_transform_of_too_few_channels_is_refused():
+    t = torch.full((2,), 0.5)
+    thin = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0), ndm.Network(SmoothNet(3, 1)))
+    for call in (lambda q: q.marginal(t), lambda q: q.velocity(X, t)):
+        with pytest.raises(ndm.InputError, match=r"net\(x, t\) .* shape \(2, 3\) like x, got \(2, 1\)"):
+            call(thin(X))
+        with pytest.raises(ndm.InputError, match=r"F\(x, t\) must have shape \(2, 3\) like x, got \(2, 1\)"):
+            call(thin.along(Narrow(X)))
+    for h in (torch.zeros(2, 4), torch.zeros(1, 3), torch.zeros(3), torch.zeros(2, 3, 1)):
+        with pytest.raises(ndm.InputError, match=r"must have shape \(2, K \* 3\)"):
+            ndm.BasisCurve(X, h)
+
+
+@pytest.mark.parametrize("solver", ["euler", "rk4", "dopri5", "scipy:RK45", "torchdiffeq:rk4"])
+def test_a_field_that_only_broadcasts_is_refused(solver):
+    if ":" in solver:
+        pytest.importorskip(solver.partition(":")[0])
+    z = torch.ones(4, 3)
+    narrow = lambda t, z: -z[:, :1]  # noqa: E731
+    with pytest.raises(ndm.InputError, match=r"the field f\(t, z\) must have shape \(4, 3\) like z, got \(4, 1\)"):
+        solve_ode(narrow, z, 0.0, 1.0, solver)
+    with pytest.raises(ndm.InputError, match=r"the field of the quadrature .* got \(4, 1\)"):
+        solve_ode(lambda t, z: -z, z, 0.0, 1.0, solver, quadrature=lambda t, z: (-z[:, :1], z[:, 0]))
+    with pytest.raises(ndm.InputError, match=r"integrand must have shape \(4,\), got \(4, 1\)"):
+        solve_ode(lambda t, z: -z, z, 0.0, 1.0, solver, quadrature=lambda t, z: (-z, z[:, :1]))
+
+
+def test_solvers_called_by_themselves_check_their_fields_too():
+    z, grid = torch.ones(4, 3), torch.linspace(0, 1, 3)
+    narrow, rate = lambda t, z: -z[:, :1], torch.ones_like
+    for call in (
+        lambda: euler(narrow, z, grid),
+        lambda: dopri5(narrow, z, 0.0, 1.0),
+        lambda: euler_maruyama(narrow, rate, z, grid),
+        lambda: solve_sde(narrow, rate, z, 0.0, 1.0),
+    ):
+        with pytest.raises(ndm.InputError, match=r"got \(4, 1\)"):
+            call()
+    with pytest.raises(ndm.InputError, match=r"g\(t\) must have shape \(4,\) like t, got \(4, 3\)"):
+        solve_sde(lambda t, z: -z, lambda t: torch.ones(4, 3), z, 0.0, 1.0)
+    with pytest.raises(ndm.InputError, match="generator must be"):
+        solve_sde(lambda t, z: -z, rate, z, 0.0, 1.0, generator=5)
+
+
+@pytest.mark.parametrize("solver", ["rk4", "dopri5", "scipy:RK45"])
+def test_an_interval_or_a_state_that_is_none_is_refused(solver):
+    field, z = lambda t, z: -z, torch.ones(4, 3)
+    for start, end, name in ((NAN, 1.0, "start"), (0.0, math.inf, "end"), ("0", 1.0, "start"), (0.0, None, "end")):
+        with pytest.raises(ndm.InputError, match=f"{name} must be a finite number"):
+            solve_ode(field, z, start, end, solver)
+    for state, kind in ((torch.ones(4), r"\(4,\)"), (torch.ones(4, 3).long(), "int64"), ([[1.0]], "list")):
+        with pytest.raises(ndm.InputError, match=f"z must be a floating-point tensor of shape .* got .*{kind}"):
+            solve_ode(field, state, 0.0, 1.0, solver)

@@ -3,6 +3,7 @@
 # Each of these modules registers its data sets when it is imported. Error messages list them in this order.
 from . import digits, toys, published, folder, array  # noqa: F401, I001
 from .dataset import Dataset
+from .identity import identity, same_data
 from .mixture import GaussianMixture
 from .names import DATASETS, load_dataset, register, shape_of
 from .settings import DataConfig
@@ -14,9 +15,11 @@ __all__ = [
     "DataConfig",
     "Dataset",
     "GaussianMixture",
+    "identity",
     "load_dataset",
     "moons",
     "register",
     "ring",
+    "same_data",
     "shape_of",
 ]

@@ -1,13 +1,22 @@
-"""The cache of decoded images: rows are written to a file once, and later runs map that file into memory."""
+"""The cache of decoded images: rows are written to a file once, and later runs map that file into memory.
+
+A file's name is ``NAME-SOURCE-STATE-CHECKSUM.npy``. SOURCE stands for the folder and the options, STATE for the files
+in the folder, and CHECKSUM for the rows. The rows are compared with it whenever they are loaded. If the state of a
+source has changed, its rows are written anew and the old ones are removed.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import tempfile
+import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, printable
+from .listing import absolute
+from .npy import read_npy
 
 LONG = 2_000  # number of rows from which a progress bar is shown
+BLOCK = 1 << 26  # number of bytes whose checksum is computed at a time
+ABANDONED = 24 * 3600  # seconds after which a file that is still incomplete is removed
 
 
 class Rows(NamedTuple):
@@ -25,17 +38,43 @@ class Rows(NamedTuple):
 
     x: Tensor
     checksum: str
+    notes: dict[str, Any]
+    """What :func:`write_rows` was told about the rows."""
+
+
+def say(text: str) -> None:
+    """Print one line on the error stream."""
+    from ..support.progress import console
+
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def cache_folder() -> Path:
-    """The folder of downloads and decoded rows: NDM_DATA if that is set, else ``ndm`` in the user's cache."""
+    """The folder of downloads and decoded rows: NDM_DATA if that is set, else ``ndm`` in the user's cache.
+
+    A user without a home folder gets a folder among the system's temporary files.
+    """
     if folder := os.environ.get("NDM_DATA"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ndm"
+        return absolute(folder)
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return absolute(folder) / "ndm"
+    try:
+        return Path.home() / ".cache" / "ndm"
+    except RuntimeError:  # HOME is not set and the user has no account, as in some containers
+        return _temporary_cache()
 
 
-def fingerprint(folder: Path, names: Iterable[str]) -> str:
-    """A key that changes with the folder, with the order of the names, and with any file's name, length or time."""
+@lru_cache(maxsize=1)
+def _temporary_cache() -> Path:
+    """The cache of a user without a home folder. This is said once in a process."""
+    user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
+    folder = Path(tempfile.gettempdir()) / f"ndm{user}"
+    say(f"this user has no home folder, so data are kept in {folder}; set NDM_DATA to keep them elsewhere")
+    return folder
+
+
+def fingerprint(folder: Path, names: Iterable[str], *options: str) -> str:
+    """A key ``SOURCE-STATE``. STATE changes with the order of the names, and with any file's name, length or time."""
 
     def describe(file: str) -> Any:
         try:
@@ -45,25 +84,66 @@ def fingerprint(folder: Path, names: Iterable[str]) -> str:
         return stat.st_size, stat.st_mtime_ns
 
     files = [(name, describe(os.path.join(folder, name))) for name in names]
-    return hashlib.sha256(json.dumps([str(folder.resolve()), files]).encode()).hexdigest()[:16]
+    return f"{_digest([str(folder.resolve()), *options])}-{_digest(files)}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def find_rows(name: str, key: str) -> Rows | None:
-    """The rows that :func:`write_rows` wrote under a name and a key; None if there are none."""
-    for path in cache_folder().glob(f"{name}-{key}-*.npy"):
-        try:
-            rows = np.load(path, mmap_mode="r")
-        except ValueError:  # the file was cut short; the rows will be written again
-            continue
-        with warnings.catch_warnings():
-            # The rows are never written to. Mode "c" would give no warning, but the operating system refuses it for
-            # files that are larger than memory.
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return Rows(torch.from_numpy(rows), path.stem.rpartition("-")[2])
+    """The rows that :func:`write_rows` wrote under a name and a key; None if there are none.
+
+    Rows that do not have the checksum in their file's name are damaged. This is said, and they are removed.
+    """
+    for path in sorted(cache_folder().glob(f"{name}-{key}-*.npy")):
+        rows = _load(path)
+        if rows is not None and _checksum(name, rows.x) == rows.checksum:
+            return rows
+        say(f"{path} is damaged; its rows are read from their source again")
+        _remove(path)
     return None
 
 
-def write_rows(name: str, key: str, shape: Sequence[int], blocks: Iterable[np.ndarray], total: int) -> Rows:
+def _load(path: Path) -> Rows | None:
+    """The rows in a file, whatever their checksum; None if the file holds none."""
+    notes_file = path.with_suffix(".json")
+    notes: Any = {}
+    try:
+        rows = read_npy(path)
+        if notes_file.exists():
+            stored = json.loads(notes_file.read_text())
+            notes = stored["notes"] if stored["sha256"] == _digest(stored["notes"]) else None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    if rows.dtype != np.uint8 or rows.ndim != 4 or not isinstance(notes, dict):
+        return None
+    with warnings.catch_warnings():
+        # The rows are never written to. Mode "c" would give no warning, but the operating system refuses it for
+        # files that are larger than memory.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return Rows(torch.from_numpy(rows), path.stem.rpartition("-")[2], notes)
+
+
+def _checksum(name: str, x: Tensor) -> str:
+    digest, rows = hashlib.sha256(), x.numpy()
+    step = max(1, BLOCK // max(1, rows[:1].nbytes))
+    with counted(f"checking {name}", len(rows)) as advance:
+        for start in range(0, len(rows), step):
+            block = np.ascontiguousarray(rows[start : start + step])
+            digest.update(block.data)
+            advance(len(block))
+    return digest.hexdigest()[:16]
+
+
+def write_rows(
+    name: str,
+    key: str,
+    shape: Sequence[int],
+    blocks: Iterable[np.ndarray],
+    total: int,
+    notes: Callable[[], dict[str, Any]] = dict,
+) -> Rows:
     """Write rows to a file in the cache and map it into memory. The file appears only when it is complete.
 
     Args:
@@ -71,16 +151,18 @@ def write_rows(name: str, key: str, shape: Sequence[int], blocks: Iterable[np.nd
         shape: shape of one row.
         blocks: the rows in blocks, each ``(n, *shape)``, uint8. Errors that the iterator raises are passed on.
         total: number of rows that the progress bar counts to; ``blocks`` may hold fewer.
+        notes: a function that is called after the last block. It returns what shall be known about the rows.
 
     Raises:
         InputError: if the file cannot be written.
     """
     header, checksum, count = {"descr": "|u1", "fortran_order": False}, hashlib.sha256(), 0
     # Processes that start together each write their own file. The last one to finish replaces an identical file.
-    partial_file = cache_folder() / f"{name}-{key}-{os.getpid()}.tmp"
+    partial_file = cache_folder() / f"{name}-{key}-{uuid.uuid4().hex}.tmp"
+    notes_file = partial_file.with_name(f"{partial_file.stem}-notes.tmp")
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
-        with partial_file.open("wb") as file, counted(f"reading {name}", total) as advance:
+        with partial_file.open("xb") as file, counted(f"reading {name}", total) as advance:
             # The number of rows is known only at the end. numpy's header leaves room to fill it in.
             np.lib.format.write_array_header_1_0(file, header | {"shape": (0, *shape)})
             for block in blocks:
@@ -93,16 +175,41 @@ def write_rows(name: str, key: str, shape: Sequence[int], blocks: Iterable[np.nd
             np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *shape)})
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial_file, cache_folder() / f"{name}-{key}-{checksum.hexdigest()[:16]}.npy")
+        path = cache_folder() / f"{name}-{key}-{checksum.hexdigest()[:16]}.npy"
+        if known := notes():  # they appear before the rows do
+            notes_file.write_text(json.dumps({"notes": known, "sha256": _digest(known)}))
+            os.replace(notes_file, path.with_suffix(".json"))
+        os.replace(partial_file, path)
     except OSError as error:
         reason = error.strerror or error
         raise InputError(f"cannot write to {cache_folder()}: {reason}; set NDM_DATA to another folder") from None
     finally:
-        if partial_file.exists():
-            partial_file.unlink()
-    rows = find_rows(name, key)
-    assert rows is not None
+        for left in (partial_file, notes_file):
+            if os.path.lexists(left):
+                left.unlink()
+    _remove_stale(name, key, path)
+    rows = _load(path)
+    if rows is None:
+        raise InputError(f"{path} has been removed or changed while it was in use; start again")
     return rows
+
+
+def _remove_stale(name: str, key: str, path: Path) -> None:
+    """Remove other rows of the same source, and files that a killed process left incomplete."""
+    for other in cache_folder().glob(f"{name}-{key.partition('-')[0]}-*.npy"):
+        if other != path:
+            _remove(other)
+    for other in cache_folder().glob(f"{name}-*.tmp"):
+        with suppress(OSError):
+            if time.time() - other.stat().st_mtime > ABANDONED:
+                other.unlink()
+
+
+def _remove(path: Path) -> None:
+    """Remove rows and their notes. Processes that have mapped the rows keep them."""
+    with suppress(OSError):  # another process was faster, or the folder may not be written
+        path.unlink()
+        path.with_suffix(".json").unlink()
 
 
 @contextmanager

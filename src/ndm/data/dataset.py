@@ -56,6 +56,9 @@ class Dataset:
     """Where the rows come from and how they were split. It is recorded with every reported number."""
     flip: bool = False
     """Whether each row of a training batch is mirrored left to right with probability 1/2."""
+    checksum: str = ""
+    """The first 16 digits of the SHA-256 of the file or of the rows. Equal digits mean the same data, whatever the
+    names of the files. If it is empty, ``release`` tells the data from others."""
 
     def __post_init__(self) -> None:
         if self.levels is not None and (self.mean is not None or self.std is not None):
@@ -103,9 +106,11 @@ def _order(n: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(n, generator=seeded(seed, Stream.ORDER, epoch))
 
 
-def image_dataset(name: str, train: Tensor, validation: Tensor, test: Tensor, release: str) -> Dataset:
+def image_dataset(
+    name: str, train: Tensor, validation: Tensor, test: Tensor, release: str, checksum: str = ""
+) -> Dataset:
     """A data set of 8-bit images, each split ``(N, C, H, W)``."""
-    return Dataset(name, train, validation, test, levels=256, release=release)
+    return Dataset(name, train, validation, test, levels=256, release=release, checksum=checksum)
 
 
 def endless_dataset(name: str, distribution: Distribution, n: int = 2000) -> Dataset:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import os
-import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,77 +12,43 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import InputError
-from .cache import Rows, counted, find_rows, fingerprint, write_rows
+from ..errors import InputError, printable
+from .cache import Rows, counted, find_rows, fingerprint, say, write_rows
 from .dataset import Dataset, held_out, image_dataset
+from .listing import existing_folder, list_files
 from .names import register
-from .settings import OnBadFile
+from .picture import (
+    SUFFIXES,
+    Colour,
+    Kind,
+    decode_picture,
+    examine_picture,
+    hexadecimal,
+    parse_colour,
+    reason_against,
+)
+from .settings import BACKGROUND, OnBadFile
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
 CELEBAHQ = (26_000, 1_000, 3_000)  # number of rows that train, validate and test
 BLOCK = 128  # number of pictures that are decoded at a time
 T = TypeVar("T")
 
 
-def existing_folder(path: str | Path) -> Path:
-    """The path as a folder that exists.
-
-    Raises:
-        InputError: if it is not an existing folder.
-    """
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; set path to the folder that holds the data")
-    return folder
-
-
-def picture_names(folder: Path) -> list[str]:
-    """The relative paths of all pictures in a folder and below it, in natural order: 2.png comes before 10.png.
+def picture_names(folder: Path) -> tuple[list[str], str]:
+    """The relative paths of all pictures in a folder and below it, in natural order, and in words what is not used.
 
     Raises:
         InputError: if there are no pictures.
     """
-    names: list[str] = []
-    for parent, _, files in os.walk(folder):
-        below = Path(parent).relative_to(folder).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        # File managers leave hidden files that are not pictures, such as macOS's ._name.png.
-        names += [prefix + file for file in files if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
+    listing = list_files(folder)
+    names = [name for name in listing.files if name.lower().endswith(SUFFIXES)]
+    unused = listing.unused(names)
     if not names:
         raise InputError(
-            f"no pictures ({' '.join(SUFFIXES)}) in {folder} or below it; set path to the folder that holds them"
+            f"no pictures ({' '.join(SUFFIXES)}) in {folder} or below it, only {unused or 'nothing'}; set path to the "
+            "folder that holds them"
         )
-    return sorted(names, key=lambda name: (_natural(name), name))
-
-
-def _natural(name: str) -> list[Any]:
-    return [int(part) if k % 2 else part for k, part in enumerate(re.split(r"(\d+)", name))]
-
-
-def _mode(size: int, path: Path) -> str:
-    """The Pillow mode in which a picture is kept, L or RGB. Only the file's header is read."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        if min(picture.size) < size:
-            raise InputError(f"{picture.width}x{picture.height}, smaller than {size}")
-        if picture.mode[0] in "IF":  # Pillow would clip these to 255
-            raise InputError("more than 8 bits per value")
-        return "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
-
-
-def decode_picture(size: int, mode: str, path: Path) -> np.ndarray:
-    """The largest centred square of a picture, resized to ``(C, size, size)``, uint8."""
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
-        side = min(picture.size)
-        left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        picture = picture.crop((left, top, left + side, top + side)).convert(mode)
-        # If the picture already has this size, Pillow returns it unchanged.
-        picture = picture.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(picture, dtype=np.uint8).reshape(size, size, -1).transpose(2, 0, 1)
+    return names, unused
 
 
 def _attempt(read: Callable[[Path], T], path: Path) -> T | Exception:
@@ -111,12 +76,10 @@ def read_pictures(
             block = names[start : start + BLOCK]
             good: list[T] = []
             for name, result in zip(block, pool.map(partial(_attempt, read), [folder / n for n in block]), strict=True):
-                if not isinstance(result, Exception):
-                    good.append(result)
-                elif isinstance(result, InputError):
-                    bad[name] = str(result)
+                if isinstance(result, Exception):
+                    bad[name] = reason_against(result, folder / name)
                 else:
-                    bad[name] = getattr(result, "strerror", None) or "damaged"
+                    good.append(result)
             yield good
 
 
@@ -127,9 +90,13 @@ def _complaint(bad: dict[str, str], folder: Path, total: int) -> str:
 
 
 def _decode_all(
-    folder: Path, names: Sequence[str], size: int, mode: str, bad: dict[str, str], on_bad_file: OnBadFile
+    decode: Callable[[Path], np.ndarray],
+    folder: Path,
+    names: Sequence[str],
+    bad: dict[str, str],
+    on_bad_file: OnBadFile,
 ) -> Iterator[np.ndarray]:
-    for block in read_pictures(partial(decode_picture, size, mode), folder, [n for n in names if n not in bad], bad):
+    for block in read_pictures(decode, folder, [n for n in names if n not in bad], bad):
         if block:
             yield np.stack(block)
     # The error is raised after all files have been read, so that one message names every bad file. The rows are not yet
@@ -139,54 +106,101 @@ def _decode_all(
         raise InputError(f"{_complaint(bad, folder, len(names))}; {advice}")
 
 
-def picture_rows(name: str, folder: Path, names: Sequence[str], size: int, on_bad_file: OnBadFile) -> Rows:
+def _background(text: str) -> Colour:
+    try:
+        importlib.import_module("PIL.Image")
+    except ImportError:
+        raise InputError('reading pictures needs Pillow: pip install "ndm[images]"') from None
+    return parse_colour(text)
+
+
+def picture_rows(
+    name: str, folder: Path, names: Sequence[str], size: int, on_bad_file: OnBadFile, background: str = BACKGROUND
+) -> Rows:
     """The pictures as rows in the order of ``names``; they are decoded only if the cache does not hold them.
+
+    The notes of the rows are the numbers of pictures that are transparent (``alpha``) and of files that hold more
+    pictures than the first (``several``).
 
     Args:
         name: name of the rows in the cache. Each size needs its own name.
         folder, names: the folder, and the paths of the pictures relative to it.
         size: height and width of the rows in pixels.
-        on_bad_file: refuse pictures that are damaged or smaller than ``size``, or skip them.
+        on_bad_file: refuse pictures that cannot be used, or skip them.
+        background: the colour behind transparent pictures.
 
     Raises:
         InputError: if there are bad pictures and they are not skipped, or if too few good ones remain; the message
-            names the bad ones. Also if Pillow is not installed.
+            names the bad ones. Also if Pillow is not installed, or if there is no such colour.
     """
-    key = fingerprint(folder, names)
+    colour = _background(background)
+    key = fingerprint(folder, names, hexadecimal(colour))
     rows = find_rows(name, key)
-    if rows is not None and (on_bad_file == "skip" or len(rows.x) == len(names)):
+    if rows is not None and rows.notes and (on_bad_file == "skip" or len(rows.x) == len(names)):
         return rows
-    try:
-        importlib.import_module("PIL.Image")
-    except ImportError:
-        raise InputError('reading pictures needs Pillow: pip install "ndm[images]"') from None
-    bad: dict[str, str] = {}
-    modes: set[str] = set()
-    with counted(f"examining {name}", len(names)) as advance:
-        for block in read_pictures(partial(_mode, size), folder, names, bad):
-            modes.update(block)
-            advance(len(block))
-    mode = "L" if modes == {"L"} else "RGB"
-    blocks = _decode_all(folder, names, size, mode, bad, on_bad_file)
-    rows = write_rows(name, key, (1 if mode == "L" else 3, size, size), blocks, len(names))
-    if bad:
-        from ..support.progress import console
+    with warnings.catch_warnings():  # Pillow warns of what it mends or ignores, in several lines for each picture
+        warnings.simplefilter("ignore")
+        return _read_rows(name, key, folder, names, size, on_bad_file, colour)
 
-        console.print(f"skipped: {_complaint(bad, folder, len(names))}", markup=False, highlight=False, soft_wrap=True)
+
+def _read_rows(
+    name: str, key: str, folder: Path, names: Sequence[str], size: int, on_bad_file: OnBadFile, background: Colour
+) -> Rows:
+    """:func:`picture_rows` if the cache does not hold the rows."""
+    bad: dict[str, str] = {}
+    kinds: dict[str, Kind] = {}
+    with counted(f"examining {name}", len(names)) as advance:
+        for block in read_pictures(lambda path: (path, examine_picture(size, path)), folder, names, bad):
+            kinds.update({str(path): kind for path, kind in block})
+            advance(len(block))
+    red, green, blue = background
+    coloured = any(not kind.grey or (kind.alpha and not red == green == blue) for kind in kinds.values())
+    mode = "RGB" if coloured or not kinds else "L"
+    blocks = _decode_all(partial(decode_picture, size, mode, background), folder, names, bad, on_bad_file)
+
+    def notes() -> dict[str, Any]:
+        good = [kinds[str(folder / name)] for name in names if name not in bad]
+        return {"alpha": sum(kind.alpha for kind in good), "several": sum(kind.several for kind in good)}
+
+    rows = write_rows(name, key, (1 if mode == "L" else 3, size, size), blocks, len(names), notes)
+    if bad:
+        say(f"skipped: {_complaint(bad, folder, len(names))}")
     return rows
 
 
+def _remarks(folder: Path, rows: Rows, total: int, unused: str, background: str) -> str:
+    """Say in one line what was left out or changed, and return it for the release, in parentheses."""
+    remarks = []
+    if alpha := rows.notes["alpha"]:
+        remarks.append(f"{alpha} with an alpha channel on the background {hexadecimal(parse_colour(background))}")
+    if several := rows.notes["several"]:
+        remarks.append(f"only the first picture of each file that holds several ({several})")
+    if unused:
+        remarks.append(f"not used: {unused}")
+    if remarks:
+        say(f"read {len(rows.x):,} pictures in {folder}: {'; '.join(remarks)}")
+    if len(rows.x) < total:
+        remarks.insert(0, f"{total - len(rows.x)} unusable ones skipped")
+    return f" ({'; '.join(remarks)})" if remarks else ""
+
+
 @register("images", shape=(3, None, None))
-def image_folder(path: str | Path, size: int, on_bad_file: OnBadFile = "refuse") -> Dataset:
+def image_folder(
+    path: str | Path, size: int, on_bad_file: OnBadFile = "refuse", background: str = BACKGROUND
+) -> Dataset:
     """All pictures in a folder and in the folders below it, cropped to a centred square and resized.
 
-    The rows have one channel if every picture is grey, and three otherwise. Transparency is dropped. The pictures are
-    sorted by name and then put in a fixed random order.
+    The rows have one channel if every picture is grey, and three otherwise. Transparent pictures are composited on a
+    background. The pictures are sorted by name and then put in a fixed random order. Links are followed. Files that are
+    not used are counted in one line and in the release.
 
     Args:
         path: the folder.
         size: height and width of the rows in pixels.
-        on_bad_file: refuse pictures that are damaged or smaller than ``size``, or skip them.
+        on_bad_file: refuse the folder if it holds pictures that cannot be used, or skip them. These are pictures that
+            are damaged, smaller than ``size``, of more than 8 bits per value, of more than 2^26 pixels, or of a format
+            that the installed Pillow does not read.
+        background: the colour behind transparent pictures: the name of a colour or ``#rrggbb``.
 
     Raises:
         InputError: if the folder does not exist or holds too few pictures; see also :func:`picture_rows`.
@@ -196,19 +210,21 @@ def image_folder(path: str | Path, size: int, on_bad_file: OnBadFile = "refuse")
     if on_bad_file not in ("refuse", "skip"):
         raise InputError(f"on_bad_file must be refuse or skip, got {on_bad_file!r}")
     folder = existing_folder(path)
-    names = picture_names(folder)
+    names, unused = picture_names(folder)
     held_out(len(names), str(folder))
     # The cache file is written in the permuted order, so that each split is a slice of it and needs no copy.
     names = [names[i] for i in np.random.default_rng(0).permutation(len(names))]
-    x, checksum = picture_rows(f"images{size}", folder, names, size, on_bad_file)
+    rows = picture_rows(f"images{size}", folder, names, size, on_bad_file, background)
+    remarks, x = _remarks(folder, rows, len(names), unused, background), rows.x
     validation, test = held_out(len(x), str(folder))
     train = len(x) - validation - test
-    skipped = f" ({len(names) - len(x)} unusable ones skipped)" if len(x) < len(names) else ""
     return image_dataset(
         "images", x[:train], x[train : train + validation], x[train + validation :],
-        release=f"{len(x)} pictures of the folder {folder.resolve().name}{skipped}, centre crop, Lanczos to "
-        f"{size}x{size}, sha256 of the rows {checksum}; "
+        release=f"{len(x)} pictures of the folder {printable(folder.resolve().name)}"
+        f"{remarks}, centre crop, Lanczos to "
+        f"{size}x{size}, sha256 of the rows {rows.checksum}; "
         f"permutation seed 0 of the sorted names, split {train}/{validation}/{test}",
+        checksum=rows.checksum,
     )  # fmt: skip
 
 
@@ -223,16 +239,18 @@ def celebahq256(path: str | Path) -> Dataset:
         InputError: if the folder does not hold 30,000 good pictures.
     """
     folder = existing_folder(path)
-    names = picture_names(folder)
+    names, unused = picture_names(folder)
     train, validation, test = CELEBAHQ
     if len(names) != sum(CELEBAHQ):
         raise InputError(
-            f"CelebA-HQ has {sum(CELEBAHQ)} pictures, but {folder} holds {len(names)}; for other pictures use the "
-            "data set images with size 256"
+            f"CelebA-HQ has {sum(CELEBAHQ)} pictures, but {folder} holds {len(names)}"
+            f"{f' (not used: {unused})' if unused else ''}; for other pictures use the data set images with size 256"
         )
-    x, checksum = picture_rows("celebahq256", folder, names, 256, "refuse")
+    rows = picture_rows("celebahq256", folder, names, 256, "refuse")
+    remarks, x = _remarks(folder, rows, len(names), unused, BACKGROUND), rows.x
     return image_dataset(
         "celebahq256", x[:train], x[train : train + validation], x[train + validation :],
-        release="CelebA-HQ, centre crop, Lanczos where not 256x256, all 8 bits, "
-        f"sha256 of the rows {checksum}; sorted by name, split {train}/{validation}/{test}",
+        release=f"CelebA-HQ{remarks}, centre crop, Lanczos where not 256x256, "
+        f"all 8 bits, sha256 of the rows {rows.checksum}; sorted by name, split {train}/{validation}/{test}",
+        checksum=rows.checksum,
     )  # fmt: skip

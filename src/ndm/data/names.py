@@ -3,8 +3,8 @@
     @register("clouds", shape=(3,))
     def clouds(path: str | Path) -> Dataset: ...
 
-A loader is a function that returns a :class:`Dataset`. It takes those of the parameters ``path``, ``size`` and
-``on_bad_file`` that it uses. The user must set a parameter that has no default value.
+A loader is a function that returns a :class:`Dataset`. It takes those of the parameters ``path``, ``size``,
+``on_bad_file`` and ``background`` that it uses. The user must set a parameter that has no default value.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from ..errors import InputError
 from ..support.registry import Registry
 from .dataset import Dataset
-from .settings import OnBadFile
+from .settings import BACKGROUND, OnBadFile
 
 Shape = tuple[int | None, ...]
 Load = TypeVar("Load", bound=Callable[..., Dataset])
@@ -81,6 +81,7 @@ def load_dataset(
     size: int | None = None,
     flip: bool = False,
     on_bad_file: OnBadFile = "refuse",
+    background: str = BACKGROUND,
 ) -> Dataset:
     """Load a data set by its name.
 
@@ -90,7 +91,8 @@ def load_dataset(
             Without a path they are kept in the user's cache.
         size: height and width in pixels to which the data set ``images`` resizes its pictures.
         flip: mirror each training image left to right with probability 1/2.
-        on_bad_file: whether ``images`` refuses a folder with damaged or too small pictures, or skips those pictures.
+        on_bad_file: whether ``images`` refuses a folder with pictures that cannot be used, or skips those pictures.
+        background: the colour that ``images`` puts behind transparent pictures: the name of a colour or ``#rrggbb``.
 
     Raises:
         InputError: if the name is unknown, if the data set needs an option that is not given or is given one that it
@@ -102,7 +104,12 @@ def load_dataset(
         (1, 8, 8)
     """
     load = DATASETS.find(name).load
-    given = {"path": path, "size": size, "on_bad_file": None if on_bad_file == "refuse" else on_bad_file}
+    given = {
+        "path": path,
+        "size": size,
+        "on_bad_file": None if on_bad_file == "refuse" else on_bad_file,
+        "background": None if background == BACKGROUND else background,
+    }
     options = {option: value for option, value in given.items() if value is not None}
     known = inspect.signature(load).parameters
     for option in options:

@@ -16,7 +16,6 @@ import pickle
 import re
 import struct
 import tarfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,11 +24,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .array import READ_ERRORS
 from .cache import cache_folder, find_rows, fingerprint, write_rows
 from .dataset import Dataset, image_dataset
-from .folder import existing_folder
+from .listing import absolute, existing_folder, list_files
 from .names import register
+from .npy import opened_archive, read_member, read_member_header, told
 
 MNIST = {
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",  # MD5 of the .gz
@@ -64,6 +63,11 @@ def _download(kind: str, folder: Path, advice: str) -> None:
         raise InputError(f"{kind} is not in {folder} and cannot be downloaded ({reason}); {advice}") from None
 
 
+def _content(path: Path) -> bytes:
+    with told(path, "cannot be read"):
+        return path.read_bytes()
+
+
 def _verified(path: Path, content: bytes, md5: str) -> bytes:
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
         raise InputError(f"{path} is not the published file (MD5 {md5}); delete it, and the next run downloads it")
@@ -73,8 +77,8 @@ def _verified(path: Path, content: bytes, md5: str) -> bytes:
 def _idx(path: Path, content: bytes) -> Tensor:
     """The grey images of an IDX file, ``(N, 1, H, W)``."""
     magic, n, height, width = struct.unpack(">4I", content[:16].ljust(16, b"\0"))
-    if magic != 0x803 or len(content) != 16 + n * height * width:
-        raise InputError(f"{path} is not a whole IDX file of images; delete it, and the next run downloads it")
+    if magic != 0x803 or (height, width) != (28, 28) or len(content) != 16 + n * height * width:
+        raise InputError(f"{path} is not a whole IDX file of 28x28 images; delete it, and the next run downloads it")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=16).view(n, 1, height, width)
 
 
@@ -89,7 +93,7 @@ def mnist(path: str | Path | None = None) -> Dataset:
     Raises:
         InputError: if a file is damaged, or if it is missing and cannot be downloaded.
     """
-    folder = cache_folder() if path is None else Path(path).expanduser()
+    folder = cache_folder() if path is None else absolute(path)
     raw = folder / "MNIST" / "raw"
     if not all((raw / f"{name}.gz").is_file() or (raw / name).is_file() for name in MNIST):
         files = " and ".join(f"{name}.gz" for name in MNIST)
@@ -98,10 +102,10 @@ def mnist(path: str | Path | None = None) -> Dataset:
     for name, md5 in MNIST.items():
         packed = raw / f"{name}.gz"
         if packed.is_file():
-            parts.append(_idx(packed, gzip.decompress(_verified(packed, packed.read_bytes(), md5))))
+            parts.append(_idx(packed, gzip.decompress(_verified(packed, _content(packed), md5))))
         else:
             source = "MNIST, unpacked files, not verified"
-            parts.append(_idx(raw / name, (raw / name).read_bytes()))
+            parts.append(_idx(raw / name, _content(raw / name)))
     return _official("mnist", parts[0], parts[1], source)
 
 
@@ -116,18 +120,15 @@ def cifar10(path: str | Path | None = None) -> Dataset:
     Raises:
         InputError: if a file is damaged, or if it is missing and cannot be downloaded.
     """
-    folder = cache_folder() if path is None else Path(path).expanduser()
+    folder = cache_folder() if path is None else absolute(path)
     archive, unpacked = folder / "cifar-10-python.tar.gz", folder / "cifar-10-batches-py"
     if not archive.is_file() and not all((unpacked / name).is_file() for name in CIFAR10):
         _download("CIFAR10", folder, f"put {archive.name} in {folder}, or set path to the folder that holds it")
     if all((unpacked / name).is_file() for name in CIFAR10):
-        place, contents = unpacked, {name: (unpacked / name).read_bytes() for name in CIFAR10}
+        place, contents = unpacked, {name: _content(unpacked / name) for name in CIFAR10}
     else:
-        try:
-            with tarfile.open(archive) as tar:
-                place, contents = archive, {name: _member(tar, f"{unpacked.name}/{name}") for name in CIFAR10}
-        except (*READ_ERRORS, tarfile.TarError):
-            raise InputError(f"{archive} is damaged; delete it, and the next run downloads it") from None
+        with told(archive, "is damaged; delete it, and the next run downloads it"), tarfile.open(archive) as tar:
+            place, contents = archive, {name: _member(tar, f"{unpacked.name}/{name}") for name in CIFAR10}
     parts = []
     for name, md5 in CIFAR10.items():
         # Unpickling runs code, so the checksum is compared before.
@@ -141,13 +142,21 @@ def _member(tar: tarfile.TarFile, name: str) -> bytes:
     return b"" if file is None else file.read()
 
 
-def _official(name: str, x: Tensor, test: Tensor, source: str) -> Dataset:
+def _official(name: str, x: Tensor, test: Tensor, source: str, checksum: str = "") -> Dataset:
     validation = HELD_OUT[name]
     train = len(x) - validation
     if train < 1:
         raise InputError(f"{name} has {len(x)} training rows and {validation} of them validate; get the complete set")
     release = f"{source}; official order, last {validation} of train validate, split {train}/{validation}/{len(test)}"
-    return image_dataset(name, x[:train], x[train:], test, release)
+    return image_dataset(name, x[:train], x[train:], test, release, checksum or _checksum(x, test))
+
+
+def _checksum(*parts: Tensor) -> str:
+    """The first 16 digits of the SHA-256 of rows."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.numpy().data)
+    return digest.hexdigest()[:16]
 
 
 @register("imagenet32", shape=(3, 32, 32))
@@ -181,7 +190,8 @@ def imagenet(path: str | Path, size: int) -> Dataset:
     """
     folder, name = existing_folder(path), f"imagenet{size}"
     wanted = [*(f"train_data_batch_{k}.npz" for k in range(1, 11)), "val_data.npz"]
-    found = {file: sorted(folder.rglob(file)) for file in wanted}
+    files = [Path(name) for name in list_files(folder).files]
+    found = {name: [folder / file for file in files if file.name == name] for name in wanted}
     if missing := [file for file, places in found.items() if not places]:
         raise InputError(f"{name} needs the npz batches of image-net.org; {folder} lacks {', '.join(missing)}")
     if twice := [places for places in found.values() if len(places) > 1]:
@@ -197,17 +207,14 @@ def imagenet(path: str | Path, size: int) -> Dataset:
         f"release of van den Oord et al.), resampling {named[0] if named else 'not named (box is the usual one)'}, "
         f"sha256 of the rows {rows.checksum}"
     )
-    return _official(name, rows.x[:train], rows.x[train:], source)
+    return _official(name, rows.x[:train], rows.x[train:], source, rows.checksum)
 
 
 def _count(file: Path, size: int) -> int:
     """The number of rows in one file; only its header is read."""
-    try:
-        with zipfile.ZipFile(file) as archive, archive.open("data.npy") as member:
-            np.lib.format.read_magic(member)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-    except READ_ERRORS:
-        raise InputError(f"{file} is damaged or holds no array named data; get it again from image-net.org") from None
+    damaged = "is damaged or holds no array named data; get it again from image-net.org"
+    with told(file, damaged), opened_archive(file) as archive:
+        shape, _, dtype, _ = read_member_header(archive, "data", f"data of {file}")
     if dtype != np.uint8 or shape[1:] != (3 * size * size,):
         raise InputError(f"{file} holds {dtype} {shape}; {size}x{size} needs uint8 (N, {3 * size * size})")
     return shape[0]
@@ -216,10 +223,7 @@ def _count(file: Path, size: int) -> int:
 def imagenet_blocks(files: list[Path], size: int) -> Iterator[np.ndarray]:
     """The rows of all files in blocks ``(n, 3, size, size)``."""
     for file in files:
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                x = archive["data"].reshape(-1, 3, size, size)
-        except READ_ERRORS:
-            raise InputError(f"{file} is damaged; get it again from image-net.org") from None
+        with told(file, "is damaged; get it again from image-net.org"), opened_archive(file) as archive:
+            x = read_member(archive, "data", f"data of {file}").reshape(-1, 3, size, size)
         for start in range(0, len(x), BLOCK):
             yield x[start : start + BLOCK]

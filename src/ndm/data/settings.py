@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 OnBadFile = Literal["refuse", "skip"]
+BACKGROUND = "white"
+"""The default colour behind transparent pictures."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,9 @@ class DataConfig:
             mnist and cifar10.
         size: for images, the height and width in pixels to which the pictures are resized; other data sets take none.
         flip: mirror each training image left to right with probability 1/2.
-        on_bad_file: for images, what to do with damaged or too small pictures: refuse the whole folder, or skip those
-            pictures.
+        on_bad_file: for images, what to do with pictures that cannot be used, such as damaged or too small ones: refuse
+            the whole folder, or skip those pictures.
+        background: for images, the colour behind transparent pictures: the name of a colour or #rrggbb.
     """
 
     name: str = "digits"
@@ -28,3 +31,4 @@ class DataConfig:
     size: int | None = None
     flip: bool = False
     on_bad_file: OnBadFile = "refuse"
+    background: str = BACKGROUND

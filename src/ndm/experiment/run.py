@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..data import Dataset, load_dataset
+from ..data import Dataset, identity, load_dataset, same_data
 from ..errors import InputError
 from ..model import NDM
 from ..support.files import write_whole
@@ -147,12 +147,12 @@ class Run:
         """Refuse data that differ from those that the run was trained on, as their test rows may be its training rows.
 
         Raises:
-            InputError: if the name, the number of rows or the recorded origin differs.
+            InputError: if the data differ in the sense of :func:`ndm.data.same_data`.
         """
         if not self.data_file.is_file():
             return  # the run has not been trained yet
         before, now = json.loads(self.data_file.read_text()), identity(dataset)
-        if before != now:
+        if not same_data(before, now):
             raise InputError(
                 f"the data have changed since {self.folder} was trained on them: they were {before} and are {now}; "
                 "restore them, or train a new run"
@@ -256,9 +256,3 @@ def seeded_model(config: Config, dataset: Dataset) -> NDM:
     """The untrained model that a config describes. Its weights depend only on the config's seed."""
     torch.manual_seed(config.seed)
     return make_model(config, dataset)
-
-
-def identity(dataset: Dataset) -> dict[str, Any]:
-    """The name, origin and number of rows of a data set. They tell data sets apart without reading all rows."""
-    rows = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
-    return {"name": dataset.name, "release": dataset.release, "rows": rows}

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Dataset
-    from ..experiment import Run
+    from ..experiment import Run, Snapshot
     from ..model import NDM
     from ..solvers import Solver
 
@@ -65,7 +65,7 @@ def add_run(parser: ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def open_run(args: Namespace) -> tuple[Run, NDM, Dataset]:
+def open_run(args: Namespace) -> tuple[Run, Snapshot, Dataset]:
     """The run, model and data that the arguments of :func:`add_run` name. The model is on the CPU.
 
     Raises:
@@ -75,7 +75,7 @@ def open_run(args: Namespace) -> tuple[Run, NDM, Dataset]:
 
     run = Run.open(args.run) if args.checkpoint is None else Run.started(args.run)
     dataset = run.load_dataset(args.data.path)
-    return run, run.load_model(args.checkpoint, dataset), dataset
+    return run, run.snapshot(args.checkpoint, dataset), dataset
 
 
 def add_sampling(parser: ArgumentParser) -> None:
@@ -111,15 +111,21 @@ def require_positive(args: Namespace, *names: str) -> None:
             raise InputError(f"--{name} must be at least 1, got {args[name]}")
 
 
-def draw(model: NDM, shape: Sequence[int], num: int, solver: Solver, seed: int, mode: bool = False) -> Tensor:
-    """``num`` samples of ``shape``, returned on the CPU and drawn from ``seed``, with a progress bar."""
+def draw(
+    model: NDM, shape: Sequence[int], num: int, solver: Solver, seed: int, mode: bool = False,
+    parts: list[Tensor] | None = None,
+) -> Tensor:  # fmt: skip
+    """``num`` samples of ``shape``, returned on the CPU and drawn from ``seed``, with a progress bar.
+
+    Finished batches are also appended to ``parts``, where they are kept if Ctrl-C ends the drawing.
+    """
     import torch
 
     from ..sampling import sample_in_batches
     from ..support.progress import progress_bar
 
     generator = torch.Generator().manual_seed(seed)
-    parts: list[Tensor] = []
+    parts = [] if parts is None else parts
     with progress_bar("sampling", num) as bar:
         for part in sample_in_batches(model, shape, num, solver=solver, mode=mode, generator=generator):
             parts.append(part)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..errors import InputError
 from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, open_run, require_positive, select_device
+
+if TYPE_CHECKING:
+    from ..evaluation.diagnosis import Diagnosis
 
 
 def make_parser() -> ArgumentParser:
@@ -29,17 +34,36 @@ def make_parser() -> ArgumentParser:
 
 def run(args: Namespace) -> None:
     from ..evaluation.diagnosis import diagnose, report
-    from ..evaluation.pictures import draw_diagnosis
+    from ..experiment.results import as_json, check_finite, warn_unless_writable
     from ..support.progress import console
 
     require_positive(args, "limit")
-    run, model, dataset = open_run(args)
-    model = model.to(select_device(args.device))
+    device = select_device(args.device)
+    run, snapshot, dataset = open_run(args)
+    warn_unless_writable(run.folder)
+    model = snapshot.model.to(device)
     rows = dataset.validation[: args.limit].to(model.reference.device)
     with console.status("examining: bound, time profile, ODE"):
         diagnosis = diagnose(model, rows, args.seed)
-    draw_diagnosis(diagnosis, run.folder / "doctor.png")
-    print(json.dumps(asdict(diagnosis), indent=2) if args.json else report(diagnosis))
+    result = {**snapshot.facts, **asdict(diagnosis)}
+    check_finite(result)
+    draw_picture(diagnosis, run.folder / "doctor.png")
+    if args.json:
+        print(as_json(result))
+        return
+    print(f"{run.folder.name}, {snapshot.progress}: validation rows of {dataset.name}, seed {args.seed}")
+    print(report(diagnosis))
+
+
+def draw_picture(diagnosis: Diagnosis, path: Path) -> None:
+    """Draw the diagnosis, or say why that is not possible: the report is printed in any case."""
+    from ..evaluation.pictures import draw_diagnosis
+    from ..experiment.results import warn_not_written
+
+    try:
+        draw_diagnosis(diagnosis, path)
+    except (OSError, InputError) as error:
+        warn_not_written(path, error)
 
 
 COMMANDS.add("doctor", Command("say where a trained model's bits go, and what to change", parsed_by(make_parser), run))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Literal
@@ -101,6 +100,7 @@ def run(args: Namespace) -> None:
     from ..evaluation import choose_protocols
     from ..evaluation.tables import estimates_table
     from ..experiment.evaluation import evaluate_run
+    from ..experiment.results import as_json
     from ..likelihood import bits_per_dim
     from ..saving import weights_checksum
     from ..solvers import ODE_SOLVERS, Solver, find_solver
@@ -110,27 +110,29 @@ def run(args: Namespace) -> None:
     solver = Solver(args.solver, args.solver_steps, args.rtol, args.atol)
     find_solver(solver.name, ODE_SOLVERS)
     steps = parse_steps(args.steps) if args.steps else None
-    run, model, dataset = open_run(args)
-    x = dataset.split(args.split)[: args.limit]
+    device = select_device(args.device)
+    run, snapshot, dataset = open_run(args)
+    model, x = snapshot.model, dataset.split(args.split)[: args.limit]
     protocols = choose_protocols(
         model, x, args.estimator, steps, args.divergence,
         passes=args.passes, samples=args.samples, solver=solver, seed=args.seed,
     )  # fmt: skip
     entropy = dataset.distribution.entropy() if dataset.distribution else None
-    facts = run.facts(dataset) | {
+    facts = run.facts(dataset, snapshot) | {
         "split": args.split, "rows": len(x), "dtype": args.dtype, "parameters": model.num_parameters,
         "weights": "EMA" if args.checkpoint is None else f"EMA (checkpoint {args.checkpoint})",
         "weights_sha256": weights_checksum(model), "entropy_nats": entropy,
     }  # fmt: skip
-    model = model.to(shared_device(select_device(args.device), args.dtype), getattr(torch, args.dtype))
+    model = model.to(shared_device(device, args.dtype), getattr(torch, args.dtype))
     estimates = evaluate_run(run, model, x, protocols, facts)
     if rank_and_count()[0] > 0:
         return
     if args.json:
-        print(json.dumps({**facts, "estimates": [asdict(estimate) for estimate in estimates]}, indent=2))
+        print(as_json({**facts, "estimates": [asdict(estimate) for estimate in estimates]}))
         return
     print(estimates_table({run.folder.name: estimates}))
-    print(f"{facts['weights']} weights, {args.dtype}; {dataset.name}, {args.split} rows: {dataset.release}")
+    weights = f"{facts['weights']} weights, {snapshot.progress}, {args.dtype}"
+    print(f"{weights}; {dataset.name}, {args.split} rows: {dataset.release}")
     if entropy is not None:
         print(f"entropy of the data: {bits_per_dim(entropy, x):.3f} bits/dim ({entropy:.3f} nats)")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
-from zipfile import BadZipFile
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -15,6 +13,8 @@ from .common import add_common, add_run, add_sampling, chosen_solver, draw, open
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ..data import Dataset
 
 
 def make_parser() -> ArgumentParser:
@@ -39,53 +39,106 @@ def make_parser() -> ArgumentParser:
 
 
 def run(args: Namespace) -> None:
-    from ..evaluation.inception import inception_distances, inception_metrics
-    from ..evaluation.quality import quality
+    from ..evaluation.inception import inception_distances
+    from ..evaluation.quality import check_sizes, quality
     from ..evaluation.tables import scores_table
+    from ..experiment.results import as_json, check_finite, warn_unless_writable
     from ..saving import weights_checksum
-    from ..support.journal import append_line
     from ..support.progress import console
 
     require_positive(args, "num", "steps")
-    run, model, dataset = open_run(args)
-    if args.inception is not None:  # these checks come before sampling, which may take an hour
-        if dataset.levels != 256:
-            raise InputError(f"--inception is for 8-bit images, and {dataset.name} has none; leave it out")
-        if not args.inception.is_file():
-            raise InputError(f"--inception {args.inception}: there is no such file")
-        inception_metrics()
-    facts = run.facts(dataset) | {"seed": args.seed}
-    if args.samples is None:
-        model = model.to(select_device(args.device))
-        solver = chosen_solver(args, run)
+    device = select_device(args.device)
+    given = None if args.samples is None else read_samples(args.samples)
+    run, snapshot, dataset = open_run(args)
+    # Everything that can be checked is checked before sampling, which may take an hour.
+    check_sizes(args.num if given is None else len(given), len(dataset.train), len(dataset.test))
+    if args.inception is not None:
+        check_inception(args.inception, dataset)
+    warn_unless_writable(run.folder)
+    facts, stamp = run.facts(dataset, snapshot) | {"seed": args.seed}, run.stamp
+    if given is None:
+        model, solver = snapshot.model.to(device), chosen_solver(args, run)
         x = draw(model, dataset.shape, args.num, solver, args.seed)
         facts |= {"solver": solver.name, "steps": solver.steps, "weights_sha256": weights_checksum(model)}
     else:
-        x = read_samples(args.samples)
+        x = checked_samples(given, dataset, args.samples)
         facts |= {"samples": str(args.samples)}
     console.print(f"comparing {len(x)} samples")
     scores = quality(x, dataset.train, dataset.test, args.seed)
     if args.inception is not None:
         scores += inception_distances(x.byte(), dataset.train.byte(), dataset.test.byte(), args.inception, args.seed)
     result = {**facts, "rows": len(x), "scores": [score._asdict() for score in scores]}
-    append_line(run.qualities_file, result)
-    print(json.dumps(result, indent=2) if args.json else scores_table(scores))
+    check_finite(result)
+    run.keep(run.qualities_file, result, stamp)
+    if args.json:
+        print(as_json(result))
+        return
+    print(scores_table(scores))
+    print(f"samples of {args.samples}" if given is not None else f"samples of {run.folder.name}, {snapshot.progress}")
+
+
+def check_inception(weights: Path, dataset: Dataset) -> None:
+    """Refuse what FID and KID cannot use.
+
+    Raises:
+        InputError: if the data are not 8-bit images, or if the file of weights or a library is missing.
+    """
+    from ..evaluation.inception import load_inception
+
+    if dataset.levels != 256:
+        raise InputError(f"--inception is for 8-bit images, and {dataset.name} has none; leave it out")
+    if not weights.is_file():
+        raise InputError(f"--inception {weights}: there is no such file")
+    load_inception(weights)
 
 
 def read_samples(path: Path) -> Tensor:
     """The array ``x`` of an .npz file.
 
     Raises:
-        InputError: if the file cannot be read or has no such array.
+        InputError: if the file cannot be read, has no such array, or if the array does not hold real numbers.
     """
     import numpy as np
     import torch
 
+    from ..data.array import READ_ERRORS
+
     try:
         with np.load(path, allow_pickle=False) as file:
-            return torch.from_numpy(file["x"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, BadZipFile) as error:
+            x = file["x"]
+    except (*READ_ERRORS, AttributeError, TypeError, IndexError, RuntimeError) as error:
         raise InputError(f"cannot read samples from {path} ({error}); make them with ndm sample --out x.npz") from None
+    if x.dtype.kind not in "iuf" or x.ndim < 2:
+        raise InputError(
+            f"x in {path} is {x.dtype} of shape {x.shape}; samples are rows of integers or real numbers, as from ndm "
+            "sample --out x.npz"
+        )
+    # Integers of other sizes and numbers in the other order of bytes are numbers all the same.
+    return torch.from_numpy(x.astype(np.float64 if x.dtype.kind == "f" else np.int64))
+
+
+def checked_samples(x: Tensor, dataset: Dataset, path: Path) -> Tensor:
+    """Samples from a file, if they are in the units of the data; levels as integers.
+
+    Raises:
+        InputError: if the rows have another shape, or values that are no values of the data.
+    """
+    if tuple(x.shape[1:]) != dataset.shape:
+        raise InputError(
+            f"the samples in {path} have rows of shape {tuple(x.shape[1:])}, and those of {dataset.name} have "
+            f"{dataset.shape}"
+        )
+    if not bool(x.isfinite().all()):
+        raise InputError(f"the samples in {path} are not finite in {int((~x.isfinite()).flatten(1).any(1).sum())} rows")
+    if dataset.levels is None:
+        return x
+    if bool((x != x.round()).any()) or bool((x < 0).any()) or bool((x >= dataset.levels).any()):
+        raise InputError(
+            f"the samples in {path} must be the integers 0..{dataset.levels - 1} that {dataset.name} has, and are "
+            f"values from {x.min().item():g} to {x.max().item():g}"
+            + (", not all of them integers" if bool((x != x.round()).any()) else "")
+        )
+    return x.long()
 
 
 COMMANDS.add("quality", Command("measure how good a trained model's samples are", parsed_by(make_parser), run))

@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from .commands import COMMANDS, Command, parsed_by
-from .common import add_common, add_run, add_sampling, chosen_solver, draw, open_run, require_positive, select_device
+from .common import (
+    INTERRUPTED,
+    add_common,
+    add_run,
+    add_sampling,
+    chosen_solver,
+    draw,
+    open_run,
+    require_positive,
+    select_device,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..data import Dataset
+    from ..experiment import Snapshot
 
 
 def make_parser() -> ArgumentParser:
@@ -29,10 +47,9 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def run(args: Namespace) -> None:
-    import numpy as np
+def run(args: Namespace) -> int:
+    import torch
 
-    from ..evaluation.pictures import write_samples
     from ..support.progress import console
 
     if args.out.suffix not in (".png", ".npz"):
@@ -40,20 +57,62 @@ def run(args: Namespace) -> None:
     require_positive(args, "num", "steps")
     if args.out.is_dir():
         raise InputError(f"--out {args.out} is a folder; give a file name")
-    run, model, dataset = open_run(args)
-    model = model.to(select_device(args.device))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    x = draw(model, dataset.shape, args.num, chosen_solver(args, run), args.seed, args.mode)
-    partial = args.out.with_name(f".{args.out.stem}.partial{args.out.suffix}")
+    device = select_device(args.device)
+    run, snapshot, dataset = open_run(args)
+    solver = chosen_solver(args, run)
+    check_writable(args.out)
+    if args.out.exists():
+        console.print(f"{args.out} exists and will be replaced")
+    parts: list[Tensor] = []
     try:
-        if args.out.suffix == ".npz":
-            np.savez_compressed(partial, x=x.numpy())
+        draw(snapshot.model.to(device), dataset.shape, args.num, solver, args.seed, args.mode, parts)
+    except KeyboardInterrupt:
+        if not parts:
+            console.print(f"interrupted before the first samples were finished; {args.out} is not written")
+            return INTERRUPTED
+    x = torch.cat(parts)
+    write(args.out, x, snapshot, dataset)
+    done = len(x) == args.num
+    console.print(f"{'' if done else 'interrupted: '}{len(x)} of {args.num} samples in {args.out}, {snapshot.progress}")
+    return 0 if done else INTERRUPTED
+
+
+def check_writable(out: Path) -> None:
+    """Make the folder of a file, and refuse one in which no file can be made.
+
+    Raises:
+        InputError: with the reason of the system.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
+
+
+def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset) -> None:
+    """Write samples as a picture or as an array, whole or not at all.
+
+    Raises:
+        InputError: if they are not finite.
+    """
+    import numpy as np
+
+    from ..evaluation.pictures import write_samples
+
+    if not bool(x.isfinite().all()):
+        raise InputError("the samples are not finite, as the model's weights are not; try --checkpoint best")
+    partial = out.with_name(f".{out.stem}.{os.getpid()}.partial{out.suffix}")
+    try:
+        if out.suffix == ".npz":
+            step = -1 if snapshot.step is None else snapshot.step
+            np.savez_compressed(partial, x=x.numpy(), step=np.int64(step), last_step=np.int64(snapshot.last_step))
         else:
-            write_samples(model, x, dataset.test, partial)
-        os.replace(partial, args.out)
+            write_samples(snapshot.model, x, dataset.test, partial)
+        os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
-    console.print(f"{args.num} samples in {args.out}")
 
 
 COMMANDS.add("sample", Command("draw samples from a trained model", parsed_by(make_parser), run))

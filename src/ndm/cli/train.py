@@ -3,81 +3,85 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..experiment.recipe import find_recipe, read_settings
-from ..experiment.run import Run, seeded_model
-from ..experiment.settings import GROUPS, Config, add_settings, differences, make_config, merged, named_settings
+from ..experiment.run import Run, Trained, seeded_model
+from ..experiment.settings import Config, add_settings, config_of, differences, make_config, named_settings
+from ..experiment.snapshot import start_from
 from ..training.optimization import check_start
 from .commands import COMMANDS, Command
 from .common import INTERRUPTED, add_common, select_device
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
-def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="ndm train",
-        exit_on_error=False,
-        description="Train a model. RECIPE is a name from `ndm recipes` or a YAML file. Options override its settings, "
-        "e.g. `ndm train digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`. "
-        "On Ctrl-C or SIGTERM the run writes a checkpoint and stops; `ndm train --resume RUN` continues exactly from "
-        "the newest one. `accelerate launch -m ndm train ...` trains on several devices. "
-        + (
-            "The defaults below are the recipe's." if settings else "`ndm train RECIPE --help` shows a recipe's values."
-        ),
-    )
+
+DESCRIPTION = (
+    "Train a model. RECIPE is a name from `ndm recipes` or a YAML file. Options override its settings, e.g. `ndm train "
+    "digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`. On Ctrl-C or SIGTERM the run writes a "
+    "checkpoint and stops; `ndm train --resume RUN` continues exactly from the newest one, and with a larger "
+    "`--training.steps` it goes on to a later step. `--init RUN` starts with the weights of another run. `accelerate "
+    "launch -m ndm train ...` trains on several devices."
+)
+
+
+def make_parser() -> ArgumentParser:
+    more = " `ndm train RECIPE --help` shows a recipe's values."
+    parser = ArgumentParser(prog="ndm train", exit_on_error=False, description=DESCRIPTION + more)
     parser.add_argument("recipe", type=str, nargs="?", default=None, help="name of a recipe, or a YAML file")
     parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue this run; give no recipe")
     parser.add_argument("--out", type=Path, default=None, help="folder of the run; the default is runs/RECIPE-seedN")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is already in that folder")
     add_common(parser, seed=False)
     add_settings(parser)
-    parser.set_defaults(named_settings(settings or {}))
     return parser
 
 
-def settings_of(args: Namespace) -> dict[str, Any]:
+def settings_of(given: Namespace) -> dict[str, Any]:
     """The settings that options override: those of the recipe, or of the run that is resumed.
 
     Raises:
         InputError: if neither or both are given, or if the settings cannot be read.
     """
-    if (args.recipe is None) == (args.resume is None):
+    recipe, resume = given.get("recipe"), given.get("resume")
+    if (recipe is None) == (resume is None):
         raise InputError("give a recipe (ndm train digits), or a run to go on with (ndm train --resume RUN)")
-    if args.resume is None:
-        return read_settings(find_recipe(args.recipe))
-    if args.out is not None or args.overwrite:
+    if resume is None:
+        return read_settings(find_recipe(recipe))
+    if given.get("out") is not None or given.get("overwrite"):
         raise InputError("--resume continues in the run's own folder; leave out --out and --overwrite")
-    return read_settings(Run.started(args.resume).config_file)
+    return read_settings(Run.started(resume).config_file)
 
 
 def parse(arguments: list[str]) -> Namespace:
     """The parsed arguments. Their attribute ``config`` is the resolved configuration.
 
+    The arguments are parsed twice, because the recipe among them decides the defaults of the others.
+
     Raises:
         InputError: if there is neither a recipe nor a run, or if a setting has a wrong value.
     """
-    asked = [a for a in arguments if a not in ("-h", "--help")]
-    if arguments and not asked:
-        return make_parser().parse_args(arguments)  # prints the help and exits
     parser = make_parser()
-    given = parser.parse_args(asked, defaults=False).as_dict()
-    args = parser.parse_args(asked)
-    settings = settings_of(args)
-    if asked != arguments:
-        make_parser(settings).parse_args(arguments)  # prints the help with the recipe's values and exits
-    options: dict[str, Any] = {key: given[key] for key in ("seed", "description") if key in given}
-    for group in given.keys() & GROUPS.keys():  # without keys that the parser adds, such as __path__
-        options[group] = {key: value for key, value in given[group].items() if not key.startswith("__")}
-    path = options.get("data", {}).get("path")
-    if path is not None:  # the path must hold from any directory
-        options["data"]["path"] = str(Path(path).expanduser().resolve())
-    args.config = make_config(merged(settings, options))
+    asked = [a for a in arguments if a not in ("-h", "--help")]
+    if asked or not arguments:
+        settings = settings_of(parser.parse_args(asked, defaults=False))
+        make_config(settings)  # a mistake in the recipe is told as such
+        parser.set_defaults(named_settings(settings))
+        parser.description = f"{DESCRIPTION} The defaults below are the recipe's."
+    args = parser.parse_args(arguments)  # with --help this prints the help and exits
+    args.config = config_of(args)
+    paths = {"init": args.config.init, "data": args.config.data.path}
+    found = {name: str(Path(path).expanduser().resolve()) for name, path in paths.items() if path is not None}
+    data = replace(args.config.data, path=found.get("data"))  # the paths must hold from any directory
+    args.config = replace(args.config, init=found.get("init"), data=data)
     return args
 
 
@@ -86,55 +90,82 @@ def run(args: Namespace) -> int:
 
     from ..support.progress import console
 
-    config = args.config
     device = select_device(args.device)
-    # If there are several processes, the first one makes the folders and caches, and the others then find them.
     processes = PartialState(cpu=device == "cpu")
     console.quiet = not processes.is_main_process
-    with processes.main_process_first():
-        dataset = load_dataset(**asdict(config.data))
-        model = seeded_model(config, dataset)  # before the folder is made, as this may fail
-        check_start(config.training, processes.num_processes)
-        run = open_folder(args, config, dataset)
-    size = f"{model.num_parameters:,} parameters"
-    console.print(f"{run.folder}: {size}, {dataset.name} {tuple(dataset.shape)}, on {device}")
-    trained = run.train(dataset, device, resume=args.resume is not None, model=model)
+    run = Run.started(args.resume) if args.resume else Run(args.out or default_folder(args))
+    # The first process writes. It has the folder to itself from here on, before anything is read or replaced.
+    with run.lock if processes.is_main_process else nullcontext():
+        trained = train(args, run, device, processes)
+    processes.wait_for_everyone()  # a process that exits early closes its connections, and the others would abort
     if not trained.finished:
         return INTERRUPTED
-    last = run.folder / f"samples-{config.training.steps:08d}.png"
-    if not last.is_file():
-        run.draw_samples(trained.model, dataset, "samples.png")
-    elif processes.is_main_process:
-        shutil.copyfile(last, run.folder / "samples.png")
-    processes.wait_for_everyone()  # a process that exits early closes its connections, and the others would abort
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
     return 0
 
 
-def open_folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
-    """Create a new run, or open the one to resume.
+def default_folder(args: Namespace) -> Path:
+    """The folder of a run for which no other is given."""
+    return Path("runs") / f"{Path(args.recipe).stem}-seed{args.config.seed}"
+
+
+def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Trained:
+    """Begin or continue a run, train it, and draw its samples. The first process holds the lock of the run."""
+    from ..support.progress import console
+
+    config, resumed = args.config, args.resume is not None
+    if processes.is_main_process and not resumed:
+        run.check_free(args.overwrite)
+    check_start(config.training, processes.num_processes)
+    # If there are several processes, the first one makes the folders and caches, and the others then find them.
+    with processes.main_process_first():
+        dataset = load_dataset(**asdict(config.data))
+        model = seeded_model(config, dataset)
+        if config.init is not None and not resumed:
+            start_from(model, config.init)  # before the run begins, as this may fail
+        if resumed:
+            continue_run(run, config, dataset, processes.is_main_process)
+        elif processes.is_main_process:
+            run.begin(config, args.overwrite)
+    size = f"{model.num_parameters:,} parameters"
+    console.print(f"{run.folder}: {size}, {dataset.name} {tuple(dataset.shape)}, on {device}")
+    trained = run.train(dataset, device, resume=resumed, model=model)
+    if trained.finished:
+        last = run.folder / f"samples-{config.training.steps:08d}.png"
+        if not last.is_file():
+            run.draw_samples(trained.model, dataset, "samples.png")
+        elif processes.is_main_process:
+            shutil.copyfile(last, run.folder / "samples.png")
+    return trained
+
+
+def continue_run(run: Run, config: Config, dataset: Dataset, write: bool) -> None:
+    """Take over the settings that may differ when a run is resumed: ``data.path``, and a later ``training.steps``.
+
+    Args:
+        run: the run to resume.
+        config: the settings that are asked for.
+        dataset: the data at the path that is asked for.
+        write: whether this process writes to the run's folder.
 
     Raises:
-        InputError: if the run to resume has other settings or other data; only ``data.path`` may differ.
+        InputError: if the run has other settings or other data.
     """
-    from accelerate import PartialState
-
-    if args.resume is None:
-        folder = args.out or Path("runs") / f"{Path(args.recipe).stem}-seed{config.seed}"
-        return Run.create(folder, config, args.overwrite) if PartialState().is_main_process else Run(folder)
-    run = Run.started(args.resume)
     changed = differences(run.config, config)
-    moved = changed.pop("data.path", None)
+    moved, steps = changed.pop("data.path", None), changed.pop("training.steps", None)
     for key, (old, new) in changed.items():
         raise InputError(
             f"{key} is {old} in {run.folder} and {new} here, but a resumed run keeps its settings; leave the option "
             "out, or start a new run"
         )
-    if moved:
-        run.check_data(dataset)
-        if PartialState().is_main_process:
-            run.save_config(config)
-    return run
+    run.check_data(dataset)
+    if steps is not None:
+        run.check_steps(config.training.steps)
+    if write and steps is not None:
+        run.change_steps(config.training.steps)
+    if write and moved is not None:
+        run.save_config(config)
+    run.config = config
 
 
 COMMANDS.add("train", Command("train a recipe; options override its settings", parse, run))

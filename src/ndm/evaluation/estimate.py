@@ -81,9 +81,17 @@ def evaluate(
     journal = Journal() if journal is None else journal
     shares = gathered(make_pieces(model, x, protocol, journal, advance, *rank_and_count()))
     made = {number: piece for share in shares for number, piece in share.items()}
-    pieces = [made[number] for number in sorted(made)]
-    summarise = _summarise_bound if protocol.estimator == "bound" else _summarise_ode
-    return summarise(model, x, protocol, pieces)
+    return summarise(model, x, protocol, [made[number] for number in sorted(made)])
+
+
+def summarise(model: NDM, x: Tensor, protocol: Protocol, pieces: Sequence[Piece]) -> Estimate:
+    """The estimate from all pieces of the rows ``x``, in their order.
+
+    Raises:
+        SolverError: if the solver could not finish some rows.
+    """
+    by_estimator = _summarise_bound if protocol.estimator == "bound" else _summarise_ode
+    return by_estimator(model, x, protocol, pieces)
 
 
 def evaluate_all(

@@ -122,6 +122,13 @@ def as_likelihood(pieces: Sequence[Piece], solver: str) -> Likelihood:
     return Likelihood.concatenate(blocks)
 
 
+def nats_of_rows(pieces: Sequence[Piece]) -> Tensor:
+    """The negative log-likelihood of all rows of consecutive pieces, or the bound on it, in float64."""
+    if "nats" in pieces[0]:
+        return column(pieces, "nats").sum(1)
+    return -column(pieces, "log_prob")
+
+
 def column(pieces: Sequence[Piece], key: str) -> Tensor:
     """The values under one key for all rows of consecutive pieces, in float64."""
     return torch.tensor([value for piece in pieces for value in piece[key]], dtype=torch.float64)

@@ -239,6 +239,20 @@ def pca(train: Tensor, seed: int = 0, max_rows: int = 5000) -> Callable[[Tensor]
     return lambda x: torch.cat([(part.flatten(1).double() - mean) @ axes for part in x.split(10_000)])
 
 
+def check_sizes(samples: int, train: int, test: int) -> None:
+    """Refuse sets that are too small to be compared, before any work is done.
+
+    Args:
+        samples, train, test: number of rows of each set.
+
+    Raises:
+        InputError: naming the set and the number of rows that it needs.
+    """
+    for name, rows, need in (("samples", samples, MIN_ROWS), ("train", train, 2 * MIN_ROWS), ("test", test, MIN_ROWS)):
+        if rows < need:
+            raise InputError(f"{name} has {rows} rows, and quality is measured with at least {need} rows of {name}")
+
+
 def matched_rows(
     samples: Tensor, train: Tensor, test: Tensor, seed: int, max_rows: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

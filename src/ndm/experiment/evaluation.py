@@ -5,19 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..errors import InputError
 from ..evaluation import Estimate, Protocol, evaluate_all
 from ..evaluation.pieces import count_pieces
 from ..model import NDM
 from ..solvers import SolverError
-from ..support.journal import Journal, append_line
+from ..support.journal import Journal
+from ..support.lock import Lock
 from ..support.processes import rank_and_count
 from ..support.progress import console
+from .results import check_finite, is_writable, warn_not_written, warn_unless_writable
 from .run import Run
+
+
+class Pieces(Journal):
+    """A journal that goes on in memory, with one warning, if its file can no longer be written."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        try:
+            super().__setitem__(name, value)
+        except (OSError, InputError) as error:
+            if self.path is not None:
+                warn_not_written(self.path, error)
+            self.path = None
 
 
 def evaluate_run(
@@ -26,7 +43,8 @@ def evaluate_run(
     """Estimate the likelihood of rows ``x`` by a run's model, and append the result to ``evaluations.jsonl``.
 
     If an evaluation was interrupted, a call with the same facts and protocols continues from the finished pieces.
-    Several processes may call this together; see :func:`ndm.evaluation.evaluate`.
+    Several processes may call this together; see :func:`ndm.evaluation.evaluate`. If the run's folder cannot be
+    written, a warning says so and the estimates are still returned.
 
     Args:
         model: the run's model, in evaluation mode.
@@ -34,30 +52,52 @@ def evaluate_run(
             are recorded with the result.
 
     Raises:
+        InputError: if another process computes the same estimates for this run, or if an estimate is not finite.
         SolverError: if the solver could not finish some rows.
     """
     rank, _ = rank_and_count()
     question = json.dumps([{**facts, "run": ""}, [asdict(protocol) for protocol in protocols]])
     name = hashlib.sha256(question.encode()).hexdigest()[:12]
-    journal = Journal(run.folder / f"evaluation-{name}.partial.jsonl", rank)
-    total = sum(count_pieces(protocol, x) for protocol in protocols)
+    if rank == 0:
+        warn_unless_writable(run.folder)
+    if not is_writable(run.folder):
+        return _evaluate(run, model, x, protocols, facts, Journal())
+    lock = Lock(run.folder / f".evaluation-{name}.lock", "evaluated in the same way", "wait for its result")
+    with lock if rank == 0 else nullcontext():
+        return _evaluate(run, model, x, protocols, facts, Pieces(_file(run, name), rank))
+
+
+def _file(run: Run, name: str) -> Path:
+    return run.folder / f"evaluation-{name}.partial.jsonl"
+
+
+def _evaluate(
+    run: Run, model: NDM, x: Tensor, protocols: Sequence[Protocol], facts: dict[str, Any], journal: Journal
+) -> list[Estimate]:
+    """Evaluate with the pieces of a journal; the first process keeps the result."""
+    rank, _ = rank_and_count()
+    stamp, total = run.stamp, sum(count_pieces(protocol, x) for protocol in protocols)
 
     def say(text: str) -> None:
         if rank == 0:
             console.print(text)
 
+    kept = "kept" if journal.path else "lost"
     if journal.pieces:
         say(f"going on from an earlier attempt: {len(journal.pieces)} of {total} pieces are done")
     try:
         estimates = evaluate_all(model, x, protocols, journal)
     except KeyboardInterrupt:
-        say(f"interrupted: {len(journal.pieces)} of {total} pieces are kept; give the same command again to go on")
+        again = "; give the same command again to go on" if journal.path else ""
+        say(f"interrupted: {len(journal.pieces)} of {total} pieces are {kept}{again}")
         raise
     except SolverError:
         journal.read()
-        say(f"{len(journal.pieces)} of {total} pieces are done and kept")
+        say(f"{len(journal.pieces)} of {total} pieces are done and {kept}")
         raise
     if rank == 0:
-        append_line(run.evaluations_file, {**facts, "estimates": [asdict(estimate) for estimate in estimates]})
-        journal.remove()
+        result = {**facts, "estimates": [asdict(estimate) for estimate in estimates]}
+        check_finite(result)
+        if run.keep(run.evaluations_file, result, stamp):
+            journal.remove()
     return estimates

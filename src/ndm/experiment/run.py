@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,19 +17,25 @@ from ..errors import InputError
 from ..model import NDM
 from ..support.files import write_whole
 from ..support.journal import append_line, read_lines
+from ..support.lock import Lock
 from ..support.processes import rank_and_count
 from ..support.progress import console, progress_bar, training_news
-from ..training import Checkpoints, Trainer
+from ..training import Checkpoints, State, Trainer, learning_rate
 from ..version import __version__
 from .build import make_model
 from .recipe import read_settings
+from .results import keep_result, without_infinities
 from .settings import Config, make_config
+from .snapshot import Snapshot, find_checkpoint, save_model, start_from, step_of_model
 
 OUTPUTS = (
     "config.yaml", "data.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl", "qualities.jsonl",
     "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png", "ndm",
 )  # fmt: skip
-"""All files and folders that commands write into a run's folder; ``ndm`` holds TensorBoard's events."""
+"""All files and folders that commands write into a run's folder; ``ndm`` holds TensorBoard's events.
+
+The lock is not among them: it must outlive what ``--overwrite`` deletes.
+"""
 
 
 class Trained(NamedTuple):
@@ -43,6 +50,8 @@ class Trained(NamedTuple):
 class Run:
     """The folder of one run.
 
+    A run has one writer at a time. Whoever creates or trains it holds ``lock``; reading needs no lock.
+
     Args:
         folder: path of the folder. It need not exist yet.
     """
@@ -55,36 +64,51 @@ class Run:
         self.evaluations_file = self.folder / "evaluations.jsonl"
         self.qualities_file = self.folder / "qualities.jsonl"
         self.model_folder = self.folder / "model"
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self.lock = Lock(self.folder / ".ndm-lock", "trained", "look at it with --checkpoint newest, or wait")
 
     @classmethod
     def create(cls, folder: str | Path, config: Config, overwrite: bool = False) -> Run:
-        """Start a run: write the resolved configuration and an empty metrics file.
+        """Start a run: write the resolved configuration and an empty metrics file; see :meth:`begin`."""
+        run = cls(folder)
+        run.begin(config, overwrite)
+        return run
+
+    def begin(self, config: Config, overwrite: bool = False) -> None:
+        """Start this run: write the resolved configuration and an empty metrics file.
 
         Raises:
-            InputError: if the folder already holds a run and ``overwrite`` is False, if it is no run's folder but holds
-                files that a run would replace, or if it cannot be written.
+            InputError: as :meth:`check_free`, or if the folder cannot be written, or if another process trains in it.
         """
-        run = cls(folder)
-        if run.config_file.exists() and not overwrite:
+        with self.lock:
+            earlier = self.check_free(overwrite)
+            try:
+                for path in earlier:  # no file of an earlier run may be taken for one of this run
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                self.save_config(config)
+                self.metrics_file.write_text("")
+            except OSError as error:
+                raise InputError(f"cannot write to {self.folder}: {error.strerror}") from None
+
+    def check_free(self, overwrite: bool = False) -> list[Path]:
+        """Refuse a folder in which a run cannot start, and return the files of an earlier run that it would replace.
+
+        Raises:
+            InputError: if the folder already holds a run and ``overwrite`` is False, or if it is no run's folder but
+                holds files that a run would replace.
+        """
+        if self.config_file.exists() and not overwrite:
             raise InputError(
-                f"{run.folder} already holds a run; choose another --out, pass --overwrite, or go on with "
-                f"ndm train --resume {run.folder}"
+                f"{self.folder} already holds a run; choose another --out, pass --overwrite, or go on with "
+                f"ndm train --resume {self.folder}"
             )
-        earlier = sorted(path for pattern in OUTPUTS for path in run.folder.glob(pattern))
-        if earlier and not run.config_file.exists():
+        earlier = sorted(path for pattern in OUTPUTS for path in self.folder.glob(pattern))
+        if earlier and not self.config_file.exists():
             raise InputError(
-                f"{run.folder} is not a run's folder, and a run would replace {earlier[0].name} in it; choose another "
+                f"{self.folder} is not a run's folder, and a run would replace {earlier[0].name} in it; choose another "
                 "--out, or move it away"
             )
-        try:
-            run.folder.mkdir(parents=True, exist_ok=True)
-            for path in earlier:  # no file of an earlier run may be taken for one of this run
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            run.save_config(config)
-            run.metrics_file.write_text("")
-        except OSError as error:
-            raise InputError(f"cannot write to {run.folder}: {error.strerror}") from None
-        return run
+        return earlier
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -95,6 +119,7 @@ class Run:
         """
         run = cls.started(folder)
         if not run.model_folder.is_dir():
+            run.lock.check()
             raise InputError(f"{run.folder} has no model yet: go on with ndm train --resume {run.folder}")
         return run
 
@@ -158,6 +183,35 @@ class Run:
                 "restore them, or train a new run"
             )
 
+    def check_steps(self, steps: int) -> None:
+        """Refuse a last step that the run has passed already.
+
+        Raises:
+            InputError: with the number of steps that the run has done.
+        """
+        done = max(self.checkpoints.steps(), default=0)
+        if steps <= done:
+            raise InputError(
+                f"training.steps {steps} is not larger than the {done} steps that {self.folder} has done; choose a "
+                "larger number, or leave the option out"
+            )
+
+    def change_steps(self, steps: int) -> None:
+        """Let the run end at another step. The learning rate then follows the new number of steps.
+
+        Raises:
+            InputError: as :meth:`check_steps`.
+        """
+        self.check_steps(steps)
+        done, before = max(self.checkpoints.steps(), default=0), self.config.training.steps
+        training = replace(self.config.training, steps=steps)
+        self.save_config(replace(self.config, training=training))
+        self.log({"step": done, "steps_before": before, "steps": steps})
+        console.print(
+            f"the last step is now {steps} instead of {before}: at step {done + 1} the learning rate is "
+            f"{learning_rate(done, training):.3g}, and it falls to 1e-8 at step {steps}"
+        )
+
     def train(
         self,
         dataset: Dataset,
@@ -180,31 +234,46 @@ class Run:
             checkpoint.
 
         Raises:
-            InputError: if the run was begun with other data.
+            InputError: if the run was begun with other data, or if another process trains it.
         """
-        self.check_data(dataset)
+        from accelerate import PartialState
+
+        # Of several processes that share the training, the first one writes.
+        with self.lock if PartialState(cpu=device == "cpu").is_main_process else nullcontext():
+            self.check_data(dataset)
+            state = self.checkpoints.latest(console.print) if resume else None
+            trainer = self._trainer(dataset, device, model, state)
+            main = trainer.accelerator.is_main_process
+            if main and not self.data_file.is_file():
+                write_whole(self.data_file, json.dumps(identity(dataset)))
+            if main and resume:
+                console.print(f"going on from step {trainer.step}")
+                self._forget_after(trainer.step)
+            if state is None and self.config.init is not None:
+                trainer.save()  # whoever resumes the run needs the other run no more
+            with progress_bar(title, self.config.training.steps, visible=main) as bar:
+                bar.update(bar.task_ids[0], completed=trainer.step)
+                trainer.log = training_news(bar, self.log)
+                average = trainer.run()
+            if main:
+                save_model(average, self.model_folder, trainer.step)
+            if trainer.skipped:
+                console.print(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")
+            if not trainer.finished:
+                console.print(f"stopped after step {trainer.step}; go on with: ndm train --resume {self.folder}")
+            return Trained(average, trainer.finished)
+
+    def _trainer(self, dataset: Dataset, device: str, model: NDM | None, state: State | None) -> Trainer:
+        """The trainer that continues from a checkpoint; from the first step if ``state`` is None."""
         config = self.config
         model = seeded_model(config, dataset) if model is None else model
+        if state is None and config.init is not None:
+            start_from(model, config.init)
         picture = lambda averaged, step: self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")  # noqa: E731
         trainer = Trainer(model, dataset, config.training, config.seed, device, folder=self.folder, picture=picture)
-        main = trainer.accelerator.is_main_process
-        state = Checkpoints(self.folder / "checkpoints").latest(console.print) if resume else None
         if state is not None:
             trainer.load(state)
-        if main and not self.data_file.is_file():
-            write_whole(self.data_file, json.dumps(identity(dataset)))
-        if main and resume:
-            console.print(f"going on from step {trainer.step}")
-            self._forget_after(trainer.step)
-        with progress_bar(title, config.training.steps, visible=main) as bar:
-            bar.update(bar.task_ids[0], completed=trainer.step)
-            trainer.log = training_news(bar, self.log)
-            average = trainer.run()
-        if main:
-            average.save_pretrained(self.model_folder)
-        if not trainer.finished:
-            console.print(f"stopped after step {trainer.step}; go on with: ndm train --resume {self.folder}")
-        return Trained(average, trainer.finished)
+        return trainer
 
     def _forget_after(self, step: int) -> None:
         """Drop the metrics of steps after ``step``, which will be made again."""
@@ -221,20 +290,47 @@ class Run:
         if rank_and_count()[0] == 0:
             write_samples(model, torch.cat(parts), dataset.test, self.folder / name)
 
-    def facts(self, dataset: Dataset) -> dict[str, Any]:
+    def facts(self, dataset: Dataset, snapshot: Snapshot) -> dict[str, Any]:
         """The facts that are recorded with every result of this run."""
-        return {"run": str(self.folder), "version": __version__, "data": dataset.name, "release": dataset.release}
+        data = {"data": dataset.name, "release": dataset.release}
+        return {"run": str(self.folder), "version": __version__, **data, **snapshot.facts}
+
+    @property
+    def stamp(self) -> tuple[int, int] | None:
+        """A mark that changes if another run takes the place of this one in its folder; None before the training."""
+        try:
+            found = self.data_file.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
+    def keep(self, path: Path, result: dict[str, Any], stamp: tuple[int, int] | None) -> bool:
+        """Append a result to a file of this run, or say why it is not kept; see :func:`.results.keep_result`.
+
+        Args:
+            path: the file.
+            result: the result.
+            stamp: the run's ``stamp`` before the result was computed.
+        """
+        if self.stamp != stamp:
+            console.print(f"warning: another run has replaced {self.folder}, so the result is not kept there")
+            return False
+        return keep_result(path, result)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        append_line(self.metrics_file, record)
+        append_line(self.metrics_file, without_infinities(record))
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``."""
         return read_lines(self.metrics_file)
 
     def load_model(self, checkpoint: str | None = None, dataset: Dataset | None = None) -> NDM:
-        """The finished model, or a model with the averaged weights of a checkpoint, in evaluation mode.
+        """The model of :meth:`snapshot`."""
+        return self.snapshot(checkpoint, dataset).model
+
+    def snapshot(self, checkpoint: str | None = None, dataset: Dataset | None = None) -> Snapshot:
+        """The finished model, or a model with the averaged weights of a checkpoint, and the step of its weights.
 
         Args:
             checkpoint: ``newest``, ``best`` or a step number; None is the finished model.
@@ -243,13 +339,15 @@ class Run:
         Raises:
             InputError: if there is no such model or checkpoint.
         """
+        last = self.config.training.steps
         if checkpoint is None:
-            return NDM.from_pretrained(self.model_folder)
-        state = Checkpoints(self.folder / "checkpoints").find(checkpoint)
+            step = step_of_model(self.model_folder, self.metrics(), last)
+            return Snapshot(NDM.from_pretrained(self.model_folder), step, last)
+        state = find_checkpoint(self.checkpoints, checkpoint)
         model = make_model(self.config, dataset or self.load_dataset())
         prefix = "average."
         model.load_state_dict({k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)})
-        return model.eval().requires_grad_(False)
+        return Snapshot(model.eval().requires_grad_(False), state.step, last)
 
 
 def seeded_model(config: Config, dataset: Dataset) -> NDM:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ..data import DataConfig
 from ..errors import InputError
@@ -111,6 +111,8 @@ class Config:
     Args:
         description: one line that describes the run; it is kept in config.yaml.
         seed: seed of all random draws.
+        init: folder of another run whose averaged weights the training starts from; its settings model.* must be the
+            same. null starts from random weights.
         data: the data to learn from.
         model: the process and the predictor.
         training: the optimisation.
@@ -118,6 +120,7 @@ class Config:
 
     description: str = ""
     seed: int = 0
+    init: str | None = None
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -131,7 +134,7 @@ class Config:
 
 
 GROUPS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
-NULLABLE = ("training.bound_steps", "data.path", "data.size")
+NULLABLE = ("init", "training.bound_steps", "data.path", "data.size")
 
 
 def add_settings(parser: ArgumentParser) -> None:
@@ -152,8 +155,19 @@ def make_config(tree: dict[str, Any]) -> Config:
         checked = parser.parse_object(tree)
     except (ArgumentError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split())) from None
-    groups = {name: cls(**checked[name].as_dict()) for name, cls in GROUPS.items()}
-    return Config(checked.description, checked.seed, **groups)
+    return config_of(checked)
+
+
+def config_of(parsed: Namespace) -> Config:
+    """The config of what a parser with :func:`add_settings` has parsed.
+
+    Raises:
+        InputError: if a setting has a wrong value.
+    """
+    groups = {}
+    for name, cls in GROUPS.items():  # the parser adds keys of its own, such as __path__
+        groups[name] = cls(**{k: v for k, v in parsed[name].as_dict().items() if not k.startswith("__")})
+    return Config(parsed.description, parsed.seed, parsed.init, **groups)
 
 
 def check_names(tree: dict[str, Any]) -> None:
@@ -162,7 +176,8 @@ def check_names(tree: dict[str, Any]) -> None:
     Raises:
         InputError: naming the first such setting. If it does not exist, the message lists all settings.
     """
-    known = ["description", "seed", *(f"{group}.{f.name}" for group, cls in GROUPS.items() for f in fields(cls))]
+    inner = (f"{group}.{f.name}" for group, cls in GROUPS.items() for f in fields(cls))
+    known = ["description", "seed", "init", *inner]
     for key, value in named_settings(tree).items():
         if key not in known:
             raise InputError(f"unknown key {key!r}; known keys: {', '.join(known)}")

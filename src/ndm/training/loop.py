@@ -93,7 +93,7 @@ class Trainer:
 
         Raises:
             InputError: after ``max_skipped`` steps in a row without a finite gradient. A checkpoint with the
-                weights from before these steps is written first.
+                weights from before these steps is written first. Also if no step at all had one.
         """
         settings, start = self.settings, time.perf_counter() - self.seconds
         self.loss.train()
@@ -113,6 +113,11 @@ class Trainer:
             self.save()
         for tracker in self.accelerator.trackers:
             tracker.finish()
+        if self.skipped and self.skipped == self.step:
+            raise InputError(
+                f"none of the {self.step} steps had a finite gradient, so nothing was learned; lower "
+                "training.learning_rate, or look at the data"
+            )
         return self.averaged()
 
     @property
@@ -234,7 +239,8 @@ class Trainer:
         tensors = {f"model.{name}": value for name, value in get_weights(model).items()}
         with self.average.swapped():
             tensors |= {f"average.{name}": value for name, value in get_weights(model).items()}
-        moments = get_moments(model, self.optimizer.optimizer)
+        optimizer = self.optimizer.optimizer
+        moments = get_moments(model, optimizer) if optimizer.state else {}  # before its first step it has none
         tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
         tensors |= {f"times.{name}": value for name, value in self.module.times.state_dict().items()}
         values = {

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batch import as_batch, as_float
+from .batch import as_batch, as_float, check_magnitude
 from .decoder import Decoder
 from .errors import InputError
 from .predictor import BasePredictor
@@ -137,7 +137,10 @@ class NDM(nn.Module):
         """
         x = self.rows(x)
         dtype = x.dtype if x.is_floating_point() and self.weightless else self.reference.dtype
-        return self.decoder.encode(as_float(x, dtype)).to(dtype)
+        x_model = self.decoder.encode(as_float(x, dtype)).to(dtype)
+        if not self.decoder.discrete:
+            check_magnitude(x_model)
+        return x_model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.

@@ -113,6 +113,14 @@ def test_statistics_are_saved_and_loaded_exactly(tmp_path):
             assert torch.equal(decoder.std, given)
 
 
+def test_statistics_keep_their_digits_through_a_state_dict():
+    torch.set_default_dtype(torch.float32)
+    exact = ndm.GaussianDecoder(torch.tensor([1.7e9 + 0.1], dtype=torch.float64))
+    plain = ndm.GaussianDecoder(torch.zeros(1))
+    plain.load_state_dict(exact.state_dict())
+    assert torch.equal(plain.mean, exact.mean) and plain.std.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     ("statistic", "message"),
     [

@@ -51,9 +51,7 @@ def test_noise_below_the_resolution_is_refused_in_float32_and_right_in_float64(s
     model, x = model_and_rows(discrete, schedule(-60.0, 5.0), rows=4)
     model = model.float()
     for call in (ndm.bound, ndm.log_prob):
-        with pytest.raises(
-            ndm.InputError, match=r"gamma_min = -60 .* float32.*use float64, or raise .* at least -30.4"
-        ):
+        with pytest.raises(ndm.InputError, match="gamma_min = -60 .* float32.*use float64, or raise .*-30.4"):
             call(model, x)
     assert ndm.bound(model.double(), x).total.isfinite().all()
     model, x = model_and_rows(discrete, schedule(-80.0, 5.0), rows=4)

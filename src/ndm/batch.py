@@ -49,8 +49,11 @@ def _from_numpy(x: np.ndarray[Any, Any]) -> Tensor:
         raise InputError("data must not be a masked array: the mask would be lost; fill or remove the masked entries")
     if x.dtype.kind not in "iuf":
         raise InputError(f"data must be integers or floats, got a NumPy array of {x.dtype}")
-    narrowed = x.astype(np.float64) if x.dtype.kind == "f" and x.dtype.itemsize > 8 else x
-    return torch.from_numpy(np.array(narrowed, dtype=narrowed.dtype.newbyteorder("="), order="C"))
+    # NumPy has several names for one such type and either byte order; torch knows one of them.
+    native = np.empty(x.shape, f"{x.dtype.kind}{min(x.dtype.itemsize, 8)}")
+    with np.errstate(over="ignore"):  # an infinity is refused later
+        native[...] = x
+    return torch.from_numpy(native)
 
 
 def _signed(x: Tensor) -> Tensor:
@@ -76,3 +79,20 @@ def as_float(x: Tensor, dtype: torch.dtype) -> Tensor:
     info = torch.iinfo(x.dtype)
     fits = info.max <= exact or max(-x.min().item(), x.max().item()) <= exact
     return x.to(dtype if fits else torch.float64)
+
+
+def check_magnitude(x_model: Tensor) -> None:
+    """Refuse encoded data whose squares, divided by the variance of the noise, might overflow.
+
+    Raises:
+        InputError: with the row and what to look at.
+    """
+    largest = x_model.detach().abs().flatten(1).amax(1)
+    worst = int(largest.argmax())
+    limit = torch.finfo(x_model.dtype).max ** 0.25
+    if not largest[worst].item() <= limit:
+        name = str(x_model.dtype).removeprefix("torch.")
+        raise InputError(
+            f"data are as far as {largest[worst].item():.2g} standard deviations from the mean (row {worst}), too far "
+            f"for {name}; give GaussianDecoder the mean and std of the data, or remove that row"
+        )

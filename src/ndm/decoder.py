@@ -210,6 +210,14 @@ class GaussianDecoder(Decoder):
                 setattr(self, name, old.to(new.device))
         return self
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # What is loaded keeps its digits too: the buffers are widened before it is copied into them.
+        for name in ("mean", "std"):
+            old, new = getattr(self, name), state_dict.get(prefix + name)
+            if isinstance(new, Tensor) and not new.is_meta and not torch.equal(new.to(old.dtype).to(new.dtype), new):
+                setattr(self, name, old.to(new.dtype))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def encode(self, x: Tensor) -> Tensor:
         check_data(x)
         for name, statistic in (("mean", self.mean), ("std", self.std)):
@@ -258,8 +266,9 @@ def exact_statistic(name: str, given: Any) -> Tensor:
         value = given.detach() if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name} must be a number, or numbers with one value per element, got {given!r}") from None
-    if value.is_complex() or value.dtype == torch.bool:
-        raise InputError(f"{name} must consist of real numbers, got {str(value.dtype).removeprefix('torch.')} values")
+    if value.is_complex() or value.dtype == torch.bool or isinstance(given, bool) or not value.numel():
+        kind = str(value.dtype).removeprefix("torch.") + " values" if value.numel() else "none"
+        raise InputError(f"{name} must consist of real numbers, got {'bool' if isinstance(given, bool) else kind}")
     value = value if value.is_floating_point() else value.double()
     bad = (~torch.isfinite(value)).flatten().nonzero().flatten()
     if len(bad):

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batch import as_batch, as_float
+from .batch import as_batch, as_float, check_magnitude
 from .decoder import Decoder
 from .errors import InputError
 from .predictor import BasePredictor
 from .process import ConditionalProcess, ForwardProcess
-from .support.checks import row_shape
+from .support.checks import require_kind, row_shape
 from .transform import BasisCurve
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -37,7 +37,7 @@ class NDM(nn.Module):
 
     Raises:
         InputError: if the predictor predicts a curve that the transform does not have, its levels are not the
-            decoder's, or ``shape`` is not that of the predictor's network.
+            decoder's, ``shape`` is not that of the predictor's network, or a part is of another kind.
 
     Example:
         >>> f = ndm.nn.MLP((64,), multiplier=2, embedding=0)
@@ -51,6 +51,9 @@ class NDM(nn.Module):
         self, process: ForwardProcess, predictor: BasePredictor, decoder: Decoder, shape: Sequence[int] | None = None
     ) -> None:
         super().__init__()
+        require_kind(
+            process=(process, ForwardProcess), predictor=(predictor, BasePredictor), decoder=(decoder, Decoder)
+        )
         if predictor.num_basis and process.transform.predictable != predictor.num_basis:
             raise InputError(
                 f"a predicted curve (Predictor(num_basis={predictor.num_basis})) needs a TimeBasis transform with the "
@@ -121,7 +124,10 @@ class NDM(nn.Module):
         Raises:
             InputError: if ``x`` is of another kind, has no row, or has rows of another shape than the model's.
         """
-        return as_batch(x, self.shape).to(self.reference.device)
+        x, device = as_batch(x, self.shape), self.reference.device
+        if x.is_meta or device.type == "meta":
+            raise InputError("the model and the data must hold values, but one of them is on the device meta")
+        return x.to(device)
 
     def encode(self, x: Any) -> Tensor:
         """Convert data units to model units: ``(B, *)`` in the model's dtype and on its device.
@@ -137,7 +143,10 @@ class NDM(nn.Module):
         """
         x = self.rows(x)
         dtype = x.dtype if x.is_floating_point() and self.weightless else self.reference.dtype
-        return self.decoder.encode(as_float(x, dtype)).to(dtype)
+        x_model = self.decoder.encode(as_float(x, dtype)).to(dtype)
+        if not self.decoder.discrete:
+            check_magnitude(x_model)
+        return x_model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.

@@ -20,7 +20,7 @@ References:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from torch import Tensor
 from .gaussian import Gaussian
 from .model import NDM, check_model
 from .process import ConditionalProcess
-from .support.checks import require_count
+from .support.checks import require, require_count, require_kind, require_number
 from .support.tensors import expand, full_times, randn_like, sum_rows
 from .times import LowDiscrepancyTimes
 
@@ -106,7 +106,12 @@ def bound(
     if steps is not None:
         require_count(steps=steps)
     model.process.schedule.check_steps(steps)
+    if eta is not None:
+        least: Any = eta.min().item() if isinstance(eta, Tensor) and eta.numel() else eta
+        require_number(eta=least)
+        require(least > 0, "eta must be positive (the bound is infinite at 0)", least)
     times = LowDiscrepancyTimes() if times is None else times
+    require_kind(times=(times, LowDiscrepancyTimes))
     x = model.rows(x)
     x_model = model.encode(x)
     draws = draw(x_model, times, generator)

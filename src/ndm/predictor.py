@@ -19,7 +19,7 @@ from torch.nn import functional
 from .errors import InputError
 from .schedule import NoiseLevel
 from .support.blueprint import Blueprint
-from .support.checks import require_count
+from .support.checks import require_count, require_kind
 from .support.registry import Registry
 from .support.tensors import expand
 
@@ -76,7 +76,9 @@ class BasePredictor(nn.Module):
             InputError: if the output has another shape.
         """
         # The bound multiplies errors by e^{-gamma}: no reduced precision from here on.
-        out = self.net(z_t, t).to(z_t.dtype)
+        out = self.net(z_t, t)
+        require_kind(**{"the output of the predictor's network": (out, Tensor)})
+        out = out.to(z_t.dtype)
         batch, channels, *rest = z_t.shape
         expected = (batch, channels * sum(counts), *rest)
         if out.shape != expected:

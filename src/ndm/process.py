@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .gaussian import Gaussian
 from .schedule import NoiseLevel, Schedule
-from .support.checks import require_number
+from .support.checks import require, require_kind, require_number
 from .support.registry import savable
 from .support.tensors import check_times, expand, require_shape
 from .transform import Curve, Identity, Transform
@@ -76,11 +76,13 @@ class ForwardProcess(nn.Module):
         super().__init__()
         if tied_to not in ("time", "noise"):
             raise InputError(f"tied_to must be 'time' or 'noise', got {tied_to!r}")
+        transform = Identity() if transform is None else transform
+        require_kind(schedule=(schedule, Schedule), transform=(transform, Transform))
         require_number(eta=eta)
         if not eta > 0:
             raise InputError(f"eta must be positive (the bound is infinite at 0), got {eta}")
         self.schedule = schedule
-        self.transform = Identity() if transform is None else transform
+        self.transform = transform
         self.eta = eta
         self.tied_to = tied_to
 
@@ -134,7 +136,8 @@ class ConditionalProcess:
         eta: the rate of the clock, dGamma = eta dgamma; a number, or one per row, ``(B,)``.
 
     Raises:
-        InputError: if the variance or a given eta per row has another shape, which might broadcast.
+        InputError: if the variance or an eta per row has another shape, which might broadcast, or eta is negative or no
+            number.
     """
 
     def __init__(
@@ -142,7 +145,10 @@ class ConditionalProcess:
     ) -> None:
         if variance is not None:
             require_shape("variance", variance, curve.x, "x")
-        if isinstance(eta, Tensor) and eta.ndim:
+        if not isinstance(eta, Tensor):
+            require_number(eta=eta)
+            require(eta >= 0, "eta must not be negative", eta)
+        elif eta.ndim:
             check_times(curve.x, eta=eta)
         self.process = process
         self.curve = curve

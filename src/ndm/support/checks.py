@@ -53,6 +53,16 @@ def require_rate(**values: Any) -> None:
         require(0 <= value < 1, f"{name} must be in [0, 1)", value)
 
 
+def require_kind(**parts: tuple[Any, type]) -> None:
+    """Refuse a part ``(value, kind)`` that is not an instance of its kind.
+
+    Raises:
+        InputError: naming the first such part, its kind and that of what was given.
+    """
+    for name, (value, kind) in parts.items():
+        require(isinstance(value, kind), f"{name} must be a {kind.__name__}", type(value).__name__)
+
+
 def row_shape(shape: Any) -> tuple[int, ...]:
     """The shape of one row as a tuple of positive whole numbers, ``(C, *)``.
 

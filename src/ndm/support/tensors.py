@@ -47,14 +47,15 @@ def require_generator(generator: Any) -> None:
         )
 
 
-def require_shape(name: str, value: Tensor, like: Tensor, of: str = "z") -> None:
-    """Refuse a tensor that would only broadcast to the shape of ``like``. Shapes are compared, nothing else.
+def require_shape(name: str, value: Any, like: Tensor, of: str = "z") -> None:
+    """Refuse what is no tensor or would only broadcast to the shape of ``like``. Shapes are compared, nothing else.
 
     Raises:
         InputError: with both shapes.
     """
-    if value.shape != like.shape:
-        raise InputError(f"{name} must have shape {tuple(like.shape)} like {of}, got {tuple(value.shape)}")
+    if not isinstance(value, Tensor) or value.shape != like.shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise InputError(f"{name} must have shape {tuple(like.shape)} like {of}, got {got}")
 
 
 def full_times(value: float, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -156,26 +156,14 @@ def write_rows(
     Raises:
         InputError: if the file cannot be written.
     """
-    header, checksum, count = {"descr": "|u1", "fortran_order": False}, hashlib.sha256(), 0
     # Processes that start together each write their own file. The last one to finish replaces an identical file.
     partial_file = cache_folder() / f"{name}-{key}-{uuid.uuid4().hex}.tmp"
     notes_file = partial_file.with_name(f"{partial_file.stem}-notes.tmp")
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         with partial_file.open("xb") as file, counted(f"reading {name}", total) as advance:
-            # The number of rows is known only at the end. numpy's header leaves room to fill it in.
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (0, *shape)})
-            for block in blocks:
-                content = np.ascontiguousarray(block).data
-                checksum.update(content)
-                file.write(content)
-                count += len(block)
-                advance(len(block))
-            file.seek(0)
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *shape)})
-            file.flush()
-            os.fsync(file.fileno())
-        path = cache_folder() / f"{name}-{key}-{checksum.hexdigest()[:16]}.npy"
+            checksum = _fill(file, shape, blocks, advance)
+        path = cache_folder() / f"{name}-{key}-{checksum}.npy"
         if known := notes():  # they appear before the rows do
             notes_file.write_text(json.dumps({"notes": known, "sha256": _digest(known)}))
             os.replace(notes_file, path.with_suffix(".json"))
@@ -192,6 +180,24 @@ def write_rows(
     if rows is None:
         raise InputError(f"{path} has been removed or changed while it was in use; start again")
     return rows
+
+
+def _fill(file: IO[bytes], shape: Sequence[int], blocks: Iterable[np.ndarray], advance: Callable[[int], None]) -> str:
+    """Write rows to an open file, down to the disk, and return their checksum."""
+    header, digest, count = {"descr": "|u1", "fortran_order": False}, hashlib.sha256(), 0
+    # The number of rows is known only at the end. numpy's header leaves room to fill it in.
+    np.lib.format.write_array_header_1_0(file, header | {"shape": (0, *shape)})
+    for block in blocks:
+        content = np.ascontiguousarray(block).data
+        digest.update(content)
+        file.write(content)
+        count += len(block)
+        advance(len(block))
+    file.seek(0)
+    np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *shape)})
+    file.flush()
+    os.fsync(file.fileno())
+    return digest.hexdigest()[:16]
 
 
 def _remove_stale(name: str, key: str, path: Path) -> None:

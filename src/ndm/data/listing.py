@@ -58,8 +58,10 @@ def absolute(path: str | Path) -> Path:
     """The path, in which ``~`` and ``~name`` are the home folders.
 
     Raises:
-        InputError: if that home folder is not known.
+        InputError: if that home folder is not known, or if the path is empty.
     """
+    if not str(path):
+        raise InputError("path is empty; set path to the file or folder that holds the data")
     try:
         return Path(path).expanduser()
     except RuntimeError:

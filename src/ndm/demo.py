@@ -15,6 +15,7 @@ from .evaluation.tables import estimates_table, markdown_table
 from .experiment import Config, Run, read_config
 from .model import NDM
 from .sampling import sample
+from .support.lock import Lock
 from .support.progress import console
 
 MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
@@ -33,16 +34,26 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bo
         False if Ctrl-C or SIGTERM stopped the training of a model, which ends the demo.
 
     Raises:
-        InputError: if ``out`` cannot be written or ``steps`` is not positive.
+        InputError: if ``out`` cannot be written, if another demo writes to it, or if ``steps`` is not positive.
     """
+    for recipe in MODELS.values():
+        demo_config(recipe, seed, steps)  # a wrong value is refused before a folder is made
+    with Lock(out / ".ndm-lock", "written", "choose another --out, or wait"):
+        return make_demo(out, steps, seed, device)
+
+
+def make_demo(out: Path, steps: int, seed: int, device: str) -> bool:
+    """What :func:`demo` does in a folder that it has for itself."""
     start = time.perf_counter()
     dataset = load_dataset("digits")
     models: dict[str, NDM] = {}
     facts: list[list[str]] = []
     for title, recipe in MODELS.items():
         began = time.perf_counter()
-        run = Run.create(out / f"run-{title.lower()}", demo_config(recipe, seed, steps), overwrite=True)
-        models[title], finished = run.train(dataset, device, f"training {title}")
+        run = Run(out / f"run-{title.lower()}")
+        with run.lock:
+            run.begin(demo_config(recipe, seed, steps), overwrite=True)
+            models[title], finished = run.train(dataset, device, f"training {title}")
         if not finished:
             return False
         seconds, size = time.perf_counter() - began, models[title].num_parameters
@@ -53,10 +64,10 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bo
         title: evaluate_all(model, dataset.test, protocols, title=f"evaluating {title}")
         for title, model in models.items()
     }
+    console.print(f"\n{headline(estimates)}")
     console.print("drawing samples, the transform and ODE paths")
     draw_pictures(models, dataset, out, seed)
     (out / "summary.md").write_text(summarise(facts, estimates, seed))
-    console.print(f"\n{headline(estimates)}")
     console.print(
         f"Look at {out}/samples.png first, then at {out}/transform.png (what F does to a digit), "
         f"{out}/trajectories.png and the numbers in {out}/summary.md. ({time.perf_counter() - start:.0f} s in all)"

@@ -169,7 +169,7 @@ class NDM(nn.Module):
         """Rebuild a saved model, in evaluation mode.
 
         Args:
-            folder: the folder that ``save_pretrained`` wrote.
+            folder: the folder that ``save_pretrained`` wrote, or the folder of a run.
             predictor, transform: your own network for the predictor or the transform, if it is not one of ``ndm.nn``;
                 its weights are loaded too. Nothing in the folder can name code to import.
 

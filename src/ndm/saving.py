@@ -119,6 +119,7 @@ def load(folder: Path, supplied: dict[str, torch.nn.Module]) -> NDM:
     """Rebuild the model of :func:`save`; see :meth:`ndm.NDM.from_pretrained`."""
     from .model import NDM
 
+    folder = model_folder(folder)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise InputError(f"{folder} is not a model folder: {name} is missing")
@@ -151,6 +152,22 @@ def load(folder: Path, supplied: dict[str, torch.nn.Module]) -> NDM:
         raise InputError(f"{folder}: config.json and model.safetensors do not belong together; restore both files")
     model.load_state_dict(weights, strict=False)
     return model.eval()
+
+
+def model_folder(folder: Path) -> Path:
+    """The folder of a model, which may be given as the folder of the run that trained it.
+
+    Raises:
+        InputError: if it is a run's folder that has no model yet.
+    """
+    if (folder / CONFIG_FILE).exists() or not (folder / "config.yaml").is_file():
+        return folder
+    if not (folder / "model").is_dir():
+        raise InputError(
+            f"the run {folder} has no model yet: wait until its training is done, go on with ndm train --resume "
+            f"{folder}, or load a checkpoint with ndm.experiment.Run({str(folder)!r}).load_model('newest')"
+        )
+    return folder / "model"
 
 
 def _shared_names(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> set[str]:

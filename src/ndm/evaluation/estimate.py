@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
+from ..solvers import ODE_SOLVERS, find_solver
 from ..support.journal import Journal
 from ..support.processes import gathered, rank_and_count
 from ..support.progress import progress_bar
@@ -97,7 +99,17 @@ def summarise(model: NDM, x: Tensor, protocol: Protocol, pieces: Sequence[Piece]
 def evaluate_all(
     model: NDM, x: Tensor, protocols: Sequence[Protocol], journal: Journal | None = None, title: str = "evaluating"
 ) -> list[Estimate]:
-    """One estimate per protocol, with a progress bar; see :func:`evaluate`."""
+    """One estimate per protocol, with a progress bar; see :func:`evaluate`.
+
+    Raises:
+        InputError: if there are no rows, or if the model does not allow a protocol. Nothing is computed before.
+    """
+    if not len(x):
+        raise InputError("there are no rows to evaluate")
+    for protocol in protocols:
+        model.process.schedule.check_steps(protocol.steps)
+        if protocol.estimator != "bound":
+            find_solver(protocol.solver.name, ODE_SOLVERS)
     rank, count = rank_and_count()
     total = sum(count_pieces(protocol, x, rank, count) for protocol in protocols)
     estimates = []

@@ -81,8 +81,7 @@ def choose_protocols(
         options: ``passes``, ``samples``, ``solver`` and ``seed`` of every :class:`Protocol`.
 
     Raises:
-        InputError: if ``steps`` is given and the estimator is ``ode`` or ``ode-uniform``, or if the schedule does not
-            allow one of the numbers of steps.
+        InputError: if ``steps`` is given and the estimator is ``ode`` or ``ode-uniform``.
     """
     if steps and estimator.startswith("ode"):
         raise InputError(
@@ -98,6 +97,4 @@ def choose_protocols(
         kind: Estimator = "ode" if estimator in ("all", "ode") else "ode-uniform"
         exact = affordable_divergence(x) if divergence == "auto" else divergence
         chosen.append(Protocol(kind, divergence=exact, **options))
-    for protocol in chosen:  # the last protocol is checked before the first one takes its hours
-        model.process.schedule.check_steps(protocol.steps)
     return chosen

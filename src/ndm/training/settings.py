@@ -68,6 +68,10 @@ class TrainingConfig:
             require(getattr(self, name) >= 1, f"training.{name} must be at least 1", getattr(self, name))
         for name in ("warmup", "learning_rate", "weight_decay", "evaluate_every", "sample_every"):
             require(getattr(self, name) >= 0, f"training.{name} must not be negative", getattr(self, name))
+        for name in ("learning_rate", "weight_decay"):  # an optimiser refuses a step beyond the range of float32
+            require(getattr(self, name) < 1e37, f"training.{name} must be below 1e37", getattr(self, name))
+        rate = self.learning_rate * self.weight_decay
+        require(rate < 1e37, "training.learning_rate times training.weight_decay must be below 1e37", rate)
         require(self.clip > 0, "training.clip must be positive", self.clip)
         require(0 <= self.beta2 < 1, "training.beta2 must be in [0, 1)", self.beta2)
         steps = self.bound_steps

@@ -5,18 +5,19 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..experiment.recipe import find_recipe, read_settings
-from ..experiment.run import Run, seeded_model
 from ..experiment.settings import GROUPS, Config, add_settings, differences, make_config, merged, named_settings
-from ..training.optimization import check_start
 from .commands import COMMANDS, Command
 from .common import INTERRUPTED, add_common, select_device
+
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from ..experiment import Run
 
 
 def make_parser(settings: dict[str, Any] | None = None) -> ArgumentParser:
@@ -53,6 +54,8 @@ def settings_of(args: Namespace) -> dict[str, Any]:
         return read_settings(find_recipe(args.recipe))
     if args.out is not None or args.overwrite:
         raise InputError("--resume continues in the run's own folder; leave out --out and --overwrite")
+    from ..experiment import Run
+
     return read_settings(Run.started(args.resume).config_file)
 
 
@@ -84,7 +87,10 @@ def parse(arguments: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     from accelerate import PartialState
 
+    from ..data import load_dataset
+    from ..experiment.run import seeded_model
     from ..support.progress import console
+    from ..training.optimization import check_start
 
     config = args.config
     device = select_device(args.device)
@@ -118,6 +124,8 @@ def open_folder(args: Namespace, config: Config, dataset: Dataset) -> Run:
         InputError: if the run to resume has other settings or other data; only ``data.path`` may differ.
     """
     from accelerate import PartialState
+
+    from ..experiment import Run
 
     if args.resume is None:
         folder = args.out or Path("runs") / f"{Path(args.recipe).stem}-seed{config.seed}"

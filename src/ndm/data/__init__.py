@@ -1,12 +1,15 @@
 """Data sets by name: digits, 2-D toys with an exact density, a 64-D mixture of known entropy, images and arrays."""
 
-# Each of these modules registers its data sets when it is imported. Error messages list them in this order.
-from . import digits, toys, published, folder, array  # noqa: F401, I001
-from .dataset import Dataset
-from .mixture import GaussianMixture
-from .names import DATASETS, load_dataset, register, shape_of
-from .settings import DataConfig
-from .toys import Checkerboard, moons, ring
+from typing import TYPE_CHECKING
+
+from ..support.lazy import lazy
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+    from .mixture import GaussianMixture
+    from .sets import DATASETS, load_dataset, register, shape_of
+    from .settings import DataConfig
+    from .toys import Checkerboard, moons, ring
 
 __all__ = [
     "DATASETS",
@@ -20,3 +23,15 @@ __all__ = [
     "ring",
     "shape_of",
 ]
+
+HOMES = {
+    "dataset": "Dataset",
+    "mixture": "GaussianMixture",
+    "sets": "DATASETS load_dataset register shape_of",
+    "settings": "DataConfig",
+    "toys": "Checkerboard moons ring",
+}
+"""The modules, and the public names that each of them defines."""
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(__name__, HOMES)

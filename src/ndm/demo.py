@@ -15,7 +15,7 @@ from .evaluation.tables import estimates_table, markdown_table
 from .experiment import Config, Run, read_config
 from .model import NDM
 from .sampling import sample
-from .support.progress import console
+from .support.progress import console, progress_bar
 
 MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
 
@@ -53,8 +53,8 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bo
         title: evaluate_all(model, dataset.test, protocols, title=f"evaluating {title}")
         for title, model in models.items()
     }
-    console.print("drawing samples, the transform and ODE paths")
-    draw_pictures(models, dataset, out, seed)
+    with progress_bar("drawing samples, the transform and ODE paths", None):
+        draw_pictures(models, dataset, out, seed)
     (out / "summary.md").write_text(summarise(facts, estimates, seed))
     console.print(f"\n{headline(estimates)}")
     console.print(

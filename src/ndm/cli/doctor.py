@@ -30,13 +30,13 @@ def make_parser() -> ArgumentParser:
 def run(args: Namespace) -> None:
     from ..evaluation.diagnosis import diagnose, report
     from ..evaluation.pictures import draw_diagnosis
-    from ..support.progress import console
+    from ..support.progress import progress_bar
 
     require_positive(args, "limit")
     run, model, dataset = open_run(args)
     model = model.to(select_device(args.device))
     rows = dataset.validation[: args.limit].to(model.reference.device)
-    with console.status("examining: bound, time profile, ODE"):
+    with progress_bar("examining: bound, time profile, ODE", None):
         diagnosis = diagnose(model, rows, args.seed)
     draw_diagnosis(diagnosis, run.folder / "doctor.png")
     print(json.dumps(asdict(diagnosis), indent=2) if args.json else report(diagnosis))

@@ -44,7 +44,7 @@ def run(args: Namespace) -> None:
     from ..evaluation.tables import scores_table
     from ..saving import weights_checksum
     from ..support.journal import append_line
-    from ..support.progress import console
+    from ..support.progress import progress_bar
 
     require_positive(args, "num", "steps")
     run, model, dataset = open_run(args)
@@ -63,8 +63,8 @@ def run(args: Namespace) -> None:
     else:
         x = read_samples(args.samples)
         facts |= {"samples": str(args.samples)}
-    console.print(f"comparing {len(x)} samples")
-    scores = quality(x, dataset.train, dataset.test, args.seed)
+    with progress_bar(f"comparing {len(x)} samples", None):
+        scores = quality(x, dataset.train, dataset.test, args.seed)
     if args.inception is not None:
         scores += inception_distances(x.byte(), dataset.train.byte(), dataset.test.byte(), args.inception, args.seed)
     result = {**facts, "rows": len(x), "scores": [score._asdict() for score in scores]}

@@ -14,6 +14,7 @@ from ..experiment.recipe import find_recipe, read_settings
 from ..experiment.settings import GROUPS, Config, add_settings, differences, make_config, merged, named_settings
 from .commands import COMMANDS, Command
 from .common import INTERRUPTED, add_common, select_device
+from .options import parse as parse_with
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -67,13 +68,13 @@ def parse(arguments: list[str]) -> Namespace:
     """
     asked = [a for a in arguments if a not in ("-h", "--help")]
     if arguments and not asked:
-        return make_parser().parse_args(arguments)  # prints the help and exits
+        return parse_with(make_parser(), arguments)  # prints the help and exits
     parser = make_parser()
-    given = parser.parse_args(asked, defaults=False).as_dict()
-    args = parser.parse_args(asked)
+    given = parse_with(parser, asked, defaults=False).as_dict()
+    args = parse_with(parser, asked)
     settings = settings_of(args)
     if asked != arguments:
-        make_parser(settings).parse_args(arguments)  # prints the help with the recipe's values and exits
+        parse_with(make_parser(settings), arguments)  # prints the help with the recipe's values and exits
     options: dict[str, Any] = {key: given[key] for key in ("seed", "description") if key in given}
     for group in given.keys() & GROUPS.keys():  # without keys that the parser adds, such as __path__
         options[group] = {key: value for key, value in given[group].items() if not key.startswith("__")}
@@ -89,14 +90,14 @@ def run(args: Namespace) -> int:
 
     from ..data import load_dataset
     from ..experiment.run import seeded_model
-    from ..support.progress import console
+    from ..support.progress import console, progress_bar
     from ..training.optimization import check_start
 
     config = args.config
     device = select_device(args.device)
     # If there are several processes, the first one makes the folders and caches, and the others then find them.
     processes = PartialState(cpu=device == "cpu")
-    console.quiet = not processes.is_main_process
+    console.quiet |= not processes.is_main_process
     with processes.main_process_first():
         dataset = load_dataset(**asdict(config.data))
         model = seeded_model(config, dataset)  # before the folder is made, as this may fail
@@ -109,7 +110,8 @@ def run(args: Namespace) -> int:
         return INTERRUPTED
     last = run.folder / f"samples-{config.training.steps:08d}.png"
     if not last.is_file():
-        run.draw_samples(trained.model, dataset, "samples.png")
+        with progress_bar("drawing samples", None, visible=processes.is_main_process):
+            run.draw_samples(trained.model, dataset, "samples.png")
     elif processes.is_main_process:
         shutil.copyfile(last, run.folder / "samples.png")
     processes.wait_for_everyone()  # a process that exits early closes its connections, and the others would abort

@@ -170,9 +170,9 @@ def picture_rows(name: str, folder: Path, names: Sequence[str], size: int, on_ba
     blocks = _decode_all(folder, names, size, mode, bad, on_bad_file)
     rows = write_rows(name, key, (1 if mode == "L" else 3, size, size), blocks, len(names))
     if bad:
-        from ..support.progress import console
+        from ..support.progress import warn
 
-        console.print(f"skipped: {_complaint(bad, folder, len(names))}", markup=False, highlight=False, soft_wrap=True)
+        warn(f"skipped: {_complaint(bad, folder, len(names))}")
     return rows
 
 

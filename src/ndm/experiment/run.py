@@ -17,7 +17,7 @@ from ..model import NDM
 from ..support.files import write_whole
 from ..support.journal import append_line, read_lines
 from ..support.processes import rank_and_count
-from ..support.progress import console, progress_bar, training_news
+from ..support.progress import console, phase, progress_bar, training_news, warn
 from ..training import Checkpoints, Trainer
 from ..version import __version__
 from .build import make_model
@@ -185,10 +185,14 @@ class Run:
         self.check_data(dataset)
         config = self.config
         model = seeded_model(config, dataset) if model is None else model
-        picture = lambda averaged, step: self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")  # noqa: E731
+
+        @phase("drawing samples")
+        def picture(averaged: NDM, step: int) -> None:
+            self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")
+
         trainer = Trainer(model, dataset, config.training, config.seed, device, folder=self.folder, picture=picture)
         main = trainer.accelerator.is_main_process
-        state = Checkpoints(self.folder / "checkpoints").latest(console.print) if resume else None
+        state = Checkpoints(self.folder / "checkpoints").latest(warn) if resume else None
         if state is not None:
             trainer.load(state)
         if main and not self.data_file.is_file():
@@ -196,7 +200,7 @@ class Run:
         if main and resume:
             console.print(f"going on from step {trainer.step}")
             self._forget_after(trainer.step)
-        with progress_bar(title, config.training.steps, visible=main) as bar:
+        with progress_bar(title, config.training.steps, visible=main, unit="step") as bar:
             bar.update(bar.task_ids[0], completed=trainer.step)
             trainer.log = training_news(bar, self.log)
             average = trainer.run()

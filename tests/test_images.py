@@ -437,7 +437,7 @@ def test_a_long_conversion_shows_its_progress(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cache_module, "LONG", 10)
     load_dataset("images", path=tmp_path / "set", size=4)
     shown = capsys.readouterr().err
-    assert "examining images4" in shown and "reading images4" in shown and shown.count("10/10") == 2
+    assert "examining images4" in shown and "reading images4" in shown and shown.count("10 of 10") == 2
 
 
 def test_folders_and_options_that_will_not_do_are_refused(tmp_path, monkeypatch):

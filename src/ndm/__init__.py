@@ -3,29 +3,34 @@ r"""Neural diffusion models: diffusion with a learned forward process.
 .. math:: q(z_t \mid x) = \mathcal{N}(\alpha_t F_\phi(x, t), \sigma_t^2 I)
 """
 
-from . import nn
-from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
-from .errors import InputError
-from .gaussian import Gaussian
-from .levels import LevelsPredictor
-from .likelihood import Likelihood, bits_per_dim, log_prob, ode_likelihood, ode_log_prob
-from .model import NDM
-from .objective import Bound, bound
-from .predictor import Prediction, Predictor
-from .process import ConditionalProcess, ForwardProcess
-from .sampling import SOLVERS, sample
-from .schedule import (
-    CosineSchedule,
-    LearnedSchedule,
-    LinearSchedule,
-    NoiseLevel,
-    Schedule,
-    StepwiseSchedule,
-)
-from .solvers import ODE_SOLVERS, SDE_SOLVERS, Failures, Solution, Solver, SolverError
-from .times import ImportanceTimes, LowDiscrepancyTimes
-from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
-from .version import __version__
+from typing import TYPE_CHECKING
+
+from .support.lazy import lazy
+
+if TYPE_CHECKING:
+    from . import nn
+    from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
+    from .errors import InputError
+    from .gaussian import Gaussian
+    from .levels import LevelsPredictor
+    from .likelihood import Likelihood, bits_per_dim, log_prob, ode_likelihood, ode_log_prob
+    from .model import NDM
+    from .objective import Bound, bound
+    from .predictor import Prediction, Predictor
+    from .process import ConditionalProcess, ForwardProcess
+    from .sampling import SOLVERS, sample
+    from .schedule import (
+        CosineSchedule,
+        LearnedSchedule,
+        LinearSchedule,
+        NoiseLevel,
+        Schedule,
+        StepwiseSchedule,
+    )
+    from .solvers import ODE_SOLVERS, SDE_SOLVERS, Failures, Solution, Solver, SolverError
+    from .times import ImportanceTimes, LowDiscrepancyTimes
+    from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
+    from .version import __version__
 
 __all__ = [
     "NDM",
@@ -72,3 +77,26 @@ __all__ = [
     "ode_log_prob",
     "sample",
 ]
+
+HOMES = {
+    "nn": "",
+    "decoder": "CategoricalDecoder Decoder GaussianDecoder",
+    "errors": "InputError",
+    "gaussian": "Gaussian",
+    "levels": "LevelsPredictor",
+    "likelihood": "Likelihood bits_per_dim log_prob ode_likelihood ode_log_prob",
+    "model": "NDM",
+    "objective": "Bound bound",
+    "predictor": "Prediction Predictor",
+    "process": "ConditionalProcess ForwardProcess",
+    "sampling": "SOLVERS sample",
+    "schedule": "CosineSchedule LearnedSchedule LinearSchedule NoiseLevel Schedule StepwiseSchedule",
+    "solvers": "ODE_SOLVERS SDE_SOLVERS Failures Solution Solver SolverError",
+    "times": "ImportanceTimes LowDiscrepancyTimes",
+    "transform": "BasisCurve Curve Identity Linear Network TimeBasis Transform",
+    "version": "__version__",
+}
+"""The modules, and the public names that each of them defines."""
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(__name__, HOMES)

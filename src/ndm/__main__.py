@@ -1,8 +1,20 @@
-"""``python -m ndm`` runs the command ``ndm``; launchers need it: ``accelerate launch -m ndm train ...``."""
+"""The entry of the command ``ndm`` and of ``python -m ndm``, which launchers need: ``accelerate launch -m ndm train``.
+
+The rest is imported inside ``main``, so that Ctrl-C ends the command without a traceback from its first moment on.
+"""
 
 import sys
 
-from .cli import main
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status; see :func:`ndm.cli.main`."""
+    try:
+        from .cli import main as run
+
+        return run(arguments)
+    except KeyboardInterrupt:
+        return 130
+
 
 if __name__ == "__main__":
     sys.exit(main())

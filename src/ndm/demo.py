@@ -16,7 +16,7 @@ from .experiment import Config, Run, read_config
 from .model import NDM
 from .sampling import sample
 from .support.lock import Lock
-from .support.progress import console
+from .support.progress import console, progress_bar
 
 MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
 
@@ -65,8 +65,8 @@ def make_demo(out: Path, steps: int, seed: int, device: str) -> bool:
         for title, model in models.items()
     }
     console.print(f"\n{headline(estimates)}")
-    console.print("drawing samples, the transform and ODE paths")
-    draw_pictures(models, dataset, out, seed)
+    with progress_bar("drawing samples, the transform and ODE paths", None):
+        draw_pictures(models, dataset, out, seed)
     (out / "summary.md").write_text(summarise(facts, estimates, seed))
     console.print(
         f"Look at {out}/samples.png first, then at {out}/transform.png (what F does to a digit), "

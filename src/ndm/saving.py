@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_model
 
 from .errors import InputError
+from .levels import LevelsPredictor  # noqa: F401  a saved model may name it, and it registers itself
+from .nn import NETWORKS  # noqa: F401  the networks of the package register themselves
 from .predictor import BasePredictor
 from .support.registry import CLASSES
 from .transform import Transform

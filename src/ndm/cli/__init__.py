@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import sys
-
-from jsonargparse import ArgumentError
+from contextlib import suppress
 
 from ..errors import InputError
+from ..support.output import drop_unwritable_output
 
 # The help lists the commands in the order of these imports.
 from . import demo, train, evaluate, doctor, sample, quality, recipes  # noqa: F401  # isort: skip
 from .commands import COMMANDS
+
+READER_LEFT = 141
+"""The exit status of a command whose output nobody reads any more, as in ``ndm recipes | head -1``: 128 + SIGPIPE."""
 
 
 def usage() -> str:
@@ -26,33 +30,58 @@ def run(name: str, arguments: list[str]) -> int:
         InputError: if a command, recipe, option or value is unknown, or if the command refuses its input.
     """
     command = COMMANDS.find(name)
+    args = command.parse(arguments)
+    if "quiet" not in args:
+        return command.run(args) or 0
+    from ..support.progress import console
+
+    console.quiet = args.quiet
     try:
-        args = command.parse(arguments)
-    except InputError:
-        raise
-    except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(f"{' '.join(str(error).split())} (see: ndm {name} --help)") from None
-    return command.run(args) or 0
+        return command.run(args) or 0
+    finally:
+        console.quiet = False
+
+
+def answer(arguments: list[str]) -> int:
+    """Print the help or the version, or run a command. Everything is printed when this returns."""
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(usage())
+            return 0
+        if arguments[0] == "--version":
+            from ..version import __version__
+
+            print(f"ndm {__version__}")
+            return 0
+        return run(arguments[0], arguments[1:])
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit status: 0, 2 for bad input (with one line on stderr), or 130 for Ctrl-C."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(usage())
-        return 0
-    if arguments[0] == "--version":
-        from ..version import __version__
+    """Run a command and return its exit status.
 
-        print(f"ndm {__version__}")
-        return 0
+    It is 0; 2 for bad input, with one line on stderr; 130 for Ctrl-C; or 141 if the reader of the output has left.
+    """
     try:
-        return run(arguments[0], arguments[1:])
+        return answer(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
-        print(f"ndm: error: {error}", file=sys.stderr)
-        return 2
+        return refuse(str(error))
     except OSError as error:
-        print(f"ndm: error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        if error.errno == errno.EPIPE:
+            drop_unwritable_output()
+            return READER_LEFT
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return refuse(": ".join([" -> ".join(names) or "input or output", error.strerror or str(error)]))
     except KeyboardInterrupt:
         return 130
+
+
+def refuse(text: str) -> int:
+    """Print an error as one line, whatever characters are in it, and return its exit status."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in f"ndm: error: {text}")
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+    drop_unwritable_output()
+    return 2

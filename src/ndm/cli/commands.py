@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jsonargparse import ArgumentParser, Namespace
 
 from ..support.registry import Registry
+from .options import parse
 
 
 class Command(NamedTuple):
@@ -16,7 +17,7 @@ class Command(NamedTuple):
     summary: str
     """Its line in ``ndm --help``."""
     parse: Callable[[list[str]], Namespace]
-    """Parses the arguments after the name. It may raise the errors of an ArgumentParser."""
+    """Parses the arguments after the name. It raises InputError; see :func:`ndm.cli.options.parse`."""
     run: Callable[[Namespace], int | None]
     """Runs the command and returns the exit status; None means 0."""
 
@@ -26,4 +27,4 @@ COMMANDS = Registry[Command]("command")
 
 def parsed_by(make_parser: Callable[[], ArgumentParser]) -> Callable[[list[str]], Namespace]:
     """A function that makes the parser when it is called, and parses arguments with it."""
-    return lambda arguments: make_parser().parse_args(arguments)
+    return lambda arguments: parse(make_parser(), arguments)

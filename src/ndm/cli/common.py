@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,13 +47,29 @@ def select_device(name: str) -> str:
 
 
 def add_common(parser: ArgumentParser, seed: bool = True) -> None:
-    """Add the options ``--seed`` and ``--device``."""
+    """Add the options ``--seed``, ``--device`` and ``--quiet``."""
     if seed:
-        parser.add_argument("--seed", type=int, default=0, help="seed of all random draws")
+        parser.add_argument("--seed", type=seed_number, default=0, help="seed of all random draws")
     parser.add_argument(
         "--device", type=str, default="auto",
         help="device to compute on: cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one",
     )  # fmt: skip
+    parser.add_argument(
+        "--quiet", action="store_true", help="show no progress and no messages, only warnings and errors"
+    )
+
+
+def seed_number(value: str | int) -> int:
+    """The number of an option ``--seed``.
+
+    Raises:
+        ArgumentTypeError: if it is not a whole number, is negative, or does not fit into 63 bits.
+    """
+    if not re.fullmatch(r"-?[0-9]+", str(value)):
+        raise ArgumentTypeError(f"seed must be a whole number, got {value!r}")
+    if not 0 <= int(str(value)[:40]) < 2**63:
+        raise ArgumentTypeError(f"seed must not be negative and must be below 2^63, got {str(value)[:40]}")
+    return int(value)
 
 
 def add_run(parser: ArgumentParser) -> None:

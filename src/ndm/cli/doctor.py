@@ -35,7 +35,7 @@ def make_parser() -> ArgumentParser:
 def run(args: Namespace) -> None:
     from ..evaluation.diagnosis import diagnose, report
     from ..experiment.results import as_json, check_finite, warn_unless_writable
-    from ..support.progress import console
+    from ..support.progress import progress_bar
 
     require_positive(args, "limit")
     device = select_device(args.device)
@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
     warn_unless_writable(run.folder)
     model = snapshot.model.to(device)
     rows = dataset.validation[: args.limit].to(model.reference.device)
-    with console.status("examining: bound, time profile, ODE"):
+    with progress_bar("examining: bound, time profile, ODE", None):
         diagnosis = diagnose(model, rows, args.seed)
     result = {**snapshot.facts, **asdict(diagnosis)}
     check_finite(result)

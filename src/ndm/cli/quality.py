@@ -44,7 +44,7 @@ def run(args: Namespace) -> None:
     from ..evaluation.tables import scores_table
     from ..experiment.results import as_json, check_finite, warn_unless_writable
     from ..saving import weights_checksum
-    from ..support.progress import console
+    from ..support.progress import progress_bar
 
     require_positive(args, "num", "steps")
     device = select_device(args.device)
@@ -63,8 +63,8 @@ def run(args: Namespace) -> None:
     else:
         x = checked_samples(given, dataset, args.samples)
         facts |= {"samples": str(args.samples)}
-    console.print(f"comparing {len(x)} samples")
-    scores = quality(x, dataset.train, dataset.test, args.seed)
+    with progress_bar(f"comparing {len(x)} samples", None):
+        scores = quality(x, dataset.train, dataset.test, args.seed)
     if args.inception is not None:
         scores += inception_distances(x.byte(), dataset.train.byte(), dataset.test.byte(), args.inception, args.seed)
     result = {**facts, "rows": len(x), "scores": [score._asdict() for score in scores]}

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..experiment.recipe import find_recipe, read_settings
-from ..experiment.run import Run, Trained, seeded_model
 from ..experiment.settings import Config, add_settings, config_of, differences, make_config, named_settings
-from ..experiment.snapshot import start_from
-from ..training.optimization import check_start
 from .commands import COMMANDS, Command
 from .common import INTERRUPTED, add_common, select_device
+from .options import parse as parse_with
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+    from ..data import Dataset
+    from ..experiment.run import Run, Trained
 
 
 DESCRIPTION = (
@@ -58,6 +58,8 @@ def settings_of(given: Namespace) -> dict[str, Any]:
         return read_settings(find_recipe(recipe))
     if given.get("out") is not None or given.get("overwrite"):
         raise InputError("--resume continues in the run's own folder; leave out --out and --overwrite")
+    from ..experiment import Run
+
     return read_settings(Run.started(resume).config_file)
 
 
@@ -72,11 +74,11 @@ def parse(arguments: list[str]) -> Namespace:
     parser = make_parser()
     asked = [a for a in arguments if a not in ("-h", "--help")]
     if asked or not arguments:
-        settings = settings_of(parser.parse_args(asked, defaults=False))
+        settings = settings_of(parse_with(parser, asked, defaults=False))
         make_config(settings)  # a mistake in the recipe is told as such
         parser.set_defaults(named_settings(settings))
         parser.description = f"{DESCRIPTION} The defaults below are the recipe's."
-    args = parser.parse_args(arguments)  # with --help this prints the help and exits
+    args = parse_with(parser, arguments)  # with --help this prints the help and exits
     args.config = config_of(args)
     paths = {"init": args.config.init, "data": args.config.data.path}
     found = {name: str(Path(path).expanduser().resolve()) for name, path in paths.items() if path is not None}
@@ -88,11 +90,12 @@ def parse(arguments: list[str]) -> Namespace:
 def run(args: Namespace) -> int:
     from accelerate import PartialState
 
+    from ..experiment import Run
     from ..support.progress import console
 
     device = select_device(args.device)
     processes = PartialState(cpu=device == "cpu")
-    console.quiet = not processes.is_main_process
+    console.quiet |= not processes.is_main_process
     run = Run.started(args.resume) if args.resume else Run(args.out or default_folder(args))
     # The first process writes. It has the folder to itself from here on, before anything is read or replaced.
     with run.lock if processes.is_main_process else nullcontext():
@@ -111,7 +114,11 @@ def default_folder(args: Namespace) -> Path:
 
 def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Trained:
     """Begin or continue a run, train it, and draw its samples. The first process holds the lock of the run."""
-    from ..support.progress import console
+    from ..data import load_dataset
+    from ..experiment.run import seeded_model
+    from ..experiment.snapshot import start_from
+    from ..support.progress import console, progress_bar
+    from ..training.optimization import check_start
 
     config, resumed = args.config, args.resume is not None
     if processes.is_main_process and not resumed:
@@ -133,7 +140,8 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     if trained.finished:
         last = run.folder / f"samples-{config.training.steps:08d}.png"
         if not last.is_file():
-            run.draw_samples(trained.model, dataset, "samples.png")
+            with progress_bar("drawing samples", None, visible=processes.is_main_process):
+                run.draw_samples(trained.model, dataset, "samples.png")
         elif processes.is_main_process:
             shutil.copyfile(last, run.folder / "samples.png")
     return trained

@@ -1,13 +1,16 @@
 """Data sets by name: digits, 2-D toys with an exact density, a 64-D mixture of known entropy, images and arrays."""
 
-# Each of these modules registers its data sets when it is imported. Error messages list them in this order.
-from . import digits, toys, published, folder, array  # noqa: F401, I001
-from .dataset import Dataset
-from .identity import identity, same_data
-from .mixture import GaussianMixture
-from .names import DATASETS, load_dataset, register, shape_of
-from .settings import DataConfig
-from .toys import Checkerboard, moons, ring
+from typing import TYPE_CHECKING
+
+from ..support.lazy import lazy
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+    from .identity import identity, same_data
+    from .mixture import GaussianMixture
+    from .sets import DATASETS, load_dataset, register, shape_of
+    from .settings import DataConfig
+    from .toys import Checkerboard, moons, ring
 
 __all__ = [
     "DATASETS",
@@ -23,3 +26,16 @@ __all__ = [
     "same_data",
     "shape_of",
 ]
+
+HOMES = {
+    "dataset": "Dataset",
+    "identity": "identity same_data",
+    "mixture": "GaussianMixture",
+    "sets": "DATASETS load_dataset register shape_of",
+    "settings": "DataConfig",
+    "toys": "Checkerboard moons ring",
+}
+"""The modules, and the public names that each of them defines."""
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(__name__, HOMES)

@@ -43,10 +43,10 @@ class Rows(NamedTuple):
 
 
 def say(text: str) -> None:
-    """Print one line on the error stream."""
-    from ..support.progress import console
+    """Print one line on the error stream, as a warning."""
+    from ..support.progress import warn
 
-    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    warn(printable(text))
 
 
 def cache_folder() -> Path:

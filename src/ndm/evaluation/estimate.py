@@ -19,7 +19,7 @@ from ..model import NDM
 from ..solvers import ODE_SOLVERS, find_solver
 from ..support.journal import Journal
 from ..support.processes import gathered, rank_and_count
-from ..support.progress import progress_bar
+from ..support.progress import phase, progress_bar
 from .pieces import Piece, as_likelihood, column, count_pieces, make_pieces
 from .protocol import Protocol
 
@@ -115,8 +115,8 @@ def evaluate_all(
     estimates = []
     with progress_bar(title, total, visible=rank == 0) as bar:
         for protocol in protocols:
-            bar.update(bar.task_ids[0], news=protocol.name(model.decoder.discrete))
-            estimates.append(evaluate(model, x, protocol, journal, lambda: bar.advance(bar.task_ids[0])))
+            with phase(protocol.name(model.decoder.discrete)):
+                estimates.append(evaluate(model, x, protocol, journal, lambda: bar.advance(bar.task_ids[0])))
     return estimates
 
 

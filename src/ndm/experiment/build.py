@@ -12,11 +12,8 @@ from ..data import Dataset, shape_of
 from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from ..errors import InputError
 from ..model import NDM
-from ..nn import NETWORKS
-from ..predictor import PREDICTORS
 from ..process import ForwardProcess
-from ..schedule import SCHEDULES
-from ..transform import TRANSFORMS
+from .parts import NETWORKS, PREDICTORS, SCHEDULES, TRANSFORMS
 from .settings import Config, ModelConfig
 
 

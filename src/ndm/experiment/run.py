@@ -19,7 +19,7 @@ from ..support.files import write_whole
 from ..support.journal import append_line, read_lines
 from ..support.lock import Lock
 from ..support.processes import rank_and_count
-from ..support.progress import console, progress_bar, training_news
+from ..support.progress import console, phase, progress_bar, training_news, warn
 from ..training import Checkpoints, State, Trainer, learning_rate
 from ..version import __version__
 from .build import make_model
@@ -241,7 +241,7 @@ class Run:
         # Of several processes that share the training, the first one writes.
         with self.lock if PartialState(cpu=device == "cpu").is_main_process else nullcontext():
             self.check_data(dataset)
-            state = self.checkpoints.latest(console.print) if resume else None
+            state = self.checkpoints.latest(warn) if resume else None
             trainer = self._trainer(dataset, device, model, state)
             main = trainer.accelerator.is_main_process
             if main and not self.data_file.is_file():
@@ -251,7 +251,7 @@ class Run:
                 self._forget_after(trainer.step)
             if state is None and self.config.init is not None:
                 trainer.save()  # whoever resumes the run needs the other run no more
-            with progress_bar(title, self.config.training.steps, visible=main) as bar:
+            with progress_bar(title, self.config.training.steps, visible=main, unit="step") as bar:
                 bar.update(bar.task_ids[0], completed=trainer.step)
                 trainer.log = training_news(bar, self.log)
                 average = trainer.run()
@@ -269,7 +269,11 @@ class Run:
         model = seeded_model(config, dataset) if model is None else model
         if state is None and config.init is not None:
             start_from(model, config.init)
-        picture = lambda averaged, step: self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")  # noqa: E731
+
+        @phase("drawing samples")
+        def picture(averaged: NDM, step: int) -> None:
+            self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")
+
         trainer = Trainer(model, dataset, config.training, config.seed, device, folder=self.folder, picture=picture)
         if state is not None:
             trainer.load(state)

@@ -13,17 +13,11 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from ..data import DataConfig
+from ..data.settings import DataConfig
 from ..errors import InputError
-from ..nn import NETWORKS
-from ..predictor import PREDICTORS
-from ..process import TiedTo
-from ..schedule import SCHEDULES
 from ..support.checks import require
 from ..support.files import write_whole
-from ..support.registry import Registry
 from ..training.settings import TrainingConfig
-from ..transform import TRANSFORMS
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class ModelConfig:
     transform: str = "identity"
     rotation: Literal["none", "learned"] = "none"
     num_basis: int = 2
-    tied_to: TiedTo = "time"
+    tied_to: Literal["time", "noise"] = "time"
     transform_width: int = 64
     transform_depth: int = 1
     parameterization: str = "v"
@@ -91,10 +85,9 @@ class ModelConfig:
         for name in ("num_basis", "width", "depth", "transform_width", "transform_depth"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
         require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
-        kinds: dict[str, Registry[Any]] = {
-            "schedule": SCHEDULES, "transform": TRANSFORMS, "parameterization": PREDICTORS, "network": NETWORKS,
-        }  # fmt: skip
-        for name, kind in kinds.items():
+        from .parts import NETWORKS, PARTS
+
+        for name, kind in PARTS.items():
             kind.find(getattr(self, name), f"model.{name}")
         for f in fields(self):
             readers = [name for name, network in NETWORKS.items() if f.name in network.reads]
@@ -139,7 +132,10 @@ NULLABLE = ("init", "training.bound_steps", "data.path", "data.size")
 
 def add_settings(parser: ArgumentParser) -> None:
     """Add every setting to a parser as an option, with its type and help."""
-    parser.add_class_arguments(Config, None)
+    # A parser for the whole Config would make its groups' default values, whose checks import torch.
+    parser.add_class_arguments(Config, None, skip=set(GROUPS))
+    for name, cls in GROUPS.items():
+        parser.add_class_arguments(cls, name)
 
 
 def make_config(tree: dict[str, Any]) -> Config:

@@ -22,6 +22,7 @@ from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
+from ..support.progress import phase, reached
 from .average import Average
 from .checkpoint import Checkpoints, State
 from .loss import Loss
@@ -102,6 +103,7 @@ class Trainer:
                 terms, norm = self.gradient()
                 self.update(terms, norm)
                 self.step += 1
+                reached(self.step)
                 self.seconds = time.perf_counter() - start
                 if self.step % LOG_EVERY == 0 or self.step == settings.steps:
                     self._tell(self._record(terms, norm))
@@ -204,6 +206,7 @@ class Trainer:
         if self.checkpoints is not None and (improved or due(self.settings.checkpoint_every)):
             self.save()
 
+    @phase("validating")
     def validate(self) -> float:
         """The averaged model's bound on the validation rows, in bits/dim. The processes share the rows."""
         x = self.dataset.validation[:VALIDATION_ROWS]
@@ -249,6 +252,7 @@ class Trainer:
         }  # fmt: skip
         return State(self.step, tensors, values)
 
+    @phase("writing a checkpoint")
     def save(self) -> None:
         """Write a checkpoint.
 

@@ -1,0 +1,97 @@
+"""How the arguments of every command are parsed: options are written in full, and an error is one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from ..errors import InputError
+
+FEW = 8
+"""The number of options up to which the error for an unknown option lists them all."""
+KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
+WRONG_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)": Expected an? (?P<kind>.+)\. Got value: (?P<value>.*)')
+UNREAD_FILE = re.compile(r'Parser key "(?P<key>[^"]+)": Unable to load config ([\'"])(?P<file>.+?)\2')
+NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str], **options: Any) -> Namespace:
+    """The parsed arguments. Abbreviations of options are refused.
+
+    Args:
+        options: options of ``parser.parse_args``.
+
+    Raises:
+        InputError: if an option is unknown or has a wrong value; the message names it.
+    """
+    parser.allow_abbrev = False
+    joined = join_negative_numbers(arguments)
+    try:
+        return parser.parse_args(joined, **options)
+    except InputError:
+        raise
+    except (ArgumentError, TypeError, ValueError) as error:
+        text = unknown_option(parser, joined) or wrong_value(error, parser)
+        raise InputError(f"{text} (see: {parser.prog} --help)") from None
+
+
+def join_negative_numbers(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--option -1e-3`` as ``--option=-1e-3``, because -1e-3 would be taken for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and re.fullmatch(r"--[^=]+", joined[-1]) and NEGATIVE_NUMBER.fullmatch(argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def unknown_option(parser: ArgumentParser, arguments: Sequence[str]) -> str | None:
+    """A message about the first option that the parser does not have, with the most similar one, or None."""
+    known = options_of(parser)
+    # Without its group too, so that --steps leads to --training.steps; a full name goes before.
+    forms = {form(name.rpartition(".")[2]): name for name in known} | {form(name): name for name in known}
+    for argument in arguments:
+        name = argument.partition("=")[0].removesuffix("+")  # --list+=item appends to a list
+        if argument == "--":
+            return None
+        if re.match(r"--|-[a-zA-Z]", argument) and name not in ("-h", *known):
+            similar = difflib.get_close_matches(form(name), forms, n=1)
+            guess = f"; did you mean {forms[similar[0]]}?" if similar else ""
+            choice = f"; the options are {', '.join(known)}" if len(known) <= FEW else ""
+            return f"unknown option {name}{guess}{choice}"
+    return None
+
+
+def options_of(parser: ArgumentParser) -> list[str]:
+    """The names of the options, in the order of the help."""
+    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    return [name for action in shown for name in action.option_strings if name.startswith("--")]
+
+
+def form(name: str) -> str:
+    """The form of an option's name that is compared: ``--Batch-size`` is as good as ``--batch_size``."""
+    return name.lstrip("-").lower().replace("-", "_")
+
+
+def wrong_value(error: Exception, parser: ArgumentParser) -> str:
+    """The parser's message about a value, with the option's name first and the kind of the value in words."""
+    text = " ".join(str(error).split())
+    if unread := UNREAD_FILE.match(text):
+        try:
+            open(unread["file"]).close()
+        except OSError as cause:
+            return f"--{unread['key']} {unread['file']}: {cause.strerror}"
+    found = WRONG_VALUE.fullmatch(text)
+    if found is None:
+        return re.sub(r"^argument (\S+): ", r"\1: ", text)
+    kind = KINDS.get(found["kind"], found["kind"])
+    if choices := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
+        kind = "one of " + choices[1].replace("'", "")
+    name = f"--{found['key']}" if f"--{found['key']}" in options_of(parser) else found["key"]
+    return f"{name} must be {kind}, got {found['value'] or 'nothing'}"

@@ -1,0 +1,19 @@
+"""The registries of the parts that a recipe can name. Importing this module registers all parts of the package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..levels import LevelsPredictor  # noqa: F401  it registers itself
+from ..nn import NETWORKS
+from ..predictor import PREDICTORS
+from ..schedule import SCHEDULES
+from ..support.registry import Registry
+from ..transform import TRANSFORMS
+
+PARTS: dict[str, Registry[Any]] = {
+    "schedule": SCHEDULES, "transform": TRANSFORMS, "parameterization": PREDICTORS, "network": NETWORKS,
+}  # fmt: skip
+"""The settings ``model.*`` that name a part, each with the registry of its parts."""
+
+__all__ = ["NETWORKS", "PARTS", "PREDICTORS", "SCHEDULES", "TRANSFORMS"]

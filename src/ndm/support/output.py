@@ -1,0 +1,18 @@
+"""What happens to output that cannot be written, because its reader has left or its disk is full."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def drop_unwritable_output() -> None:
+    """Send standard output and the error stream nowhere if they cannot be written, so that Python ends in peace."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

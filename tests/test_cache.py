@@ -102,6 +102,15 @@ def test_damaged_notes_are_made_again(content, folder, cache, decoded):
     assert load(folder).release == first.release and len(decoded) == 30
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_a_pipe_in_the_cache_is_not_opened(suffix, folder, cache, decoded):
+    first = load(folder)
+    (file,) = cache.glob(f"*{suffix}")
+    file.unlink()
+    os.mkfifo(file)
+    assert load(folder).release == first.release and len(decoded) == 20
+
+
 def test_a_touched_or_changed_source_leaves_one_copy(folder, cache, decoded):
     first = load(folder)
     os.utime(folder / "0.png", ns=(1, 1))

@@ -110,8 +110,10 @@ def _load(path: Path) -> Rows | None:
     notes_file = path.with_suffix(".json")
     notes: Any = {}
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return None
         rows = read_npy(path)
-        if notes_file.exists():
+        if notes_file.is_file():
             stored = json.loads(notes_file.read_text())
             notes = stored["notes"] if stored["sha256"] == _digest(stored["notes"]) else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

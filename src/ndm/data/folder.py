@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..errors import InputError, printable
+from ..support.checks import require
 from .cache import Rows, counted, find_rows, fingerprint, say, write_rows
 from .dataset import Dataset, held_out, image_dataset
 from .listing import existing_folder, list_files
@@ -205,8 +206,7 @@ def image_folder(
     Raises:
         InputError: if the folder does not exist or holds too few pictures; see also :func:`picture_rows`.
     """
-    if size < 1:
-        raise InputError(f"size must be at least 1, got {size}")
+    require(isinstance(size, int) and size >= 1, "size must be at least 1, a whole number", size)
     if on_bad_file not in ("refuse", "skip"):
         raise InputError(f"on_bad_file must be refuse or skip, got {on_bad_file!r}")
     folder = existing_folder(path)

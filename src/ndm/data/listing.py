@@ -58,10 +58,10 @@ def absolute(path: str | Path) -> Path:
     """The path, in which ``~`` and ``~name`` are the home folders.
 
     Raises:
-        InputError: if that home folder is not known, or if the path is empty.
+        InputError: if that home folder is not known, or if the path is empty or no path.
     """
-    if not str(path):
-        raise InputError("path is empty; set path to the file or folder that holds the data")
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise InputError(f"path must be the file or folder that holds the data, got {path!r}")
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -107,7 +107,7 @@ def list_files(folder: Path) -> Listing:
             left[UNREADABLE] += 1
             continue
         for entry in entries:
-            is_folder = os.path.isdir(entry.path)
+            is_folder = entry.is_dir(follow_symlinks=False) or os.path.isdir(entry.path)
             if entry.name.startswith("."):
                 hidden += not is_folder
                 left[HIDDEN] += is_folder

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+LIBRARY = r"bound, T=10 [\d.]+ ± [\d.]+\nODE .* [\d.]+ ± [\d.]+(\n\w[^\n]*: [\d.]+ \([\d.]+\)){6}"
 
 
-@pytest.mark.parametrize("name", ["extending.md"])
-def test_the_examples_of_a_page_run_in_their_order(name, tmp_path):
+@pytest.mark.parametrize(("name", "count", "printed"), [("extending.md", 7, r"\(4,\)"), ("library.md", 4, LIBRARY)])
+def test_the_examples_of_a_page_run_in_their_order(name, count, printed, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), flags=re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == count
     file = tmp_path / "page.py"
     file.write_text("\n".join(blocks))
-    result = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "(4,)"
+    assert re.fullmatch(printed, result.stdout.strip(), flags=re.DOTALL), result.stdout

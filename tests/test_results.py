@@ -13,9 +13,11 @@ from ndm.cli import main
 from ndm.data import load_dataset
 from ndm.evaluation import Protocol, evaluate
 from ndm.evaluation.diagnosis import diagnose, report
+from ndm.evaluation.pieces import make_pieces, nats_of_rows
 from ndm.experiment import Run
 from ndm.experiment.results import as_json, check_finite, figures, without_infinities
 from ndm.experiment.snapshot import save_model
+from ndm.support.journal import Journal
 
 TINY = ["--model.width", "8", "--model.depth", "1", "--training.batch_size", "16", "--training.checkpoint_every", "4"]
 TINY += ["--training.evaluate_every", "4", "--training.steps", "12", "--device", "cpu"]
@@ -323,6 +325,10 @@ def test_the_doctors_bound_is_that_of_evaluate(run, capsys):
     model, x = ndm.NDM.from_pretrained(run), load_dataset("digits").validation[:20]
     ode = evaluate(model, x, Protocol("ode", seed=3))
     assert (found["ode"], found["ode_error"], found["ode_rows"]) == (ode.bpd, ode.standard_error, 20)
+    pair = (Protocol("ode", seed=3), Protocol("bound", seed=3))
+    both = [list(make_pieces(model, x, protocol, Journal()).values()) for protocol in pair]
+    gaps = ndm.bits_per_dim(nats_of_rows(both[0]) - nats_of_rows(both[1]), x)
+    assert found["gap_error"] == pytest.approx(gaps.std().item() / 20**0.5, rel=1e-9)
     assert found["ode_bound"] == e["bpd"] and found["gap"] == pytest.approx(ode.bpd - e["bpd"], rel=1e-9)
 
 

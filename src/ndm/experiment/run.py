@@ -14,7 +14,7 @@ import torch
 from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..model import NDM
-from ..support.files import write_whole
+from ..support.files import read_json, write_whole
 from ..support.journal import append_line, read_lines
 from ..support.processes import rank_and_count
 from ..support.progress import console, progress_bar, training_news
@@ -151,7 +151,7 @@ class Run:
         """
         if not self.data_file.is_file():
             return  # nothing has been trained
-        before, now = json.loads(self.data_file.read_text()), identity(dataset)
+        before, now = read_json(self.data_file), identity(dataset)
         if before != now:
             raise InputError(
                 f"the data have changed since {self.folder} was trained on them: then {before}, now {now}; bring them "
@@ -188,7 +188,7 @@ class Run:
         picture = lambda averaged, step: self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")  # noqa: E731
         trainer = Trainer(model, dataset, config.training, config.seed, device, folder=self.folder, picture=picture)
         main = trainer.accelerator.is_main_process
-        state = Checkpoints(self.folder / "checkpoints").latest(console.print) if resume else None
+        state = Checkpoints(self.folder / "checkpoints").latest(console.print, trainer.check) if resume else None
         if state is not None:
             trainer.load(state)
         if main and not self.data_file.is_file():

@@ -15,3 +15,12 @@ def require(condition: bool, rule: str, value: Any) -> None:
     """
     if not condition:
         raise InputError(f"{rule}, got {value}")
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value from a file, as a message shows it: on one line, and cut if it is long.
+
+    Text is shown as it is, unless it has characters that a terminal would not print.
+    """
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -15,6 +15,7 @@ from .evaluation.tables import estimates_table, markdown_table
 from .experiment import Config, Run, read_config
 from .model import NDM
 from .sampling import sample
+from .support.files import write_whole
 from .support.progress import console
 
 MODELS = {"conventional": "digits-conventional", "NDM": "digits"}
@@ -55,7 +56,7 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bo
     }
     console.print("drawing samples, the transform and ODE paths")
     draw_pictures(models, dataset, out, seed)
-    (out / "summary.md").write_text(summarise(facts, estimates, seed))
+    write_whole(out / "summary.md", summarise(facts, estimates, seed))
     console.print(f"\n{headline(estimates)}")
     console.print(
         f"Look at {out}/samples.png first, then {out}/transform.png (what F does to a digit), "

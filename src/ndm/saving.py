@@ -28,9 +28,9 @@ from .support.files import LARGEST_TEXT, BadFile, parse_json, read_text, whole_f
 from .support.outline import outline
 from .support.registry import CLASSES
 from .support.weights import (
-    Form,
     Header,
     checksum,
+    forms_of,
     misfit,
     not_finite,
     read_header,
@@ -200,8 +200,7 @@ def check_outline(parts: dict[str, dict[str, Any]], header: Header, supplied: Ma
     # Twice, because a tensor that parts share is stored once; tables that are computed are not stored.
     with outline(2 * len(header.forms) + 64, 2 * elements + 2**20):
         model = _assemble(parts, supplied, _largest(header), decoder)
-    expected = {name: Form.of(value) for name, value in model.state_dict().items()}
-    if problem := misfit(header.forms, expected, any_float=True):
+    if problem := misfit(header.forms, forms_of(model.state_dict()), any_float=True):
         raise BadFile(f"it does not fit {WEIGHTS_FILE}: {problem}; restore both files")
 
 
@@ -223,8 +222,9 @@ def _filled(model: NDM, weights: dict[str, torch.Tensor], file: Path) -> NDM:
     expected = model.state_dict()
     # Tensors shared between parts are stored once.
     missing = {k for k in expected if k not in weights} - _shared_names(expected, weights)
-    forms = ({name: Form.of(value) for name, value in tensors.items()} for tensors in (weights, expected))
-    problem = misfit(*forms, any_float=True) or (f"{sorted(missing)[0]} is missing" if missing else "")
+    problem = misfit(forms_of(weights), forms_of(expected), any_float=True)
+    if missing and not problem:
+        problem = f"{min(missing)} is missing"
     if problem:
         raise BadFile(f"{file} does not fit its config.json ({problem}); restore both files")
     model.load_state_dict(weights, strict=False)

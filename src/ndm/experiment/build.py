@@ -16,8 +16,12 @@ from ..nn import NETWORKS
 from ..predictor import PREDICTORS
 from ..process import ForwardProcess
 from ..schedule import SCHEDULES
+from ..support.outline import outline
 from ..transform import TRANSFORMS
 from .settings import Config, ModelConfig
+
+LARGEST = (10**5, 10**10)
+"""The largest number of tensors in a model that is built from settings, and of elements in all of them."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,9 @@ class Blueprint:
         return NETWORKS.find(m.network).build(m, self.shape, outputs, *size, timed=timed)
 
 
-def make_model(config: Config, dataset: Dataset) -> NDM:
-    """The untrained model of a config, for a data set."""
-    return build_model(config, dataset.shape, make_decoder(dataset))
+def make_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) -> NDM:
+    """The untrained model of a config, for a data set; ``most`` is that of :func:`build_model`."""
+    return build_model(config, dataset.shape, make_decoder(dataset), most)
 
 
 def make_decoder(dataset: Dataset) -> Decoder:
@@ -53,16 +57,30 @@ def make_decoder(dataset: Dataset) -> Decoder:
     return GaussianDecoder(0.0 if dataset.mean is None else dataset.mean, 1.0 if dataset.std is None else dataset.std)
 
 
-def build_model(config: Config, shape: Sequence[int], decoder: Decoder) -> NDM:
+def build_model(config: Config, shape: Sequence[int], decoder: Decoder, most: Sequence[int] = LARGEST) -> NDM:
     """The untrained model of a config, for samples of ``shape``.
 
+    Args:
+        most: the largest number of tensors in the model, and of elements in all of them; one that is larger is refused
+            before it has any memory.
+
     Raises:
-        InputError: if settings do not fit each other or the data.
+        InputError: if settings do not fit each other or the data, or the model is too large.
     """
     m = config.model
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
     blueprint = Blueprint(m, config.training.bound_steps, tuple(shape), decoder.levels)
+    try:
+        with outline(*most):
+            _assemble(blueprint, decoder)
+        return _assemble(blueprint, decoder)
+    except RuntimeError as error:  # torch's words for sizes that no memory holds
+        raise InputError(f"cannot build the model of these settings: {str(error).splitlines()[0]}") from None
+
+
+def _assemble(blueprint: Blueprint, decoder: Decoder) -> NDM:
+    m = blueprint.settings
     # The predictor first: a seed gives it the same weights whatever F is.
     predictor = PREDICTORS.find(m.parameterization).build(blueprint)
     schedule = SCHEDULES.find(m.schedule).build(blueprint)

@@ -6,9 +6,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import InputError
+from ..support.checks import shown
+from ..support.files import BadFile, file_size, read_yaml
 from .settings import Config, check_names, make_config
 
 
@@ -22,14 +22,16 @@ def find_recipe(name: str) -> Path:
     """The file of a recipe's name, or of a path.
 
     Raises:
-        InputError: listing the recipes there are.
+        InputError: listing the recipes there are, or saying why the file cannot be read.
     """
     known = recipes()
     if name in known:
         return known[name]
-    if Path(name).is_file():
-        return Path(name)
-    raise InputError(f"no recipe or file {name!r}; recipes: {', '.join(known)}")
+    try:
+        file_size(Path(name))
+    except BadFile:
+        raise BadFile(f"no recipe or file {shown(repr(name))}; recipes: {', '.join(known)}") from None
+    return Path(name)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -38,10 +40,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         InputError: naming the file and what is wrong in it.
     """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise InputError(f"{path} must hold keys such as data, model and training")
     try:

@@ -19,6 +19,7 @@ from ..support.journal import append_line, read_lines
 from ..support.processes import rank_and_count
 from ..support.progress import console, progress_bar, training_news
 from ..training import Checkpoints, Trainer
+from ..training.state import check_weights, part_of
 from ..version import __version__
 from .build import make_model
 from .recipe import read_settings
@@ -231,7 +232,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``."""
-        return read_lines(self.metrics_file)
+        return read_lines(self.metrics_file, lambda line: isinstance(line, dict) and isinstance(line.get("step"), int))
 
     def load_model(self, checkpoint: str | None = None, dataset: Dataset | None = None) -> NDM:
         """The trained model, in evaluation mode, or the average of weights in a checkpoint.
@@ -246,9 +247,11 @@ class Run:
         if checkpoint is None:
             return NDM.from_pretrained(self.model_folder)
         state = Checkpoints(self.folder / "checkpoints").find(checkpoint)
-        model = make_model(self.config, dataset or self.load_dataset())
-        prefix = "average."
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)})
+        weights = part_of(state.tensors, "average.")
+        most = (2 * len(weights) + 64, 2 * sum(value.numel() for value in weights.values()) + 2**20)
+        model = make_model(self.config, dataset or self.load_dataset(), most)
+        check_weights(weights, model.state_dict(), f"the checkpoint of step {state.step} in {self.folder}")
+        model.load_state_dict(weights)
         return model.eval().requires_grad_(False)
 
 

@@ -6,6 +6,7 @@ the registries, so a part that is registered can be chosen by its name.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from ..nn import NETWORKS
 from ..predictor import PREDICTORS
 from ..process import TiedTo
 from ..schedule import SCHEDULES
-from ..support.checks import require
+from ..support.checks import require, shown
 from ..support.files import write_whole
 from ..support.registry import Registry
 from ..training.settings import TrainingConfig
@@ -121,6 +122,10 @@ class Config:
         write_whole(path, yaml.safe_dump(asdict(self), sort_keys=False))
 
 
+LONGEST, LONGEST_TEXT = 64, 4096
+"""The largest number of values of one setting, and of characters of a text."""
+LARGEST_SIZE = 2**20
+"""The largest whole number among the sizes of a model."""
 GROUPS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
 NULLABLE = ("training.bound_steps", "data.path", "data.size")
 
@@ -137,12 +142,13 @@ def make_config(tree: dict[str, Any]) -> Config:
         InputError: naming the setting that is unknown, or whose value does not fit.
     """
     check_names(tree)
+    check_values(tree)
     parser = ArgumentParser(exit_on_error=False)
     add_settings(parser)
     try:
         checked = parser.parse_object(tree)
     except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(shown(" ".join(str(error).split()), 400)) from None
     groups = {name: cls(**checked[name].as_dict()) for name, cls in GROUPS.items()}
     return Config(checked.description, checked.seed, **groups)
 
@@ -156,9 +162,27 @@ def check_names(tree: dict[str, Any]) -> None:
     known = ["description", "seed", *(f"{group}.{f.name}" for group, cls in GROUPS.items() for f in fields(cls))]
     for key, value in named_settings(tree).items():
         if key not in known:
-            raise InputError(f"unknown key {key!r}; known keys: {', '.join(known)}")
+            raise InputError(f"unknown key {shown(repr(key))}; known keys: {', '.join(known)}")
         if value is None and key not in NULLABLE:
             raise InputError(f"{key} must not be null")
+
+
+def check_values(tree: dict[str, Any]) -> None:
+    """Refuse values of settings that no setting takes, whatever its kind: infinite or gigantic numbers, long lists.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for key, value in named_settings(tree).items():
+        values = value if isinstance(value, list) else [value]
+        require(len(values) <= LONGEST, f"{key} takes at most {LONGEST} values", f"{len(values):,}")
+        for one in values:
+            if isinstance(one, str):
+                require(len(one) <= LONGEST_TEXT, f"{key} takes at most {LONGEST_TEXT:,} characters", f"{len(one):,}")
+            if isinstance(one, (int, float)):
+                largest = LARGEST_SIZE if key.startswith("model.") else 2**63 - 1
+                sound = math.isfinite(one) if isinstance(one, float) else abs(one) <= largest
+                require(sound, f"{key} must be finite and a whole number at most {largest:,}", shown(one))
 
 
 def named_settings(tree: dict[str, Any]) -> dict[str, Any]:

@@ -56,6 +56,11 @@ class Form(NamedTuple):
         return f"{str(self.dtype).removeprefix('torch.')} {self.shape}"
 
 
+def forms_of(tensors: Mapping[str, Tensor]) -> dict[str, Form]:
+    """The forms of tensors by name."""
+    return {name: Form.of(value) for name, value in tensors.items()}
+
+
 class Header(NamedTuple):
     """What a file of tensors says of itself."""
 
@@ -159,5 +164,5 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {Form.of(value)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -265,7 +265,7 @@ class Trainer:
             if not isinstance(state.values.get(name, "nothing"), kind):
                 raise BadFile(f"its {name} is {shown(state.values.get(name))}")
         own = self.plain.state_dict()
-        parameters = {name: value for name, value in self.plain.named_parameters() if value.requires_grad}
+        parameters = {name: value for name, value in self.module.model.named_parameters() if value.requires_grad}
         check_weights(part_of(state.tensors, "model."), own, "its model")
         check_weights(part_of(state.tensors, "average."), own, "its average")
         check_weights(part_of(state.tensors, "times."), self.module.times.state_dict(), "its times")

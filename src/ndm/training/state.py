@@ -11,7 +11,7 @@ from torch.distributed.checkpoint import state_dict as dcp
 
 from ..support.checks import shown
 from ..support.files import BadFile
-from ..support.weights import FLOATS, Form, misfit, not_finite
+from ..support.weights import FLOATS, forms_of, misfit, not_finite
 
 _WHOLE = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -57,7 +57,7 @@ def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
     Raises:
         BadFile: saying what does not fit.
     """
-    forms, wanted = ({name: Form.of(value) for name, value in tensors.items()} for tensors in (found, expected))
+    forms, wanted = forms_of(found), forms_of(expected)
     missing = [name for name in wanted if name not in forms]
     problem = misfit(forms, wanted) or (f"{missing[0]} is missing" if missing else "")
     if problem:

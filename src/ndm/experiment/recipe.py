@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..support.checks import shown
 from ..support.files import BadFile, file_size, read_yaml
-from .settings import Config, check_names, make_config
+from .settings import Config, check_names, check_values, make_config
 
 
 def recipes() -> dict[str, Path]:
@@ -45,6 +45,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} must hold keys such as data, model and training")
     try:
         check_names(tree)
+        check_values(tree)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return tree
@@ -56,4 +57,17 @@ def read_config(name: str | Path) -> Config:
     Raises:
         InputError: if there is none, or a value in it does not fit.
     """
-    return make_config(read_settings(find_recipe(str(name))))
+    return read_config_file(find_recipe(str(name)))
+
+
+def read_config_file(path: Path) -> Config:
+    """The config of a YAML file.
+
+    Raises:
+        InputError: naming the file and what is wrong in it.
+    """
+    tree = read_settings(path)
+    try:
+        return make_config(tree)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

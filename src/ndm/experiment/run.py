@@ -22,8 +22,8 @@ from ..training import Checkpoints, Trainer
 from ..training.state import check_weights, part_of
 from ..version import __version__
 from .build import make_model
-from .recipe import read_settings
-from .settings import Config, make_config
+from .recipe import read_config_file
+from .settings import Config
 
 OUTPUTS = (
     "config.yaml", "data.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl", "qualities.jsonl",
@@ -116,7 +116,7 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """The resolved configuration, read once."""
-        return make_config(read_settings(self.config_file))
+        return read_config_file(self.config_file)
 
     def save_config(self, config: Config) -> None:
         """Write ``config.yaml``."""
@@ -150,7 +150,7 @@ class Run:
         Raises:
             InputError: if they differ in number or in what is known of their origin.
         """
-        if not self.data_file.is_file():
+        if not self.data_file.exists():
             return  # nothing has been trained
         before, now = read_json(self.data_file), identity(dataset)
         if before != now:

@@ -179,10 +179,11 @@ def check_values(tree: dict[str, Any]) -> None:
         for one in values:
             if isinstance(one, str):
                 require(len(one) <= LONGEST_TEXT, f"{key} takes at most {LONGEST_TEXT:,} characters", f"{len(one):,}")
-            if isinstance(one, (int, float)):
+            if isinstance(one, float):
+                require(math.isfinite(one), f"{key} must be finite", one)
+            elif isinstance(one, int) and key != "seed":  # which has a rule of its own
                 largest = LARGEST_SIZE if key.startswith("model.") else 2**63 - 1
-                sound = math.isfinite(one) if isinstance(one, float) else abs(one) <= largest
-                require(sound, f"{key} must be finite and a whole number at most {largest:,}", shown(one))
+                require(abs(one) <= largest, f"{key} must be at most {largest:,}", shown(one))
 
 
 def named_settings(tree: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .files import LARGEST_TEXT, BadFile, file_size, parse_json, reading, writing
+from .files import BadFile, file_size, parse_json, reading, writing
 from .progress import console
+
+LARGEST_JOURNAL, LONGEST_LINE = 2**30, 2**24
+"""Bytes of the largest file that is read, and of the longest line in it."""
 
 
 def append_line(path: Path, record: Any) -> None:
@@ -49,11 +52,12 @@ def read_lines(path: Path, fits: Callable[[Any], bool] = lambda _: True) -> list
     lines, odd = [], []
     for number, text in enumerate(_split(path), start=1):
         try:
-            line = parse_json(text, path)
-            if not fits(line):
-                raise BadFile("foreign")
-            lines.append(line)
+            line = None if len(text) >= LONGEST_LINE else parse_json(text, path)
         except BadFile:
+            line = None
+        if line is not None and fits(line):
+            lines.append(line)
+        else:
             odd.append(number)
     if odd:
         count = "1 line that is" if len(odd) == 1 else f"{len(odd)} lines that are"
@@ -63,13 +67,12 @@ def read_lines(path: Path, fits: Callable[[Any], bool] = lambda _: True) -> list
 
 
 def _split(path: Path) -> Iterator[bytes]:
-    """The lines of a file; one that is too long comes in pieces, which are no JSON."""
-    try:
-        file_size(path)
-    except BadFile:
+    """The lines of a file; one that is too long comes in pieces."""
+    if not path.exists():
         return
+    file_size(path, LARGEST_JOURNAL)
     with reading(path), path.open("rb") as file:
-        while line := file.readline(LARGEST_TEXT):
+        while line := file.readline(LONGEST_LINE):
             if line.strip():
                 yield line
 

@@ -25,7 +25,7 @@ FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 TYPES = {
     "F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "BOOL": torch.bool,
     "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64,
-    "C64": torch.complex64,
+    "C64": torch.complex64, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
 }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ class Form(NamedTuple):
     """What is known of a tensor without its values."""
 
     dtype: torch.dtype | str
-    """A name that only the file knows, such as ``F8_E4M3``, is kept as it is."""
+    """A name that is not one of ``TYPES`` is kept as it is."""
     shape: tuple[int, ...]
 
     @classmethod
@@ -51,6 +51,11 @@ class Form(NamedTuple):
         if min(shape, default=0) < 0:
             raise ValueError(shape)
         return cls(TYPES.get(entry["dtype"], shown(entry["dtype"])), shape)
+
+    @property
+    def bytes(self) -> int | None:
+        """The size in a file; None if the type is unknown."""
+        return math.prod(self.shape) * self.dtype.itemsize if isinstance(self.dtype, torch.dtype) else None
 
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} {self.shape}"
@@ -111,9 +116,9 @@ def read_header(path: Path) -> Header:
         checksums = {key: value for key, value in metadata.items() if isinstance(value, str)}
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         raise BadFile(f"{path} is damaged (its header lists no tensors)") from None
-    elements = sum(math.prod(form.shape) for form in forms.values())
-    if elements > 2 * size:  # the smallest types have half a byte
-        raise BadFile(f"{path} is damaged (it lists {shown(elements)} numbers in {size:,} bytes)")
+    sizes = [form.bytes for form in forms.values()]
+    if None not in sizes and sum(filter(None, sizes)) != size - 8 - length:
+        raise BadFile(f"{path} is damaged (its length is not that of the tensors in it)")
     return Header(forms, checksums)
 
 
@@ -127,7 +132,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with reading(path):
             return load_file(path)
-    except (SafetensorError, KeyError, TypeError, RuntimeError) as error:
+    except (SafetensorError, KeyError, TypeError, RuntimeError, MemoryError) as error:
         raise BadFile(f"{path} is damaged ({shown(str(error))})") from None
 
 

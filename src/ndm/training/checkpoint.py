@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..support.files import BadFile, read_json, reading, sha256
-from ..support.weights import read_tensors, write_tensors
+from ..support.weights import read_header, read_tensors, write_tensors
 
 KEEP = 2  # besides the best
 
@@ -125,6 +125,7 @@ class Checkpoints:
             record = read_json(path / "state.json")
             if not isinstance(record, dict) or not isinstance(record.get("values"), dict) or record.get("step") != step:
                 raise BadFile("its state.json is not that of this step")
+            read_header(weights)  # which is quick, and refuses a file of another length
             if sha256(weights) != record.get("sha256"):
                 raise BadFile("its checksum does not match")
             return State(step, read_tensors(weights), record["values"])

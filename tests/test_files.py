@@ -37,8 +37,8 @@ ODD_YAML = {
     "not a number": "training: {learning_rate: .nan}",
     "gigantic": "training: {steps: 1000000000000000000000000}",
     "a gigantic width": "model: {width: 1000000000}",
-    "a million values": "model: {fourier: [" + "1, " * 50_000 + "1]}",
-    "too large": "# " + "x" * 2**18,
+    "thousands of values": "model: {fourier: [" + "1, " * 5_000 + "1]}",
+    "too large": "# " + "x" * 2**16,
     "a long text": "description: " + "x" * 10_000,
     "a control character": "seed: \x07",
     "an error of its own": 'data: {name: "x\\nndm: error: y"}\nfoo: 1',
@@ -59,7 +59,7 @@ def test_an_odd_recipe_is_refused_in_one_line_with_its_name(kind, tmp_path):
     one_line(error, path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, "seed: 1".encode("utf-16"), b"\xff\xfe\xfd", b"- 1\n"])
+@pytest.mark.parametrize("content", [b"", b"\0\0", "seed: 1".encode("utf-16"), b"\xff\xfe\xfd", b"- 1\n"])
 def test_a_recipe_that_is_no_text_or_no_settings_is_refused(content, tmp_path, capsys):
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content)

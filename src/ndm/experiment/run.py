@@ -14,6 +14,7 @@ import torch
 from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..model import NDM
+from ..support.checks import shown
 from ..support.files import read_json, write_whole
 from ..support.journal import append_line, read_lines
 from ..support.processes import rank_and_count
@@ -155,7 +156,7 @@ class Run:
         before, now = read_json(self.data_file), identity(dataset)
         if before != now:
             raise InputError(
-                f"the data have changed since {self.folder} was trained on them: then {before}, now {now}; bring them "
+                f"the data have changed since {self.folder} was trained on them: then {shown(before, 400)}, now {now}; bring them "
                 "back as they were, or train a new run"
             )
 

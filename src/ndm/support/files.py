@@ -1,7 +1,7 @@
 """The one place that opens files which somebody else may have written, and that writes ours whole.
 
 A file that is read here is a regular file (a pipe would hang) of a bounded size, is text in UTF-8, and is not nested
-more than 64 deep; JSON and YAML of 16 MB and 256 KB at most, unless said otherwise. YAML has neither aliases, of which
+more than 64 deep; JSON and YAML of 16 MB and 64 KB at most, unless said otherwise. YAML has neither aliases, of which
 a few lines can stand for gigabytes, nor a key twice. Whatever is wrong is one line that names the file.
 """
 
@@ -23,8 +23,8 @@ from .checks import shown
 
 LARGEST_TEXT = 16 * 2**20
 """Bytes of the largest JSON that is read."""
-LARGEST_YAML = 2**18
-"""Bytes of the largest YAML that is read; settings are a few thousand."""
+LARGEST_YAML = 2**16
+"""Bytes of the largest YAML that is read; settings are a few thousand. Reading takes a second."""
 DEEPEST = 64
 """How deeply lists and mappings may be nested."""
 
@@ -127,18 +127,24 @@ def read_yaml(path: Path, largest: int = LARGEST_YAML) -> Any:
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         # What the constructors of YAML's own types raise for a date, a number or a truth value that is none.
         raise BadFile(f"cannot read {path}: a value in it is malformed ({shown(str(error))})") from None
-    _check_nesting(value, path)
     return value
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, and without a key that is given twice."""
+    """YAML without aliases, without deep nesting, and without a key that is given twice."""
+
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.MarkedYAMLError(None, None, "aliases are not read: write the value out", mark)
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()

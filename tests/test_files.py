@@ -38,6 +38,7 @@ ODD_YAML = {
     "gigantic": "training: {steps: 1000000000000000000000000}",
     "a gigantic width": "model: {width: 1000000000}",
     "thousands of values": "model: {fourier: [" + "1, " * 5_000 + "1]}",
+    "an endless frequency": "model: {network: unet, fourier: [5000]}",
     "too large": "# " + "x" * 2**16,
     "a long text": "description: " + "x" * 10_000,
     "a control character": "seed: \x07",
@@ -55,7 +56,7 @@ def test_an_odd_recipe_is_refused_in_one_line_with_its_name(kind, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(ODD_YAML[kind])
     with pytest.raises(ndm.InputError) as error:
-        read_settings(path)
+        read_config(path)
     one_line(error, path)
 
 

@@ -70,7 +70,7 @@ def rewrite(run, change, seal=True):
     change(tensors)
     metadata["config_sha256"] = hashlib.sha256((run / "model" / "config.json").read_bytes()).hexdigest()
     if seal:
-        metadata["weights_sha256"] = checksum(tensors)
+        metadata["tensors_sha256"] = checksum(tensors)
     save_file(tensors, file, metadata)
 
 
@@ -98,8 +98,10 @@ HUGE = {
     "a table": lambda c: c.update(predictor={"type": "LevelsPredictor", "net": c["predictor"]["net"],
                                              "levels": 50_000, "rank": 50_000}),
     "a network in the decoder": lambda c: c["decoder"].update(levels={"type": "MLP", "shape": [60_000, 60_000]}),
+    "a network for a decoder": lambda c: c.update(decoder={"type": "MLP", "shape": [60_000], "width": 60_000}),
     "resolutions": lambda c: c["predictor"].update(net={"type": "UNet", "shape": [1, 8, 8],
                                                         "multipliers": [1] * 10**5}),
+    "frequencies": lambda c: c["predictor"]["net"].update(fourier=[60_000]),
     "text": lambda c: c["predictor"].update(type="x" * 10**6),
 }  # fmt: skip
 
@@ -210,8 +212,17 @@ def test_a_flipped_bit_that_stays_finite_is_refused_and_a_file_without_checksum_
     shutil.rmtree(run)
     shutil.copytree(SAVED, run)
     with safe_open(run / "model" / "model.safetensors", "pt") as file:
-        assert "weights_sha256" not in file.metadata()
+        assert "tensors_sha256" not in file.metadata()
     assert ndm.NDM.from_pretrained(run / "model").num_parameters == 9748
+
+
+def test_a_model_of_several_precisions_is_loaded_to_the_last_bit(run):
+    model = ndm.NDM.from_pretrained(run / "model").double()
+    model.predictor.to(torch.bfloat16)
+    model.process.transform.net.stem.weight.data += 1e-12
+    model.save_pretrained(run / "model")
+    found, expected = ndm.NDM.from_pretrained(run / "model").state_dict(), model.state_dict()
+    assert all(found[name].dtype == value.dtype and torch.equal(found[name], value) for name, value in expected.items())
 
 
 def change_checkpoint(run, change, seal=True):

@@ -15,6 +15,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from .support.files import LARGEST_TEXT, BadFile, parse_json, read_text, whole_f
 from .support.outline import outline
 from .support.registry import CLASSES
 from .support.weights import (
+    FLOATS,
     Header,
     checksum,
     forms_of,
@@ -46,7 +48,7 @@ FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CHECKSUM = "config_sha256"
-WEIGHTS_CHECKSUM = "weights_sha256"
+WEIGHTS_CHECKSUM = "tensors_sha256"
 EXTERNAL = {"type": "external"}
 ROLES = ("process", "predictor", "decoder")
 SPARE = 2**16
@@ -192,6 +194,9 @@ def check_outline(parts: dict[str, dict[str, Any]], header: Header, supplied: Ma
     Raises:
         InputError: if a part cannot be built, or does not fit the weights.
     """
+    from .model import NDM
+
+    check_arguments(NDM, {name: _class_or_value(part) for name, part in parts.items()}, _largest(header))
     if _has_foreign_class(parts):
         return  # a constructor that is not of this package may need numbers
     elements = sum(math.prod(form.shape) for form in header.forms.values())
@@ -209,7 +214,6 @@ def _assemble(
 ) -> NDM:
     from .model import NDM
 
-    check_arguments(NDM, {name: _class_or_value(part) for name, part in parts.items()}, largest)
     built = {name: build(parts[name], supplied, name, largest) for name in ("process", "predictor")}
     return NDM(**built, decoder=decoder or build(parts["decoder"], supplied, "decoder", largest))
 
@@ -219,6 +223,9 @@ def _filled(model: NDM, weights: dict[str, torch.Tensor], file: Path) -> NDM:
     dtypes = {w.dtype for w in weights.values() if w.is_floating_point()}
     if len(dtypes) == 1:
         model.to(dtypes.pop())
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if name in weights and tensor.is_floating_point() and weights[name].dtype in FLOATS:
+            tensor.data = tensor.data.to(weights[name].dtype)
     expected = model.state_dict()
     # Tensors shared between parts are stored once.
     missing = {k for k in expected if k not in weights} - _shared_names(expected, weights)

@@ -156,8 +156,8 @@ class Run:
         before, now = read_json(self.data_file), identity(dataset)
         if before != now:
             raise InputError(
-                f"the data have changed since {self.folder} was trained on them: then {shown(before, 400)}, now {now}; bring them "
-                "back as they were, or train a new run"
+                f"the data have changed since {self.folder} was trained on them: then {shown(before, 400)}, now {now}; "
+                "bring them back as they were, or train a new run"
             )
 
     def train(

@@ -82,6 +82,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("num_basis", "width", "depth", "transform_width", "transform_depth"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
+        require(all(abs(k) <= 64 for k in self.fourier), "model.fourier must be between -64 and 64", self.fourier)
         require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
         kinds: dict[str, Registry[Any]] = {
             "schedule": SCHEDULES, "transform": TRANSFORMS, "parameterization": PREDICTORS, "network": NETWORKS,

@@ -16,15 +16,15 @@ from torch import Tensor
 from ..errors import InputError
 from .checks import shown
 
-LEVELS = 2**20
-"""The largest number of levels of an element; levels need not have weights, so a file's size does not bound them."""
+BOUNDS = {"levels": 2**20, "fourier": 64}
+"""The largest number of levels of an element, and exponent k of a frequency 2^k: the size of a file bounds neither."""
 
 
 def check_arguments(cls: type, arguments: Mapping[str, Any], largest: int) -> None:
     """Refuse arguments of a constructor of this package that are of a wrong kind, not finite or too large.
 
     Args:
-        largest: the largest whole number; levels have a bound of their own.
+        largest: the largest whole number, but for those of ``BOUNDS``.
 
     Raises:
         InputError: naming the class, the argument, its value and its kind.
@@ -33,7 +33,7 @@ def check_arguments(cls: type, arguments: Mapping[str, Any], largest: int) -> No
         return
     hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     for name, value in arguments.items():
-        bound = LEVELS if name == "levels" else largest
+        bound = BOUNDS.get(name, largest)
         if name in hints and not fits(value, hints[name], bound):
             kind = getattr(hints[name], "__name__", None) or str(hints[name]).replace("typing.", "")
             raise InputError(

@@ -181,11 +181,11 @@ def test_saving_over_a_model_that_cannot_be_written_keeps_the_old_one(tmp_path, 
     model.save_pretrained(tmp_path)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
 
-    def full_disk(_, path, **__):
+    def full_disk(path, *_):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ndm.saving.save_model", full_disk)
+    monkeypatch.setattr("ndm.saving.write_tensors", full_disk)
     with pytest.raises(OSError, match="No space"):
         model.save_pretrained(tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

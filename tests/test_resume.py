@@ -156,7 +156,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_whole(tmp_path, monkeypatch)
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ndm.training.checkpoint.save_file", full)
+    monkeypatch.setattr("ndm.training.checkpoint.write_tensors", full)
     with pytest.raises(ndm.InputError, match="No space left on device; the earlier checkpoints are intact"):
         checkpoints.save(state(2))
     assert checkpoints.steps() == [1] and checkpoints.latest().step == 1

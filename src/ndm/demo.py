@@ -15,6 +15,7 @@ from .evaluation.tables import estimates_table, markdown_table
 from .experiment import Config, Run, read_config
 from .model import NDM
 from .sampling import sample
+from .support.files import write_whole
 from .support.lock import Lock
 from .support.progress import console, progress_bar
 
@@ -67,7 +68,7 @@ def make_demo(out: Path, steps: int, seed: int, device: str) -> bool:
     console.print(f"\n{headline(estimates)}")
     with progress_bar("drawing samples, the transform and ODE paths", None):
         draw_pictures(models, dataset, out, seed)
-    (out / "summary.md").write_text(summarise(facts, estimates, seed))
+    write_whole(out / "summary.md", summarise(facts, estimates, seed))
     console.print(
         f"Look at {out}/samples.png first, then at {out}/transform.png (what F does to a digit), "
         f"{out}/trajectories.png and the numbers in {out}/summary.md. ({time.perf_counter() - start:.0f} s in all)"

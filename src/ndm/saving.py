@@ -3,6 +3,9 @@
 Every registered class keeps its constructor's arguments as attributes of the same names, so a model can be described
 and rebuilt from the description. Nothing is unpickled and no name from a file is ever imported: a module whose class is
 not registered is described as ``{"type": "external"}``, and the caller must pass it.
+
+A model is loaded in an order that a foreign file cannot make expensive: the header of the weights, the description and
+the plain values in it, the described model without memory, and only if all of them fit each other the model itself.
 """
 
 from __future__ import annotations
@@ -10,19 +13,34 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
+import math
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_model
 
 from .errors import InputError
 from .levels import LevelsPredictor  # noqa: F401  a saved model may name it, and it registers itself
 from .nn import NETWORKS  # noqa: F401  the networks of the package register themselves
 from .predictor import BasePredictor
+from .support.arguments import check_arguments, is_own
+from .support.checks import shown
+from .support.files import LARGEST_TEXT, BadFile, parse_json, read_text, whole_file, write_whole
+from .support.outline import outline
 from .support.registry import CLASSES
+from .support.weights import (
+    FLOATS,
+    Header,
+    checksum,
+    forms_of,
+    misfit,
+    not_finite,
+    read_header,
+    read_tensors,
+    write_tensors,
+)  # fmt: skip
 from .transform import Transform
 
 if TYPE_CHECKING:
@@ -32,7 +50,11 @@ FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CHECKSUM = "config_sha256"
+WEIGHTS_CHECKSUM = "tensors_sha256"
 EXTERNAL = {"type": "external"}
+ROLES = ("process", "predictor", "decoder")
+SPARE = 2**16
+"""How much larger than any size in the file of the weights a count may be, e.g. the height of a U-Net's images."""
 
 
 def describe(value: Any) -> Any:
@@ -51,8 +73,11 @@ def describe(value: Any) -> Any:
     return {"type": cls.__name__, **{name: describe(getattr(value, name)) for name in names}}
 
 
-def build(description: Any, supplied: dict[str, torch.nn.Module], place: str = "model") -> Any:
+def build(description: Any, supplied: Mapping[str, torch.nn.Module], place: str = "model", largest: int = SPARE) -> Any:
     """The inverse of :func:`describe`; ``supplied`` holds the caller's modules by their place in the model.
+
+    Args:
+        largest: the largest count that an argument may be.
 
     Raises:
         InputError: if a type is unknown, an argument does not fit, or a module must be supplied.
@@ -69,39 +94,53 @@ def build(description: Any, supplied: dict[str, torch.nn.Module], place: str = "
             f"the model's {place} holds a network that is not one of ndm.nn: "
             f"pass it, as in NDM.from_pretrained(folder, {place}=your_module)"
         )
-    if kind not in CLASSES:
-        raise InputError(f"unknown type {kind!r} in the model's {place}; it was saved by another version of ndm")
-    arguments = {}
-    for name, value in description.items():
-        if name == "net" and given is not None:
-            arguments[name] = given
-        elif name != "type":
-            arguments[name] = build(value, supplied, place if name == "net" else name)
+    if not isinstance(kind, str) or kind not in CLASSES:
+        raise InputError(
+            f"unknown type {shown(repr(kind))} in the model's {place}; it was saved by another version of ndm"
+        )
+    own = {name: value for name, value in description.items() if name != "type" and not (name == "net" and given)}
+    check_arguments(CLASSES[kind], {name: _class_or_value(value) for name, value in own.items()}, largest)
+    arguments = {name: build(v, supplied, place if name == "net" else name, largest) for name, v in own.items()}
+    if "net" in description and given is not None:
+        arguments["net"] = given
     try:
         return CLASSES[kind](**arguments)
     except InputError:
         raise
-    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(f"cannot build {kind} from the saved configuration: {error}") from None
+    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, LookupError) as error:
+        raise InputError(f"cannot build {kind} from the saved configuration: {shown(str(error), 200)}") from error
 
 
 def save(model: NDM, folder: Path) -> None:
-    """Write the two files, each under a temporary name first; the weights file holds the configuration's checksum."""
-    parts = {name: describe(getattr(model, name)) for name in ("process", "predictor", "decoder")}
+    """Write the two files, each under a temporary name first.
+
+    The weights file holds the checksums of the configuration and of the weights.
+    """
+    from .model import network_shape
+
+    parts = {name: describe(getattr(model, name)) for name in ROLES}
     own = [name for name, part in (*parts.items(), ("schedule", parts["process"].get("schedule"))) if part == EXTERNAL]
     if own and own != ["predictor"]:
         raise InputError(f"the class of the model's {own[0]} is not registered, so the model could not be loaded again")
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"format": FORMAT, **parts}, indent=2) + "\n"
-    weights, config = (folder / (name + ".tmp") for name in (WEIGHTS_FILE, CONFIG_FILE))
-    try:
-        save_model(model, str(weights), metadata={CHECKSUM: _checksum(text)})
-        config.write_text(text)
-        os.replace(weights, folder / WEIGHTS_FILE)
-        os.replace(config, folder / CONFIG_FILE)
-    finally:
-        weights.unlink(missing_ok=True)
-        config.unlink(missing_ok=True)
+    # A network of the caller's may not say its shape.
+    shape = {"shape": model.shape} if model.shape is not None and network_shape(model.predictor) is None else {}
+    text = json.dumps({"format": FORMAT, **shape, **parts}, indent=2) + "\n"
+    weights = unshared(model.state_dict())
+    metadata = {CHECKSUM: _checksum(text), WEIGHTS_CHECKSUM: checksum(weights)}
+    with whole_file(folder / WEIGHTS_FILE) as partial_file:
+        write_tensors(partial_file, weights, metadata)
+        write_whole(folder / CONFIG_FILE, text)
+
+
+def unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a state dictionary; one that several parts share is there once, under the first of its names."""
+    own: dict[Any, str] = {}
+    for name in sorted(state):
+        value = state[name]
+        shared = (value.data_ptr(), value.dtype, value.shape, value.stride()) if value.numel() else name
+        own.setdefault(shared, name)
+    return {name: state[name] for name in state if name in set(own.values())}
 
 
 def weights_checksum(model: NDM) -> str:
@@ -117,41 +156,90 @@ def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load(folder: Path, supplied: dict[str, torch.nn.Module]) -> NDM:
+def load(folder: Path, supplied: Mapping[str, torch.nn.Module]) -> NDM:
     """Rebuild the model of :func:`save`; see :meth:`ndm.NDM.from_pretrained`."""
+    folder = model_folder(folder)
+    config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    try:
+        header = read_header(weights_file)
+        size = sum(math.prod(form.shape) for form in header.forms.values())
+        text = read_text(config_file, LARGEST_TEXT + 40 * size)  # which may list statistics of every element
+    except BadFile as error:
+        for file in (config_file, weights_file):
+            if not file.exists():
+                raise BadFile(f"{folder} is not a model folder: {file.name} is missing") from None
+        raise BadFile(f"{error}; restore it or train again") from None
+    parts = read_parts(config_file, text)
+    try:
+        check_outline(parts, header, supplied)
+    except InputError as error:
+        raise InputError(f"{config_file}: {error}") from None
+    weights = read_tensors(weights_file)
+    check_weights(weights_file, weights, header)
+    if header.metadata.get(CHECKSUM) != _checksum(text):
+        raise BadFile(f"{folder}: config.json and model.safetensors do not belong together; restore both files")
+    return _filled(_assemble(parts, supplied, _largest(header)), weights, weights_file)
+
+
+def read_parts(file: Path, text: str) -> dict[str, Any]:
+    """The descriptions of a model's parts in the text of ``config.json``, and the model's shape if it was given.
+
+    Raises:
+        BadFile: if it is damaged, foreign or of another format.
+    """
+    config = parse_json(text, file)
+    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in ROLES):
+        raise BadFile(f"{file} is damaged or not from ndm (it does not describe {', '.join(ROLES)}); restore it")
+    if config.get("format") != FORMAT:
+        raise BadFile(f"{file} has format {shown(config.get('format'))}, this version of ndm reads {FORMAT}")
+    return {name: config[name] for name in (*ROLES, "shape") if name in config}
+
+
+def check_outline(parts: dict[str, Any], header: Header, supplied: Mapping[str, torch.nn.Module]) -> None:
+    """Build the described model without memory, and compare it with the header of the weights.
+
+    Raises:
+        InputError: if a part cannot be built, or does not fit the weights.
+    """
     from .model import NDM
 
-    folder = model_folder(folder)
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder} is not a model folder: {name} is missing")
-    try:
-        text = (folder / CONFIG_FILE).read_text()
-        config = json.loads(text)
-        parts = {name: dict(config[name]) for name in ("process", "predictor", "decoder")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG_FILE} is damaged or not from ndm ({error!r}); restore it") from None
-    if config.get("format") != FORMAT:
-        raise InputError(f"{folder} has format {config.get('format')!r}, this version of ndm reads {FORMAT}")
-    try:
-        weights = load_file(str(folder / WEIGHTS_FILE))
-        with safe_open(str(folder / WEIGHTS_FILE), "pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise InputError(f"{folder / WEIGHTS_FILE} is damaged ({error}); restore it or train again") from None
-    model = NDM(**{name: build(part, supplied, name) for name, part in parts.items()})
+    check_arguments(NDM, {name: _class_or_value(part) for name, part in parts.items()}, _largest(header))
+    if _has_foreign_class(parts):
+        return  # a constructor that is not of this package may need numbers
+    elements = sum(math.prod(form.shape) for form in header.forms.values())
+    # The decoder is built from numbers and looks at them; it has no network.
+    decoder = build(parts["decoder"], supplied, "decoder", _largest(header))
+    # Twice, because a tensor that parts share is stored once; tables that are computed are not stored.
+    with outline(2 * len(header.forms) + 64, 2 * elements + 2**20):
+        model = _assemble(parts, supplied, _largest(header), decoder)
+    if problem := misfit(header.forms, forms_of(model.state_dict()), any_float=True):
+        raise BadFile(f"it does not fit {WEIGHTS_FILE}: {problem}; restore both files")
+
+
+def _assemble(parts: dict[str, Any], supplied: Mapping[str, torch.nn.Module], largest: int, decoder: Any = None) -> NDM:
+    from .model import NDM
+
+    built = {name: build(parts[name], supplied, name, largest) for name in ("process", "predictor")}
+    decoder = decoder or build(parts["decoder"], supplied, "decoder", largest)
+    return NDM(**built, decoder=decoder, shape=parts.get("shape"))
+
+
+def _filled(model: NDM, weights: dict[str, torch.Tensor], file: Path) -> NDM:
+    """The model with the weights of a file, in their precision and in evaluation mode."""
     dtypes = {w.dtype for w in weights.values() if w.is_floating_point()}
     if len(dtypes) == 1:
         model.to(dtypes.pop())
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if name in weights and tensor.is_floating_point() and weights[name].dtype in FLOATS:
+            tensor.data = tensor.data.to(weights[name].dtype)
     expected = model.state_dict()
     # Tensors shared between parts are stored once.
     missing = {k for k in expected if k not in weights} - _shared_names(expected, weights)
-    wrong = [k for k, w in weights.items() if k not in expected or expected[k].shape != w.shape]
-    if missing or wrong:
-        key = sorted(missing or wrong)[0]
-        raise InputError(f"{folder / WEIGHTS_FILE} does not fit its config.json (first: {key}); restore both files")
-    if metadata.get(CHECKSUM) != _checksum(text):
-        raise InputError(f"{folder}: config.json and model.safetensors do not belong together; restore both files")
+    problem = misfit(forms_of(weights), forms_of(expected), any_float=True)
+    if missing and not problem:
+        problem = f"{min(missing)} is missing"
+    if problem:
+        raise BadFile(f"{file} does not fit its config.json ({problem}); restore both files")
     model.load_state_dict(weights, strict=False)
     return model.eval()
 
@@ -170,6 +258,40 @@ def model_folder(folder: Path) -> Path:
             f"{folder}, or load a checkpoint with ndm.experiment.Run({str(folder)!r}).load_model('newest')"
         )
     return folder / "model"
+
+
+def check_weights(file: Path, weights: dict[str, torch.Tensor], header: Header) -> None:
+    """Refuse weights that are not those that were saved, or are not finite.
+
+    Raises:
+        BadFile: naming the file and the first tensor that is not finite.
+    """
+    if header.metadata.get(WEIGHTS_CHECKSUM) not in (None, checksum(weights)):  # the first versions wrote none
+        raise BadFile(f"{file} is damaged (its checksum does not match); restore it or train again")
+    if problem := not_finite(weights):
+        raise BadFile(f"{file} has {problem}; restore it or train again")
+
+
+def _largest(header: Header) -> int:
+    """A bound of every count in the description of a model with these weights."""
+    return SPARE + len(header.forms) + max((max(f.shape, default=0) for f in header.forms.values()), default=0)
+
+
+def _class_or_value(description: Any) -> Any:
+    """What is known of a described argument before it is built: a module's class, or the value."""
+    if not isinstance(description, dict):
+        return description
+    kind = description.get("type")
+    return CLASSES.get(kind, Any) if isinstance(kind, str) else Any
+
+
+def _has_foreign_class(description: Any) -> bool:
+    """Whether a description names a class that is registered but not of this package."""
+    if not isinstance(description, dict):
+        return False
+    kind = _class_or_value(description)
+    foreign = kind is not Any and not is_own(kind)
+    return foreign or any(_has_foreign_class(value) for value in description.values())
 
 
 def _shared_names(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> set[str]:

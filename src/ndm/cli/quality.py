@@ -101,13 +101,12 @@ def read_samples(path: Path) -> Tensor:
     import numpy as np
     import torch
 
-    from ..data.array import READ_ERRORS
+    from ..data.npy import opened_archive, read_member, told
 
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            x = file["x"]
-    except (*READ_ERRORS, AttributeError, TypeError, IndexError, RuntimeError) as error:
-        raise InputError(f"cannot read samples from {path} ({error}); make them with ndm sample --out x.npz") from None
+    with told(path, "is not a file of samples; make one with ndm sample --out x.npz"), opened_archive(path) as archive:
+        if "x.npy" not in archive.namelist():
+            raise InputError(f"{path} has no array x; make the samples with ndm sample --out x.npz")
+        x = read_member(archive, "x", f"x in {path}")
     if x.dtype.kind not in "iuf" or x.ndim < 2:
         raise InputError(
             f"x in {path} is {x.dtype} of shape {x.shape}; samples are rows of integers or real numbers, as from ndm "

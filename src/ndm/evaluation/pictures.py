@@ -19,13 +19,17 @@ from torch import Tensor
 from ..model import NDM
 from ..sampling import velocity_field
 from ..solvers import heun, uniform_grid
+from ..support.files import whole_file
 from ..support.tensors import full_times
 from .diagnosis import Diagnosis
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=130, bbox_inches="tight")
-    plt.close(figure)
+    try:
+        with whole_file(path) as partial_file:
+            figure.savefig(partial_file, dpi=130, bbox_inches="tight")
+    finally:
+        plt.close(figure)
 
 
 def _tile(images: Tensor, columns: int, background: float = math.nan) -> np.ndarray:

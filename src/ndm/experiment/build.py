@@ -13,8 +13,12 @@ from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from ..errors import InputError
 from ..model import NDM
 from ..process import ForwardProcess
+from ..support.outline import outline
 from .parts import NETWORKS, PREDICTORS, SCHEDULES, TRANSFORMS
 from .settings import Config, ModelConfig
+
+LARGEST = (10**5, 10**10)
+"""The largest number of tensors in a model that is built from settings, and of elements in all of them."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class Blueprint:
         return NETWORKS.find(m.network).build(m, self.shape, outputs, *size, timed=timed)
 
 
-def make_model(config: Config, dataset: Dataset) -> NDM:
-    """The untrained model that a config describes, for a data set."""
-    return build_model(config, dataset.shape, make_decoder(dataset))
+def make_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) -> NDM:
+    """The untrained model that a config describes, for a data set; ``most`` is that of :func:`build_model`."""
+    return build_model(config, dataset.shape, make_decoder(dataset), most)
 
 
 def make_decoder(dataset: Dataset) -> Decoder:
@@ -50,16 +54,30 @@ def make_decoder(dataset: Dataset) -> Decoder:
     return GaussianDecoder(0.0 if dataset.mean is None else dataset.mean, 1.0 if dataset.std is None else dataset.std)
 
 
-def build_model(config: Config, shape: Sequence[int], decoder: Decoder) -> NDM:
+def build_model(config: Config, shape: Sequence[int], decoder: Decoder, most: Sequence[int] = LARGEST) -> NDM:
     """The untrained model that a config describes, for rows of ``shape``.
 
+    Args:
+        most: the largest number of tensors in the model, and of elements in all of them; one that is larger is refused
+            before it has any memory.
+
     Raises:
-        InputError: if settings contradict each other or do not fit the data.
+        InputError: if settings contradict each other or do not fit the data, or if the model is too large.
     """
     m = config.model
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
     blueprint = Blueprint(m, config.training.bound_steps, tuple(shape), decoder.levels)
+    try:
+        with outline(*most):
+            _assemble(blueprint, decoder)
+        return _assemble(blueprint, decoder)
+    except RuntimeError as error:  # torch's message about sizes that no memory can hold
+        raise InputError(f"cannot build the model of these settings: {str(error).splitlines()[0]}") from None
+
+
+def _assemble(blueprint: Blueprint, decoder: Decoder) -> NDM:
+    m = blueprint.settings
     # The predictor is built first, so that a seed gives it the same weights whatever F is.
     predictor = PREDICTORS.find(m.parameterization).build(blueprint)
     schedule = SCHEDULES.find(m.schedule).build(blueprint)

@@ -6,10 +6,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import InputError
-from .settings import Config, check_names, make_config
+from ..support.checks import shown
+from ..support.files import BadFile, file_size, read_yaml
+from .settings import Config, check_names, check_values, make_config
 
 
 def recipes() -> dict[str, Path]:
@@ -22,14 +22,16 @@ def find_recipe(name: str) -> Path:
     """The file of a recipe, given by its name or its path.
 
     Raises:
-        InputError: if there is no such recipe or file; the message lists all recipes.
+        InputError: if there is no such recipe or file (the message lists all recipes), or if it cannot be read.
     """
     known = recipes()
     if name in known:
         return known[name]
-    if Path(name).is_file():
-        return Path(name)
-    raise InputError(f"no recipe or file {name!r}; recipes: {', '.join(known)}")
+    try:
+        file_size(Path(name))
+    except BadFile:
+        raise BadFile(f"no recipe or file {shown(repr(name))}; recipes: {', '.join(known)}") from None
+    return Path(name)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -38,14 +40,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         InputError: if the file cannot be read or has an unknown setting; the message names the file and the mistake.
     """
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    tree = read_yaml(path)
     if not isinstance(tree, dict):
         raise InputError(f"{path} must hold keys such as data, model and training")
     try:
         check_names(tree)
+        check_values(tree)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return tree
@@ -57,4 +57,17 @@ def read_config(name: str | Path) -> Config:
     Raises:
         InputError: if there is no such recipe or file, or if a setting in it is unknown or has a wrong value.
     """
-    return make_config(read_settings(find_recipe(str(name))))
+    return read_config_file(find_recipe(str(name)))
+
+
+def read_config_file(path: Path) -> Config:
+    """The config of a YAML file.
+
+    Raises:
+        InputError: naming the file and what is wrong in it.
+    """
+    tree = read_settings(path)
+    try:
+        return make_config(tree)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -15,17 +15,19 @@ import torch
 from ..data import Dataset, identity, load_dataset, same_data
 from ..errors import InputError
 from ..model import NDM
-from ..support.files import write_whole
+from ..support.checks import shown
+from ..support.files import read_json, write_whole
 from ..support.journal import append_line, read_lines
 from ..support.lock import Lock
 from ..support.processes import rank_and_count
 from ..support.progress import console, phase, progress_bar, training_news, warn
 from ..training import Checkpoints, State, Trainer, learning_rate
+from ..training.state import check_weights, part_of
 from ..version import __version__
 from .build import make_model
-from .recipe import read_settings
+from .recipe import read_config_file
 from .results import keep_result, without_infinities
-from .settings import Config, make_config
+from .settings import Config
 from .snapshot import Snapshot, find_checkpoint, save_model, start_from, step_of_model
 
 OUTPUTS = (
@@ -140,7 +142,7 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """The resolved configuration, read once."""
-        return make_config(read_settings(self.config_file))
+        return read_config_file(self.config_file)
 
     def save_config(self, config: Config) -> None:
         """Write ``config.yaml``."""
@@ -174,13 +176,13 @@ class Run:
         Raises:
             InputError: if the data differ in the sense of :func:`ndm.data.same_data`.
         """
-        if not self.data_file.is_file():
+        if not self.data_file.exists():
             return  # the run has not been trained yet
-        before, now = json.loads(self.data_file.read_text()), identity(dataset)
+        before, now = read_json(self.data_file), identity(dataset)
         if not same_data(before, now):
             raise InputError(
-                f"the data have changed since {self.folder} was trained on them: they were {before} and are {now}; "
-                "restore them, or train a new run"
+                f"the data have changed since {self.folder} was trained on them: they were "
+                f"{shown(before, 400)} and are {now}; restore them, or train a new run"
             )
 
     def check_steps(self, steps: int) -> None:
@@ -241,8 +243,7 @@ class Run:
         # Of several processes that share the training, the first one writes.
         with self.lock if PartialState(cpu=device == "cpu").is_main_process else nullcontext():
             self.check_data(dataset)
-            state = self.checkpoints.latest(warn) if resume else None
-            trainer = self._trainer(dataset, device, model, state)
+            trainer, state = self._trainer(dataset, device, model, resume)
             main = trainer.accelerator.is_main_process
             if main and not self.data_file.is_file():
                 write_whole(self.data_file, json.dumps(identity(dataset)))
@@ -263,11 +264,11 @@ class Run:
                 console.print(f"stopped after step {trainer.step}; go on with: ndm train --resume {self.folder}")
             return Trained(average, trainer.finished)
 
-    def _trainer(self, dataset: Dataset, device: str, model: NDM | None, state: State | None) -> Trainer:
-        """The trainer that continues from a checkpoint; from the first step if ``state`` is None."""
-        config = self.config
+    def _trainer(self, dataset: Dataset, device: str, model: NDM | None, resume: bool) -> tuple[Trainer, State | None]:
+        """The trainer, and the state from which it continues; None if it starts at the first step."""
+        config, continued = self.config, resume and bool(self.checkpoints.steps())
         model = seeded_model(config, dataset) if model is None else model
-        if state is None and config.init is not None:
+        if config.init is not None and not continued:
             start_from(model, config.init)
 
         @phase("drawing samples")
@@ -275,9 +276,12 @@ class Run:
             self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")
 
         trainer = Trainer(model, dataset, config.training, config.seed, device, folder=self.folder, picture=picture)
+        state = self.checkpoints.latest(warn, trainer.check) if continued else None
         if state is not None:
             trainer.load(state)
-        return trainer
+        elif continued and config.init is not None:
+            raise InputError(f"no checkpoint of {self.folder} is intact; start the run again from its --init")
+        return trainer, state
 
     def _forget_after(self, step: int) -> None:
         """Drop the metrics of steps after ``step``, which will be made again."""
@@ -327,7 +331,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl``."""
-        return read_lines(self.metrics_file)
+        return read_lines(self.metrics_file, lambda line: isinstance(line, dict) and isinstance(line.get("step"), int))
 
     def load_model(self, checkpoint: str | None = None, dataset: Dataset | None = None) -> NDM:
         """The model of :meth:`snapshot`."""
@@ -348,9 +352,11 @@ class Run:
             step = step_of_model(self.model_folder, self.metrics(), last)
             return Snapshot(NDM.from_pretrained(self.model_folder), step, last)
         state = find_checkpoint(self.checkpoints, checkpoint)
-        model = make_model(self.config, dataset or self.load_dataset())
-        prefix = "average."
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in state.tensors.items() if k.startswith(prefix)})
+        weights = part_of(state.tensors, "average.")
+        most = (2 * len(weights) + 64, 2 * sum(value.numel() for value in weights.values()) + 2**20)
+        model = make_model(self.config, dataset or self.load_dataset(), most)
+        check_weights(weights, model.state_dict(), f"the checkpoint of step {state.step} in {self.folder}")
+        model.load_state_dict(weights)
         return Snapshot(model.eval().requires_grad_(False), state.step, last)
 
 

@@ -6,6 +6,7 @@ so every registered part can be chosen.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ..data.settings import DataConfig
 from ..errors import InputError
-from ..support.checks import require
+from ..support.checks import require, shown
 from ..support.files import write_whole
 from ..training.settings import TrainingConfig
 
@@ -84,6 +85,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("num_basis", "width", "depth", "transform_width", "transform_depth"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
+        require(all(abs(k) <= 64 for k in self.fourier), "model.fourier must be between -64 and 64", self.fourier)
         require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
         from .parts import NETWORKS, PARTS
 
@@ -126,6 +128,10 @@ class Config:
         write_whole(path, yaml.safe_dump(asdict(self), sort_keys=False))
 
 
+LONGEST, LONGEST_TEXT = 64, 4096
+"""The largest number of values of one setting, and of characters of a text."""
+LARGEST_SIZE = 2**20
+"""The largest whole number among the sizes of a model."""
 GROUPS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
 NULLABLE = ("init", "training.bound_steps", "data.path", "data.size")
 
@@ -145,12 +151,13 @@ def make_config(tree: dict[str, Any]) -> Config:
         InputError: if a setting is unknown or has a wrong value; the message names it.
     """
     check_names(tree)
+    check_values(tree)
     parser = ArgumentParser(exit_on_error=False)
     add_settings(parser)
     try:
         checked = parser.parse_object(tree)
     except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(shown(" ".join(str(error).split()), 400)) from None
     return config_of(checked)
 
 
@@ -176,9 +183,28 @@ def check_names(tree: dict[str, Any]) -> None:
     known = ["description", "seed", "init", *inner]
     for key, value in named_settings(tree).items():
         if key not in known:
-            raise InputError(f"unknown key {key!r}; known keys: {', '.join(known)}")
+            raise InputError(f"unknown key {shown(repr(key))}; known keys: {', '.join(known)}")
         if value is None and key not in NULLABLE:
             raise InputError(f"{key} must not be null")
+
+
+def check_values(tree: dict[str, Any]) -> None:
+    """Refuse values of settings that no setting takes, whatever its kind: infinite or gigantic numbers, long lists.
+
+    Raises:
+        InputError: naming the first.
+    """
+    for key, value in named_settings(tree).items():
+        values = value if isinstance(value, list) else [value]
+        require(len(values) <= LONGEST, f"{key} takes at most {LONGEST} values", f"{len(values):,}")
+        for one in values:
+            if isinstance(one, str):
+                require(len(one) <= LONGEST_TEXT, f"{key} takes at most {LONGEST_TEXT:,} characters", f"{len(one):,}")
+            if isinstance(one, float):
+                require(math.isfinite(one), f"{key} must be finite", one)
+            elif isinstance(one, int) and key != "seed":  # which has a rule of its own
+                largest = LARGEST_SIZE if key.startswith("model.") else 2**63 - 1
+                require(abs(one) <= largest, f"{key} must be at most {largest:,}", shown(one))
 
 
 def named_settings(tree: dict[str, Any]) -> dict[str, Any]:

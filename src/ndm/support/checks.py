@@ -73,3 +73,12 @@ def row_shape(shape: Any) -> tuple[int, ...]:
     if not sizes or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1 for n in sizes):
         raise InputError(f"shape must be the positive sizes of one sample, e.g. (1, 8, 8) or (2,), got {shape!r}")
     return tuple(int(n) for n in sizes)
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value from a file, as a message shows it: on one line, and cut if it is long.
+
+    Text is shown as it is, unless it has characters that a terminal would not print.
+    """
+    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,22 +1,227 @@
-"""Functions for writing files and for their checksums."""
+"""The one place that opens files which somebody else may have written, and that writes ours whole.
+
+A file that is read here is a regular file (a pipe would hang) of a bounded size, is text in UTF-8, and is not nested
+more than 64 deep; JSON and YAML of 16 MB and 64 KB at most, unless said otherwise. YAML has neither aliases, of which
+a few lines can stand for gigabytes, nor a key twice. Whatever is wrong is one line that names the file.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError
+from .checks import shown
+
+LARGEST_TEXT = 16 * 2**20
+"""Bytes of the largest JSON that is read."""
+LARGEST_YAML = 2**16
+"""Bytes of the largest YAML that is read; settings are a few thousand. Reading takes a second."""
+DEEPEST = 64
+"""How deeply lists and mappings may be nested."""
+
+
+class BadFile(InputError):
+    """A file that is missing, cut short, altered or foreign; one that could not be looked into is no such file."""
+
+
+def file_size(path: Path, largest: int | None = None) -> int:
+    """The size in bytes of a regular file, which is not opened.
+
+    Raises:
+        BadFile: if there is no such file, or it is larger than ``largest``.
+        InputError: if the path is no regular file, or cannot be looked up.
+    """
+    with reading(path):
+        found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        raise InputError(f"{path} is a folder; give a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise InputError(f"{path} is a pipe or a device; give a regular file")
+    if largest is not None and found.st_size > largest:
+        raise BadFile(f"{path} is too large: {found.st_size:,} bytes, and at most {largest:,} are read")
+    return found.st_size
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tell errors of the system in one line with the file's name, each as what it is.
+
+    Raises:
+        BadFile: if there is no such file.
+        InputError: on any other error, such as a missing permission.
+    """
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadFile(f"cannot read {path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    except ValueError:  # a path with a null character
+        raise InputError(f"cannot read {str(path)!r}: it is no path") from None
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """The text of a file.
+
+    Raises:
+        InputError: if it cannot be read; a :class:`BadFile` if it is missing, too large or no text.
+    """
+    file_size(path, largest)
+    with reading(path), path.open("rb") as file:
+        content = file.read(largest + 1)
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise BadFile(f"cannot read {path}: it is not text in UTF-8 (byte {error.start})") from None
+
+
+def read_json(path: Path, largest: int = LARGEST_TEXT) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        InputError: if it cannot be read; a :class:`BadFile` if it is missing, damaged, too large or nested too deeply.
+    """
+    return parse_json(read_text(path, largest), path)
+
+
+def parse_json(text: str | bytes, path: Path) -> Any:
+    """The value of a JSON text, which is from ``path``.
+
+    Raises:
+        BadFile: if it is damaged or nested too deeply.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise BadFile(f"{path} is damaged or not from ndm: no JSON ({reason})") from None
+    _check_nesting(value, path)
+    return value
+
+
+def read_yaml(path: Path, largest: int = LARGEST_YAML) -> Any:
+    """The value of a YAML file, of plain values only.
+
+    Raises:
+        InputError: if it cannot be read; a :class:`BadFile` if it is missing, too large, no YAML, or nested too deeply,
+            or has an alias or a key twice.
+    """
+    text = read_text(path, largest)
+    try:
+        loader = _PlainLoader(text)
+        loader.name = path.name
+        value = loader.get_single_data()
+    except RecursionError:
+        raise BadFile(f"cannot read {path}: it is nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise BadFile(f"cannot read {path}: {shown(' '.join(str(error).split()), 400)}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        # What the constructors of YAML's own types raise for a date, a number or a truth value that is none.
+        raise BadFile(f"cannot read {path}: a value in it is malformed ({shown(str(error))})") from None
+    return value
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, without deep nesting, and without a key that is given twice."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(None, None, "aliases are not read: write the value out", mark)
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {shown(key.value)} is there twice: keep one"
+                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
+def _check_nesting(value: Any, path: Path) -> None:
+    layer = [value]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for item in layer:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        if not inner:
+            return
+        layer = inner
+    raise BadFile(f"cannot read {path}: it is nested too deeply")
+
+
+@contextmanager
+def writing(path: Path, partial_file: Path | None = None) -> Iterator[None]:
+    """Errors of the disk name the file that was to be written, also where they name none or its partial file.
+
+    Raises:
+        OSError: with a ``filename``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and error.filename not in (partial_file, str(partial_file)):
+            raise
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from None
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file that is never seen half written, by another process, after a kill, or on a full disk.
+
+    Write to the path that is given, which has the same ending. It takes the place of ``path`` in the end, or is removed
+    if there was an error.
+
+    Raises:
+        OSError: with ``path`` as its ``filename``, if it cannot be written.
+    """
+    partial_file = path.with_name(f".{path.stem}.partial{path.suffix}")
+    with writing(path, partial_file):
+        partial_file.unlink(missing_ok=True)
+        try:
+            yield partial_file
+            partial_file.replace(path)
+        finally:
+            partial_file.unlink(missing_ok=True)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is never half written, even if this process is killed or another one reads it."""
-    partial_file = path.with_name(path.name + ".tmp")
-    partial_file.write_text(text)
-    partial_file.replace(path)
+    """Write a text in UTF-8 by :func:`whole_file`."""
+    with whole_file(path) as partial_file:
+        partial_file.write_text(text, encoding="utf-8")
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 checksum of a file's content, in hexadecimal."""
+    """Checksum of a regular file's content, in hexadecimal.
+
+    Raises:
+        InputError: if the file cannot be read; a :class:`BadFile` if there is none.
+    """
+    file_size(path)
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import InputError
-from ..support.files import sha256
+from ..support.files import BadFile, read_json, reading, sha256
+from ..support.weights import read_header, read_tensors, write_tensors
 
 KEEP = 2  # number of the newest checkpoints that are kept besides the best
 
@@ -58,9 +58,7 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             weights = partial / "state.safetensors"
-            # The tensors are copied because safetensors refuses tensors that share memory.
-            copies = {name: value.detach().cpu().contiguous().clone() for name, value in state.tensors.items()}
-            save_file(copies, weights)
+            write_tensors(weights, state.tensors)
             record = {"step": state.step, "values": state.values, "sha256": sha256(weights)}
             (partial / "state.json").write_text(json.dumps(record))
             for path in (weights, partial / "state.json", partial):
@@ -69,21 +67,32 @@ class Checkpoints:
             shutil.rmtree(final, ignore_errors=True)  # a damaged checkpoint of this step
             partial.rename(final)
             _flush(self.folder)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or str(error)
+            reason = error.strerror or str(error)
             raise InputError(f"cannot write to {self.folder}: {reason}; the earlier checkpoints are intact") from None
         kept = [step for step in self.steps() if step <= state.step][-KEEP:]
         for step in self.steps():
             if step not in (*kept, state.values.get("best_step")):
                 shutil.rmtree(self._path(step), ignore_errors=True)
 
-    def latest(self, warn: Callable[[str], None] = lambda _: None) -> State | None:
-        """The newest intact checkpoint, or None. ``warn`` gets a message for each damaged one that is skipped."""
+    def latest(
+        self, warn: Callable[[str], None] = lambda _: None, check: Callable[[State], None] = lambda _: None
+    ) -> State | None:
+        """The newest intact checkpoint, or None. ``warn`` gets a message for each damaged one that is skipped.
+
+        Args:
+            check: raises a :class:`~ndm.support.files.BadFile` if an intact checkpoint is not one of this training.
+
+        Raises:
+            InputError: if a checkpoint cannot be examined, e.g. because it may not be read.
+        """
         for step in reversed(self.steps()):
             try:
-                return self.load(step)
-            except InputError as error:
+                state = self.load(step)
+                check(state)
+                return state
+            except BadFile as error:
                 warn(f"{error}; trying the previous one")
         return None
 
@@ -96,7 +105,7 @@ class Checkpoints:
         newest = self.latest()
         names: dict[str, Any] = {str(step): step for step in self.steps()}
         if newest is not None:
-            names |= {"newest": newest.step, "best": newest.values["best_step"]}
+            names |= {"newest": newest.step, "best": newest.values.get("best_step")}
         if names.get(which) not in self.steps():
             there = ", ".join(name for name in names if names[name] in self.steps()) or "none"
             raise InputError(f"no checkpoint {which!r} in {self.folder}; there are: {there}")
@@ -106,22 +115,35 @@ class Checkpoints:
         """The checkpoint of a step, after its checksum has been verified.
 
         Raises:
-            InputError: if a file is missing, cut short or altered.
+            BadFile: if a file is missing, cut short or altered.
+            InputError: if it may not be read.
         """
         path = self._path(step)
         weights = path / "state.safetensors"
         try:
-            record = json.loads((path / "state.json").read_text())
-            if sha256(weights) != record["sha256"]:
-                raise ValueError("its checksum does not match")
-            return State(record["step"], load_file(weights), record["values"])
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise InputError(f"checkpoint {path} is damaged ({error})") from None
+            record = read_json(path / "state.json")
+            if not isinstance(record, dict) or not isinstance(record.get("values"), dict) or record.get("step") != step:
+                raise BadFile("its state.json is not that of this step")
+            read_header(weights)  # which is quick, and refuses a file of another length
+            if sha256(weights) != record.get("sha256"):
+                raise BadFile("its checksum does not match")
+            return State(step, read_tensors(weights), record["values"])
+        except BadFile as error:
+            raise BadFile(f"checkpoint {path} is damaged ({error})") from None
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, intact or damaged, in increasing order."""
-        names = [path.name.removeprefix("step-") for path in self.folder.glob("step-*")]
-        return sorted(int(name) for name in names if name.isdigit())
+        """The steps of all checkpoints, intact or damaged, in increasing order; folders of other names are ignored.
+
+        Raises:
+            InputError: if the folder may not be read.
+        """
+        try:
+            with reading(self.folder):
+                names = [entry.name for entry in os.scandir(self.folder) if entry.is_dir()]
+        except BadFile:  # there is no folder yet
+            return []
+        steps = (int(match[1]) for match in (re.fullmatch("step-([0-9]{8,18})", name) for name in names) if match)
+        return sorted(step for step in steps if self._path(step).name in names)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"

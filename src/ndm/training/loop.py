@@ -22,13 +22,15 @@ from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
+from ..support.checks import shown
+from ..support.files import BadFile
 from ..support.progress import phase, reached
 from .average import Average
 from .checkpoint import Checkpoints, State
 from .loss import Loss
 from .optimization import learning_rate, make_accelerator, make_optimizer
 from .settings import TrainingConfig
-from .state import get_moments, get_weights, set_moments, set_weights
+from .state import check_moments, check_weights, get_moments, get_weights, part_of, set_moments, set_weights
 from .stop import StopRequest
 from .validation import VALIDATION_ROWS, validation_nats
 
@@ -264,17 +266,39 @@ class Trainer:
             self.checkpoints.save(state)
         self.accelerator.wait_for_everyone()
 
+    def check(self, state: State) -> None:
+        """Refuse a state that is not one of a training with this model.
+
+        Raises:
+            BadFile: saying what does not fit.
+        """
+        kinds: dict[str, Any] = {
+            "skipped": int, "skipped_in_a_row": int, "best": (int, float), "best_step": (int, type(None)),
+            "seconds": (int, float),
+        }  # fmt: skip
+        for name, kind in kinds.items():
+            if not isinstance(state.values.get(name, "nothing"), kind):
+                raise BadFile(f"its {name} is {shown(state.values.get(name))}")
+        own = self.plain.state_dict()
+        parameters = {name: value for name, value in self.module.model.named_parameters() if value.requires_grad}
+        check_weights(part_of(state.tensors, "model."), own, "its model")
+        check_weights(part_of(state.tensors, "average."), own, "its average")
+        check_weights(part_of(state.tensors, "times."), self.module.times.state_dict(), "its times")
+        check_moments(part_of(state.tensors, "optimizer."), parameters, state.step > state.values["skipped"])
+
     def load(self, state: State) -> None:
-        """Continue from a state."""
-        part = lambda prefix: {  # noqa: E731
-            name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)
-        }
+        """Continue from a state.
+
+        Raises:
+            InputError: if it is not a state of a training with this model.
+        """
+        self.check(state)
         model = self.module.model
-        set_weights(model, part("average."))
+        set_weights(model, part_of(state.tensors, "average."))
         self.average = Average(model, self.settings.ema_decay)
-        set_weights(model, part("model."))
-        set_moments(model, self.optimizer.optimizer, part("optimizer."))
-        self.module.times.load_state_dict(part("times."))
+        set_weights(model, part_of(state.tensors, "model."))
+        set_moments(model, self.optimizer.optimizer, part_of(state.tensors, "optimizer."))
+        self.module.times.load_state_dict(part_of(state.tensors, "times."))
         self.step = state.step
         self.skipped, self.skipped_in_a_row, self.best, self.best_step, self.seconds = (
             state.values[k] for k in ("skipped", "skipped_in_a_row", "best", "best_step", "seconds")

@@ -54,7 +54,7 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bo
         for title, model in models.items()
     }
     console.print("drawing samples, the transform and ODE paths")
-    draw_pictures(models, dataset, out, seed)
+    draw_pictures(models, dataset, out, steps, seed)
     (out / "summary.md").write_text(summarise(facts, estimates, seed))
     console.print(f"\n{headline(estimates)}")
     console.print(
@@ -64,15 +64,16 @@ def demo(out: Path, steps: int = 3000, seed: int = 0, device: str = "cpu") -> bo
     return True
 
 
-def draw_pictures(models: dict[str, NDM], dataset: Dataset, out: Path, seed: int) -> None:
+def draw_pictures(models: dict[str, NDM], dataset: Dataset, out: Path, steps: int, seed: int) -> None:
     """Draw samples, the transform of test digits, and paths of the ODE."""
     groups = {"test digits": dataset.test[:64]}
-    for title, model in models.items():
+    for name, model in models.items():
         generator = torch.Generator().manual_seed(seed)
-        groups[f"{title}, 250 steps"] = sample(model, (64, *dataset.shape), 250, mode=True, generator=generator)
-    draw_samples(groups, out / "samples.png", levels=17)
-    draw_transform(models["NDM"], dataset.test[:8], out / "transform.png")
-    draw_trajectories(models, dataset.test, out / "trajectories.png", seed=seed)
+        groups[name] = sample(model, (64, *dataset.shape), 250, mode=True, generator=generator)
+    title = f"ndm demo: digits, {steps} training steps, seed {seed}"
+    draw_samples(groups, out / "samples.png", 17, f"{title}; the decoder's mode after 250 ancestral steps")
+    draw_transform(models["NDM"], dataset.test[:8], out / "transform.png", title=f"{title}; F(x, t) of test digits")
+    draw_trajectories(models, dataset.test, out / "trajectories.png", seed=seed, title=f"{title}; paths of the ODE")
 
 
 def demo_config(recipe: str, seed: int, steps: int) -> Config:

@@ -129,10 +129,18 @@ def test_the_grid_names_the_run_the_data_and_the_samples(tmp_path, drawn):
     assert Image.open(tmp_path / "s.png").info["Title"] == title
 
 
-@pytest.mark.parametrize("x", [torch.zeros(3, 5), torch.zeros(0, 1, 2, 2), torch.zeros(1, 1, 2, 10**6)])
+@pytest.mark.parametrize("x", [torch.zeros(3, 5), torch.zeros(1, 1, 2, 10**6)])
 def test_rows_that_are_no_grid_are_refused(x, tmp_path):
     with pytest.raises(ndm.InputError, match="at least one image"):
         pictures.draw_samples({"samples": x}, tmp_path / "s.png", 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 1, 2, 3), torch.zeros(3, 1, 2, 2, 1), torch.zeros(0, 1, 2, 2)])
+def test_groups_that_do_not_match_are_refused(x, tmp_path):
+    for draw in (pictures.draw_samples, pictures.draw_points):
+        with pytest.raises(ndm.InputError, match="one shape|no rows"):
+            draw({"data": torch.zeros(3, 1, 2, 2), "samples": x}, tmp_path / "s.png")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -246,6 +254,18 @@ def test_the_diagnosis_names_the_run_and_units_and_cuts_nothing(sign, ode, tmp_p
     assert_nothing_is_cut(drawn[0])
 
 
+def test_a_diagnosis_with_nan_infinity_and_zeros_is_drawn(tmp_path, drawn):
+    d = Diagnosis(
+        prior=torch.nan, diffusion=torch.inf, reconstruction=0.0, profile=[torch.nan, *[0.0] * 9], level_distance=None,
+        noise_std=1.0, lipschitz=[0.0, torch.nan, *[torch.inf] * 9],
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pictures.draw_diagnosis(d, tmp_path / "doctor.png")
+    assert {"nan", "inf", "no ODE to show"} <= set(texts(drawn[0]))
+    assert_nothing_is_cut(drawn[0])
+
+
 # Files and matplotlib
 
 
@@ -306,7 +326,7 @@ def test_a_full_disk_leaves_the_old_picture_and_no_other_file(picture, tmp_path,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", fill)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left.*s\.png"):
         if picture == "samples":
             pictures.draw_samples({"x": integers(1, 1, 8, 8)}, path, 256)
         else:

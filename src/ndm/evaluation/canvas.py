@@ -22,6 +22,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..errors import InputError
+
 DPI = 128
 """A power of two: a number of pixels divided by it and multiplied by it again is exactly the same number."""
 LETTER, LINE = 7.3, 16
@@ -61,6 +63,8 @@ def _write(path: Path, content: bytes) -> None:
     try:
         partial_file.write_bytes(content)
         partial_file.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         partial_file.unlink(missing_ok=True)
 
@@ -98,6 +102,22 @@ def put_bar(figure: Figure, colours: ScalarMappable, label: str = "", **place: A
     bar = figure.colorbar(colours, **place)
     bar.ax.tick_params(labelsize=TICKS)
     bar.set_label(label, **FONT)
+
+
+def check_groups(groups: dict[str, Tensor]) -> None:
+    """Refuse groups without rows, or whose rows have different shapes.
+
+    Raises:
+        InputError: naming the group.
+    """
+    (first, like), *others = groups.items()
+    for label, x in groups.items():
+        if len(x) == 0:
+            raise InputError(f"there are no rows to draw in {label!r}")
+    for label, x in others:
+        if x.shape[1:] != like.shape[1:]:
+            shapes = f"{tuple(like.shape[1:])} and {tuple(x.shape[1:])}"
+            raise InputError(f"the rows of {first!r} and {label!r} must have one shape, got {shapes}")
 
 
 def spread(x: Tensor, n: int) -> Tensor:

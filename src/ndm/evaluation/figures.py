@@ -14,11 +14,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..data.dataset import Distribution
-from ..errors import InputError
 from ..model import NDM
 from ..sampling import velocity_field
 from ..solvers import heun, uniform_grid
-from .canvas import FONT, LINE, TICKS, drawing, put_bar, spread, wrapped
+from .canvas import FONT, LINE, TICKS, check_groups, drawing, put_bar, spread, wrapped
 from .diagnosis import Diagnosis
 
 MOST_POINTS = 20_000
@@ -86,16 +85,15 @@ def draw_points(
     few stray points do not hide the rest; the number of points outside is given.
 
     Args:
-        groups: the rows of each panel by its label. All rows have the same number of elements.
+        groups: the rows of each panel by its label. All rows have one shape.
         path: file of the picture.
         distribution: the exact distribution of rows of one or two elements; its density is drawn, too.
         title: title of the picture.
 
     Raises:
-        InputError: if a group has no rows.
+        InputError: if a group has no rows, or the groups' rows have different shapes.
     """
-    if not all(len(x) for x in groups.values()):
-        raise InputError("a group has no rows to draw")
+    check_groups(groups)
     plane = Plane.of(next(iter(groups.values())), 0.25, "data units")
     number, dim = min(MOST_POINTS, *(len(x) for x in groups.values())), len(plane.centre)
     note, density = "" if distribution is None or dim > 2 else "black: the exact density", None
@@ -215,25 +213,27 @@ def draw_diagnosis(d: Diagnosis, path: Path, title: str = "") -> None:
         put_title(figure, title)
         terms, time, ode = figure.subplots(1, 3)
         parts = {"prior": d.prior, "diffusion": d.diffusion, "reconstruction": d.reconstruction}
-        bars = terms.barh(list(parts), list(parts.values()))
-        terms.bar_label(bars, fmt="%.4f", padding=3, fontsize=TICKS)
+        bars = terms.barh(list(parts), [v if math.isfinite(v) else 0.0 for v in parts.values()])
+        terms.bar_label(bars, [f"{v:.4f}" for v in parts.values()], padding=3, fontsize=TICKS)
         terms.axvline(0, color="black", lw=0.6)
         terms.margins(x=0.3)
         terms.invert_yaxis()
         terms.set_title(f"bound: {sum(parts.values()):.4f} bits/dim", **FONT)
         name_axes(terms, "bits/dim")
         bins = len(d.profile)
-        time.bar([(k + 0.5) / bins for k in range(bins)], d.profile, width=0.9 / bins)
+        heights = [v if math.isfinite(v) else 0.0 for v in d.profile]
+        time.bar([(k + 0.5) / bins for k in range(bins)], heights, width=0.9 / bins)
         time.set_title("diffusion term by time", **FONT)
         name_axes(time, "t", f"bits/dim from each 1/{bins} of time")
-        if d.lipschitz:
-            ode.semilogy([k / (len(d.lipschitz) - 1) for k in range(len(d.lipschitz))], d.lipschitz, marker=".")
+        norms = [(k / 10, v) for k, v in enumerate(d.lipschitz) if 0 < v < math.inf]
+        if norms:
+            ode.semilogy(*zip(*norms, strict=True), marker=".")
             cost = "" if d.nfe is None else f"\n{d.nfe:.0f} evaluations per row in a solve"
             ode.set_title(f"ODE: largest norm of the field's Jacobian{cost}", **FONT)
             name_axes(ode, "t", "norm, 1 / unit of time")
             ode.yaxis.set_major_formatter("{x:g}")
         else:
-            ode.text(0.5, 0.5, "no ODE: the model has\na fixed number of steps", ha="center", va="center", **FONT)
+            ode.text(0.5, 0.5, "no ODE to show", ha="center", va="center", **FONT)
             ode.set_axis_off()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..model import NDM
 from ..support.tensors import full_times
-from .canvas import LETTER, LINE, axes_at, drawing, put_bar, wrapped, write_lines
+from .canvas import LETTER, LINE, axes_at, check_groups, drawing, put_bar, wrapped, write_lines
 
 SMALLEST = 48
 """The number k is the smallest for which the longer side of an image has this many pixels."""
@@ -48,15 +48,16 @@ def draw_samples(groups: dict[str, Tensor], path: Path, levels: int | None = Non
     """Draw images ``(N, C, H, W)`` in data units, each group in its own panel.
 
     Args:
-        groups: the images of each panel by its label. All have the same shape, and the first group is not empty.
+        groups: the images of each panel by its label. All have one shape, and no group is empty.
         path: file of the picture.
         levels: number of values that an element can take. None stands for real numbers; then the grey scale covers the
             values of the first group.
         title: title of the picture.
 
     Raises:
-        InputError: if the shape is another, or a single image is too large for a picture.
+        InputError: if the shapes are others, a group is empty, or a single image is too large for a picture.
     """
+    check_groups(groups)
     first = next(iter(groups.values()))
     if not fits(first):
         raise InputError(

@@ -18,7 +18,7 @@ from ndm.experiment import Run
 from ndm.support.journal import read_lines
 from ndm.training.optimization import suit_sharding
 
-from two_processes import CASES, results
+from two_processes import CAN_SHARD, CASES, results
 
 
 def launch(*command):
@@ -59,6 +59,8 @@ def select(tensors, prefix):
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_make_the_steps_of_one(kind, case, shared, tmp_path):
     """The results agree to 1e-6 relative in float64, for DDP and FSDP, with and without accumulation."""
+    if kind == "Sharded" and not CAN_SHARD:
+        pytest.skip("this torch shards only on accelerators: its CPU streams have no record_event")
     alone, together = results(CASES[case], tmp_path), load_file(shared / f"{kind}-{case}.safetensors")
     assert alone.keys() == together.keys()
     assert torch.isfinite(alone["validation"]).all() and len(alone["validation"]) == 2

@@ -67,7 +67,7 @@ def make_demo(out: Path, steps: int, seed: int, device: str) -> bool:
     }
     console.print(f"\n{headline(estimates)}")
     with progress_bar("drawing samples, the transform and ODE paths", None):
-        draw_pictures(models, dataset, out, seed)
+        draw_pictures(models, dataset, out, steps, seed)
     write_whole(out / "summary.md", summarise(facts, estimates, seed))
     console.print(
         f"Look at {out}/samples.png first, then at {out}/transform.png (what F does to a digit), "
@@ -76,15 +76,16 @@ def make_demo(out: Path, steps: int, seed: int, device: str) -> bool:
     return True
 
 
-def draw_pictures(models: dict[str, NDM], dataset: Dataset, out: Path, seed: int) -> None:
+def draw_pictures(models: dict[str, NDM], dataset: Dataset, out: Path, steps: int, seed: int) -> None:
     """Draw samples, the transform of test digits, and paths of the ODE."""
     groups = {"test digits": dataset.test[:64]}
-    for title, model in models.items():
+    for name, model in models.items():
         generator = torch.Generator().manual_seed(seed)
-        groups[f"{title}, 250 steps"] = sample(model, (64, *dataset.shape), 250, mode=True, generator=generator)
-    draw_samples(groups, out / "samples.png", levels=17)
-    draw_transform(models["NDM"], dataset.test[:8], out / "transform.png")
-    draw_trajectories(models, dataset.test, out / "trajectories.png", seed=seed)
+        groups[name] = sample(model, (64, *dataset.shape), 250, mode=True, generator=generator)
+    title = f"ndm demo: digits, {steps} training steps, seed {seed}"
+    draw_samples(groups, out / "samples.png", 17, f"{title}; the decoder's mode after 250 ancestral steps")
+    draw_transform(models["NDM"], dataset.test[:8], out / "transform.png", title=f"{title}; F(x, t) of test digits")
+    draw_trajectories(models, dataset.test, out / "trajectories.png", seed=seed, title=f"{title}; paths of the ODE")
 
 
 def demo_config(recipe: str, seed: int, steps: int) -> Config:

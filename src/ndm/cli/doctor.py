@@ -47,7 +47,8 @@ def run(args: Namespace) -> None:
         diagnosis = diagnose(model, rows, args.seed)
     result = {**snapshot.facts, **asdict(diagnosis)}
     check_finite(result)
-    draw_picture(diagnosis, run.folder / "doctor.png")
+    title = f"{run.folder.name}, {snapshot.progress}, {len(rows)} validation rows of {dataset.name}"
+    draw_picture(diagnosis, run.folder / "doctor.png", title)
     if args.json:
         print(as_json(result))
         return
@@ -55,13 +56,13 @@ def run(args: Namespace) -> None:
     print(report(diagnosis))
 
 
-def draw_picture(diagnosis: Diagnosis, path: Path) -> None:
+def draw_picture(diagnosis: Diagnosis, path: Path, title: str) -> None:
     """Draw the diagnosis, or say why that is not possible: the report is printed in any case."""
     from ..evaluation.pictures import draw_diagnosis
     from ..experiment.results import warn_not_written
 
     try:
-        draw_diagnosis(diagnosis, path)
+        draw_diagnosis(diagnosis, path, title)
     except (OSError, InputError) as error:
         warn_not_written(path, error)
 

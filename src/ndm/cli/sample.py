@@ -50,6 +50,7 @@ def make_parser() -> ArgumentParser:
 def run(args: Namespace) -> int:
     import torch
 
+    from ..sampling import SOLVERS
     from ..support.progress import console
 
     if args.out.suffix not in (".png", ".npz"):
@@ -71,7 +72,8 @@ def run(args: Namespace) -> int:
             console.print(f"interrupted before the first samples were finished; {args.out} is not written")
             return INTERRUPTED
     x = torch.cat(parts)
-    write(args.out, x, snapshot, dataset)
+    steps = f" {solver.steps} steps" if SOLVERS[solver.name].takes_steps else ""
+    write(args.out, x, snapshot, dataset, f"{run.folder.name}, {snapshot.progress}, {solver.name}{steps}")
     done = len(x) == args.num
     console.print(f"{'' if done else 'interrupted: '}{len(x)} of {args.num} samples in {args.out}, {snapshot.progress}")
     return 0 if done else INTERRUPTED
@@ -91,8 +93,8 @@ def check_writable(out: Path) -> None:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
 
 
-def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset) -> None:
-    """Write samples as a picture or as an array, whole or not at all.
+def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset, title: str) -> None:
+    """Write samples as a picture with a title or as an array, whole or not at all.
 
     Raises:
         InputError: if they are not finite.
@@ -109,7 +111,7 @@ def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset) -> None:
             step = -1 if snapshot.step is None else snapshot.step
             np.savez_compressed(partial, x=x.numpy(), step=np.int64(step), last_step=np.int64(snapshot.last_step))
         else:
-            write_samples(snapshot.model, x, dataset.test, partial)
+            write_samples(snapshot.model, x, dataset.test, partial, title, dataset.distribution)
         os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)

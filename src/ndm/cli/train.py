@@ -141,7 +141,7 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
         last = run.folder / f"samples-{config.training.steps:08d}.png"
         if not last.is_file():
             with progress_bar("drawing samples", None, visible=processes.is_main_process):
-                run.draw_samples(trained.model, dataset, "samples.png")
+                run.draw_samples(trained.model, dataset, "samples.png", config.training.steps)
         elif processes.is_main_process:
             shutil.copyfile(last, run.folder / "samples.png")
     return trained

@@ -273,7 +273,7 @@ class Run:
 
         @phase("drawing samples")
         def picture(averaged: NDM, step: int) -> None:
-            self.draw_samples(averaged, dataset, f"samples-{step:08d}.png")
+            self.draw_samples(averaged, dataset, f"samples-{step:08d}.png", step)
 
         trainer = Trainer(model, dataset, config.training, config.seed, device, folder=self.folder, picture=picture)
         state = self.checkpoints.latest(warn, trainer.check) if continued else None
@@ -288,15 +288,22 @@ class Run:
         kept = [json.dumps(record) + "\n" for record in self.metrics() if record["step"] <= step]
         write_whole(self.metrics_file, "".join(kept))
 
-    def draw_samples(self, model: NDM, dataset: Dataset, name: str) -> None:
-        """Write a picture of 64 samples into the run's folder. All processes sample, and the first one writes."""
+    def draw_samples(self, model: NDM, dataset: Dataset, name: str, step: int) -> None:
+        """Write a picture of 64 samples into the run's folder. All processes sample, and the first one writes.
+
+        Args:
+            step: the step of the model, for the title.
+        """
         from ..evaluation.pictures import write_samples
         from ..sampling import sample_in_batches
 
         generator = torch.Generator().manual_seed(self.config.seed)
         parts = list(sample_in_batches(model, dataset.shape, 64, self.sampling_steps, mode=True, generator=generator))
         if rank_and_count()[0] == 0:
-            write_samples(model, torch.cat(parts), dataset.test, self.folder / name)
+            last, steps = self.config.training.steps, self.sampling_steps
+            title = f"{self.folder.name}, step {step} of {last}, ancestral {steps} steps"
+            path = self.folder / name
+            write_samples(model, torch.cat(parts), dataset.test, path, title, dataset.distribution)
 
     def facts(self, dataset: Dataset, snapshot: Snapshot) -> dict[str, Any]:
         """The facts that are recorded with every result of this run."""

@@ -322,8 +322,9 @@ class Run:
         append_line(self.metrics_file, without_infinities(record))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of ``metrics.jsonl``."""
-        return read_lines(self.metrics_file)
+        """All records of ``metrics.jsonl``; a line without a step is not from a training."""
+        records = read_lines(self.metrics_file)
+        return [record for record in records if isinstance(record, dict) and isinstance(record.get("step"), int)]
 
     def load_model(self, checkpoint: str | None = None, dataset: Dataset | None = None) -> NDM:
         """The model of :meth:`snapshot`."""

@@ -122,6 +122,14 @@ def test_weights_that_do_not_fit_are_one_line_and_no_run_is_begun(options, messa
     assert not (tmp_path / "next").exists()
 
 
+@pytest.mark.parametrize("place", [".", "model"])
+def test_a_run_is_not_replaced_by_one_that_starts_with_its_weights(place, run, capsys):
+    before = sorted(run.rglob("*"))
+    command = ["train", "digits", "--out", str(run), "--overwrite", "--init", str(run / place), *TINY]
+    assert "is in the run that would be replaced" in refused(command, capsys)
+    assert sorted(run.rglob("*")) == before
+
+
 # More steps.
 
 

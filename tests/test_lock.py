@@ -145,5 +145,7 @@ def test_a_folder_that_cannot_be_locked_is_one_line(kind, tmp_path):
         path.symlink_to(tmp_path / "precious")
     with pytest.raises(ndm.InputError, match="cannot write to .*run: "):
         Lock(path).__enter__()
+    with pytest.raises(ndm.InputError, match="null"):
+        Lock(tmp_path / "a\0b" / ".lock").__enter__()
     if kind == "link elsewhere":
         assert (tmp_path / "precious").read_text() == "mine"

@@ -98,6 +98,25 @@ def test_samples_that_are_no_values_of_the_data_are_not_scored(kind, run, tmp_pa
     assert not (run / "qualities.jsonl").exists()
 
 
+def test_samples_of_real_numbers_beyond_float32_are_not_scored(tmp_path, capsys):
+    folder = str(tmp_path / "run")
+    assert main(["train", "ring", "--out", folder, *TINY]) == 0
+    capsys.readouterr()
+    for value, message in ((1e300, "beyond the range of float32"), (np.inf, "not finite in 60 rows")):
+        np.savez(tmp_path / "x.npz", x=np.full((60, 2), value))
+        assert message in refused(["quality", folder, "--samples", str(tmp_path / "x.npz")], capsys)
+
+
+def test_foreign_lines_among_the_metrics_stop_neither_a_result_nor_a_resumption(run):
+    file = run / "metrics.jsonl"
+    (run / "model" / "training.json").unlink()
+    records = Run(run).metrics()
+    file.write_text(file.read_text() + '3\n"x"\n{"loss": 1}\n[{"step": 2}]\n')
+    assert Run(run).metrics() == records and Run(run).snapshot().step == 12
+    assert main(["train", "--resume", str(run), "--device", "cpu"]) == 0
+    assert Run(run).metrics() == records
+
+
 @pytest.mark.parametrize("dtype", ["uint8", ">i4", "float32", ">f8", "uint16"])
 def test_samples_of_any_dtype_that_holds_the_levels_score_the_same(dtype, run, tmp_path, capsys):
     x = load_dataset("digits").train[:60].numpy()

@@ -122,6 +122,8 @@ def checked_samples(x: Tensor, dataset: Dataset, path: Path) -> Tensor:
     Raises:
         InputError: if the rows have another shape, or values that are no values of the data.
     """
+    import torch
+
     if tuple(x.shape[1:]) != dataset.shape:
         raise InputError(
             f"the samples in {path} have rows of shape {tuple(x.shape[1:])}, and those of {dataset.name} have "
@@ -129,6 +131,10 @@ def checked_samples(x: Tensor, dataset: Dataset, path: Path) -> Tensor:
         )
     if not bool(x.isfinite().all()):
         raise InputError(f"the samples in {path} are not finite in {int((~x.isfinite()).flatten(1).any(1).sum())} rows")
+    if bool((x.abs() > torch.finfo(torch.float32).max).any()):  # their distances would leave the range of float64
+        raise InputError(
+            f"the samples in {path} have values beyond the range of float32, up to {x.abs().max().item():g}"
+        )
     if dataset.levels is None:
         return x
     if bool((x != x.round()).any()) or bool((x < 0).any()) or bool((x >= dataset.levels).any()):

@@ -123,6 +123,8 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     config, resumed = args.config, args.resume is not None
     if processes.is_main_process and not resumed:
         run.check_free(args.overwrite)
+    if config.init is not None and not resumed and Path(config.init).is_relative_to(run.folder.resolve()):
+        raise InputError(f"--init {config.init} is in the run that would be replaced; choose another --out")
     check_start(config.training, processes.num_processes)
     # If there are several processes, the first one makes the folders and caches, and the others then find them.
     with processes.main_process_first():

@@ -337,7 +337,7 @@ class Run:
         append_line(self.metrics_file, without_infinities(record))
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of ``metrics.jsonl``."""
+        """All records of ``metrics.jsonl``; a line without a step is not from a training."""
         return read_lines(self.metrics_file, lambda line: isinstance(line, dict) and isinstance(line.get("step"), int))
 
     def load_model(self, checkpoint: str | None = None, dataset: Dataset | None = None) -> NDM:

@@ -27,6 +27,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.E
 HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 """The errors that say that somebody else holds the lock."""
 PATIENCE = 0.05  # seconds; somebody who only looks at a lock holds it for a shorter time
+ATTEMPTS = 100
 BEYOND = 2**30  # the byte that Windows locks; it is far behind the record, so that others can read the record
 
 
@@ -59,11 +60,13 @@ class Lock:
             folder = self.path.parent
             try:
                 self._made = [path for path in (folder, *folder.parents) if not path.exists()]
-                while not self._take():
-                    pass  # the last owner removed the file after we opened it and before we locked it
-            except OSError as error:
+                self._take_at_last()
+            except Busy:
                 self._remove_folders()
-                raise InputError(f"cannot write to {folder}: {error.strerror or error}") from None
+                raise
+            except (OSError, ValueError) as error:  # a path with a null character is a ValueError
+                self._remove_folders()
+                raise InputError(f"cannot write to {folder}: {getattr(error, 'strerror', None) or error}") from None
         self._depth += 1
         return self
 
@@ -90,13 +93,21 @@ class Lock:
             finally:
                 os.close(descriptor)
 
+    def _take_at_last(self) -> None:
+        """Take the lock, although earlier owners may remove its file and its folder at any moment."""
+        for attempt in range(ATTEMPTS):
+            try:
+                if self._take():
+                    return
+            except (FileNotFoundError, FileExistsError):  # or something else stands in the place of the folder
+                if attempt == ATTEMPTS - 1:
+                    raise
+        raise self._busy()
+
     def _take(self) -> bool:
         """Take the lock, and return whether its file is still the one that others see."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
-        except FileNotFoundError:
-            return False  # the last owner also removed the folder
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         owner = {"process": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         try:
             real = self._acquire(descriptor)
@@ -151,7 +162,7 @@ class Lock:
 
     def _remove_folders(self) -> None:
         for folder in self._made:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError, ValueError):  # it holds something, or is no path
                 folder.rmdir()
         self._made = []
 

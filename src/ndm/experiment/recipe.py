@@ -29,6 +29,8 @@ def find_recipe(name: str) -> Path:
         return known[name]
     if Path(name).is_file():
         return Path(name)
+    if name and Path(name).is_dir():
+        raise InputError(f"{name} is a folder; give the name of a recipe or a YAML file")
     raise InputError(f"no recipe or file {name!r}; recipes: {', '.join(known)}")
 
 

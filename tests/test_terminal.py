@@ -218,6 +218,10 @@ MISTAKES = [
     (["evaluate", "RUN", "--rtol", "-1e-3"], "rtol and atol must not be negative, nor both 0; got -0.001"),
     (["evaluate", "RUN", "--rtol", "nan"], "rtol"),
     (["evaluate", "RUN", "--estimator", "foo"], "--estimator must be one of all, bound, ode, ode-uniform, got foo"),
+    (["evaluate", "RUN", "--steps", "²"], "--steps takes positive whole numbers"),
+    (["evaluate", "RUN", "--steps", ""], "--steps takes positive whole numbers"),
+    (["train", "digits", "--training.steps=", "3"], "--training.steps must be a whole number, got nothing"),
+    (["train", "/tmp"], "/tmp is a folder"),
     (["evaluate", "a[/b]"], "ndm: error: a[/b] is not a run folder"),
     (["evaluate", "RUN\nndm: error: forged"], r"RUN\nndm: error: forged is not a run folder"),
     (["evaluate", "RUN\x1b[2J"], r"RUN\x1b[2J is not a run folder"),
@@ -233,6 +237,12 @@ def test_a_mistake_on_the_command_line_is_one_line_that_names_it(arguments, mess
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("ndm: error: ") and message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_solver_is_refused_before_anything_is_said_to_be_sampled(run, tmp_path, capsys):
+    assert main(["sample", str(run[0]), "--solver", "magic", "--out", str(tmp_path / "x.npz")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "unknown solver 'magic'" in error
 
 
 def test_a_negative_number_with_an_exponent_is_a_value():

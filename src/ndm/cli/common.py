@@ -113,8 +113,10 @@ def add_sampling(parser: ArgumentParser) -> None:
 
 def chosen_solver(args: Namespace, run: Run) -> Solver:
     """The solver that the options of :func:`add_sampling` choose. The default number of steps is the run's."""
-    from ..solvers import Solver
+    from ..sampling import SOLVERS
+    from ..solvers import Solver, find_solver
 
+    find_solver(args.solver, SOLVERS)
     return Solver(args.solver, args.steps or run.sampling_steps)
 
 

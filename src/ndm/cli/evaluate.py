@@ -85,7 +85,7 @@ def parse_steps(text: str) -> list[int | None]:
     for word in text.split(","):
         if word.strip() == "continuous":
             steps.append(None)
-        elif word.strip().isdigit() and int(word) > 0:
+        elif word.strip().isdecimal() and int(word) > 0:
             steps.append(int(word))
         else:
             raise InputError(
@@ -109,7 +109,7 @@ def run(args: Namespace) -> None:
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     solver = Solver(args.solver, args.solver_steps, args.rtol, args.atol)
     find_solver(solver.name, ODE_SOLVERS)
-    steps = parse_steps(args.steps) if args.steps else None
+    steps = None if args.steps is None else parse_steps(args.steps)
     device = select_device(args.device)
     run, snapshot, dataset = open_run(args)
     model, x = snapshot.model, dataset.split(args.split)[: args.limit]

@@ -15,7 +15,7 @@ from ..errors import InputError
 FEW = 8
 """The number of options up to which the error for an unknown option lists them all."""
 KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
-WRONG_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)": Expected an? (?P<kind>.+)\. Got value: (?P<value>.*)')
+WRONG_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)": Expected an? (?P<kind>.+)\. Got value: ?(?P<value>.*)')
 UNREAD_FILE = re.compile(r'Parser key "(?P<key>[^"]+)": Unable to load config ([\'"])(?P<file>.+?)\2')
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
 

@@ -28,7 +28,7 @@ def find_recipe(name: str) -> Path:
     if name in known:
         return known[name]
     try:
-        file_size(Path(name))
+        file_size(Path(name or " "))
     except BadFile:
         raise BadFile(f"no recipe or file {shown(repr(name))}; recipes: {', '.join(known)}") from None
     return Path(name)

@@ -199,7 +199,7 @@ def reached(number: int) -> None:
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Name what is being done, in the progress that is shown, if any. It can decorate a function."""
+    """Name what is being done in the progress that is shown, if any; also a decorator: ``@phase("validating")``."""
     if not running:
         yield
         return

@@ -265,8 +265,12 @@ def ordinary_user():
     """The tests may run as root, who may read everything."""
     if os.geteuid() == 0:
         os.seteuid(65534)
-        yield
-        os.seteuid(0)
+        try:
+            if not os.path.exists(progress.__file__):
+                pytest.skip("the package itself lies where only root may read")
+            yield
+        finally:
+            os.seteuid(0)
     else:
         yield
 

@@ -48,8 +48,9 @@ def test_a_saved_run_goes_on_to_the_weights_of_its_version(saved):
     assert [record["step"] for record in Run(folder).metrics()][-1] == 4
     found = load_file(folder / "model" / "model.safetensors")
     assert found.keys() == expected.keys()
-    # torch 2.6 rounds otherwise than the torch that made the run. Where a gradient is nearly zero, Adam then takes steps
-    # of up to its learning rate in another direction.
-    rounding = 1e-5 if hasattr(torch.cpu.Stream, "record_event") else 2e-3
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=rounding)
+    # By the distance that was covered: where a gradient is nearly zero, another processor or version of torch may give
+    # it another sign, and Adam then takes its whole step in the other direction.
+    begin = load_file(folder / "checkpoints" / "step-00000002" / "state.safetensors")
+    flat = lambda weights, prefix="": torch.cat([weights[prefix + k].flatten() for k in expected])  # noqa: E731
+    covered = (flat(expected) - flat(begin, "average.")).norm()
+    assert (flat(found) - flat(expected)).norm() < 0.1 * covered

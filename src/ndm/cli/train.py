@@ -12,8 +12,9 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..data import Dataset, load_dataset
 from ..errors import InputError
+from ..experiment.build import seeded_model
 from ..experiment.recipe import find_recipe, read_settings
-from ..experiment.run import Run, Trained, seeded_model
+from ..experiment.run import Run, Trained
 from ..experiment.settings import Config, add_settings, config_of, differences, make_config, named_settings
 from ..experiment.snapshot import start_from
 from ..training.optimization import check_start
@@ -161,8 +162,6 @@ def continue_run(run: Run, config: Config, dataset: Dataset, write: bool) -> Non
             "out, or start a new run"
         )
     run.check_data(dataset)
-    if steps is not None:
-        run.check_steps(config.training.steps)
     if write and steps is not None:
         run.change_steps(config.training.steps)
     if write and moved is not None:

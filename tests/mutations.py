@@ -359,7 +359,7 @@ MUTATIONS = [
         ("an empty optimiser saved at step 0", "training/loop.py::Trainer.state",
          "get_moments(model, optimizer) if optimizer.state else {}",
          "get_moments(model, optimizer)", "test_going_on"),
-        ("fewer steps than are done", "experiment/run.py::Run.check_steps",
+        ("fewer steps than are done", "experiment/run.py::Run.change_steps",
          "steps <= done",
          "False", "test_going_on"),
         ("samples beyond the levels scored", "cli/quality.py::checked_samples",

@@ -115,7 +115,7 @@ def default_folder(args: Namespace) -> Path:
 def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Trained:
     """Begin or continue a run, train it, and draw its samples. The first process holds the lock of the run."""
     from ..data import load_dataset
-    from ..experiment.run import seeded_model
+    from ..experiment.build import seeded_model
     from ..experiment.snapshot import start_from
     from ..support.progress import console, progress_bar
     from ..training.optimization import check_start
@@ -169,8 +169,6 @@ def continue_run(run: Run, config: Config, dataset: Dataset, write: bool) -> Non
             "out, or start a new run"
         )
     run.check_data(dataset)
-    if steps is not None:
-        run.check_steps(config.training.steps)
     if write and steps is not None:
         run.change_steps(config.training.steps)
     if write and moved is not None:

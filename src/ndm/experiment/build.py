@@ -47,6 +47,12 @@ def make_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) 
     return build_model(config, dataset.shape, make_decoder(dataset), most)
 
 
+def seeded_model(config: Config, dataset: Dataset) -> NDM:
+    """The untrained model that a config describes. Its weights depend only on the config's seed."""
+    torch.manual_seed(config.seed)
+    return make_model(config, dataset)
+
+
 def make_decoder(dataset: Dataset) -> Decoder:
     """The decoder for a data set's units: categorical for levels, Gaussian for real numbers."""
     if dataset.levels is not None:

@@ -24,7 +24,7 @@ from ..support.progress import console, phase, progress_bar, training_news, warn
 from ..training import Checkpoints, State, Trainer, learning_rate
 from ..training.state import check_weights, part_of
 from ..version import __version__
-from .build import make_model
+from .build import make_model, seeded_model
 from .recipe import read_config_file
 from .results import keep_result, without_infinities
 from .settings import Config
@@ -185,27 +185,18 @@ class Run:
                 f"{shown(before, 400)} and are {now}; restore them, or train a new run"
             )
 
-    def check_steps(self, steps: int) -> None:
-        """Refuse a last step that the run has passed already.
+    def change_steps(self, steps: int) -> None:
+        """Let the run end at another step. The learning rate then follows the new number of steps.
 
         Raises:
-            InputError: with the number of steps that the run has done.
+            InputError: if the run has done as many steps already.
         """
-        done = max(self.checkpoints.steps(), default=0)
+        done, before = max(self.checkpoints.steps(), default=0), self.config.training.steps
         if steps <= done:
             raise InputError(
                 f"training.steps {steps} is not larger than the {done} steps that {self.folder} has done; choose a "
                 "larger number, or leave the option out"
             )
-
-    def change_steps(self, steps: int) -> None:
-        """Let the run end at another step. The learning rate then follows the new number of steps.
-
-        Raises:
-            InputError: as :meth:`check_steps`.
-        """
-        self.check_steps(steps)
-        done, before = max(self.checkpoints.steps(), default=0), self.config.training.steps
         training = replace(self.config.training, steps=steps)
         self.save_config(replace(self.config, training=training))
         self.log({"step": done, "steps_before": before, "steps": steps})
@@ -365,9 +356,3 @@ class Run:
         check_weights(weights, model.state_dict(), f"the checkpoint of step {state.step} in {self.folder}")
         model.load_state_dict(weights)
         return Snapshot(model.eval().requires_grad_(False), state.step, last)
-
-
-def seeded_model(config: Config, dataset: Dataset) -> NDM:
-    """The untrained model that a config describes. Its weights depend only on the config's seed."""
-    torch.manual_seed(config.seed)
-    return make_model(config, dataset)

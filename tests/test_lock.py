@@ -1,6 +1,7 @@
 """A lock has one owner, names it to the others, and blocks nobody after its owner has ended, however it ended."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -106,6 +107,20 @@ def test_many_threads_take_turns(tmp_path):
     for thread in threads:
         thread.join(60)
     assert len(done) == 6 and most[0] == 1
+
+
+def test_a_file_that_its_last_owner_removes_before_it_is_locked_is_no_lock(tmp_path, monkeypatch):
+    path, flock, calls = tmp_path / ".lock", fcntl.flock, []
+
+    def late(descriptor, how):
+        if not calls:
+            path.unlink()
+        calls.append(1)
+        flock(descriptor, how)
+
+    monkeypatch.setattr("fcntl.flock", late)
+    with Lock(path), pytest.raises(Busy):
+        Lock(path).__enter__()
 
 
 def test_without_locks_of_the_system_the_record_decides(owner, tmp_path, monkeypatch):

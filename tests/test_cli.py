@@ -181,7 +181,7 @@ def test_a_checkpoint_serves_in_place_of_the_finished_model(tmp_path, capsys):
 
 def test_the_samples_of_the_last_step_are_drawn_once(tmp_path, monkeypatch):
     drawn, draw_samples = [], Run.draw_samples
-    monkeypatch.setattr(Run, "draw_samples", lambda *args: (drawn.append(args[-1]), draw_samples(*args)))
+    monkeypatch.setattr(Run, "draw_samples", lambda *args: (drawn.append(args[3]), draw_samples(*args)))
     run, options = tmp_path / "run", [*TINY, "--training.sample_every", "8"]
     assert main(["train", "digits", "--out", str(run), *options]) == 0
     assert drawn == ["samples-00000008.png", "samples-00000012.png"]
@@ -340,9 +340,11 @@ def test_quality_without_usable_samples_says_what_to_do(run, tmp_path, capsys):
     np.savez(tmp_path / "whole.npz", x=np.zeros(1000))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "whole.npz").read_bytes()[:500])
     np.save(tmp_path / "bare.npy", np.zeros(10))
-    for name in ("not.npz", "absent.npz", "cut.npz", "bare.npy"):
+    for name in ("not.npz", "cut.npz", "bare.npy"):
         assert main(["quality", str(run), "--samples", str(tmp_path / name)]) == 2
         assert "ndm sample --out" in capsys.readouterr().err
+    assert main(["quality", str(run), "--samples", str(tmp_path / "absent.npz")]) == 2
+    assert "absent.npz cannot be read: No such file" in capsys.readouterr().err
     assert main(["quality", str(run), "--num", "10", "--steps", "1"]) == 2
     assert "at least 50 rows" in capsys.readouterr().err
     assert main(["quality", str(run), "--inception", "weights.pth"]) == 2

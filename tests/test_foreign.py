@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 import ndm
 from ndm.cli import main
 from ndm.experiment import Run
+from ndm.experiment.build import seeded_model
 from ndm.support.files import BadFile
 from ndm.support.weights import checksum
-from ndm.training import Checkpoints
+from ndm.training import Checkpoints, Trainer
 
 SAVED = Path(__file__).with_name("saved") / "0.1.0"
 QUICK = ["--estimator", "bound", "--steps", "2", "--passes", "1", "--limit", "4", "--json", "--device", "cpu"]
@@ -269,9 +270,6 @@ def test_a_foreign_checkpoint_is_refused_in_one_line(kind, run, capsys):
 def test_training_goes_on_from_the_newest_checkpoint_that_is_whole_and_fits(run, capsys):
     """Each foreign one is told of, and the one before it is taken."""
     checkpoints, dataset = Checkpoints(run / "checkpoints"), Run(run).load_dataset()
-    from ndm.experiment.run import seeded_model
-    from ndm.training import Trainer
-
     config = Run(run).config
     trainer = Trainer(seeded_model(config, dataset), dataset, config.training, config.seed)
     whole, before = checkpoints.latest(), run / "checkpoints" / "step-00000001"
@@ -280,7 +278,7 @@ def test_training_goes_on_from_the_newest_checkpoint_that_is_whole_and_fits(run,
         change_checkpoint(run, change)
         told = []
         assert checkpoints.latest(told.append, trainer.check) is None and len(told) == 1
-        assert "\n" not in told[0] and "; trying the one before" in told[0]
+        assert "\n" not in told[0] and "; trying the previous one" in told[0]
         shutil.rmtree(run / "checkpoints" / "step-00000002")
         shutil.copytree(run / "whole", run / "checkpoints" / "step-00000002")
     checkpoints.save(whole._replace(step=1))

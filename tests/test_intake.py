@@ -159,7 +159,7 @@ def test_files_that_are_not_used_are_counted_in_one_line_and_in_the_release(fold
     expected = "not used: 5 files (.txt 2, .svg 1, hidden 1, no suffix 1), 1 hidden folder"
     shown = capsys.readouterr().err
     assert expected in data.release and expected in shown and shown.count("\n") == 1
-    assert shown.startswith("read 4 pictures")
+    assert shown.startswith("ndm: warning: read 4 pictures")
     load(folder)  # from the cache it is said again
     assert expected in capsys.readouterr().err
 

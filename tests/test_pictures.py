@@ -21,10 +21,10 @@ from ndm.evaluation import pictures
 from ndm.evaluation.diagnosis import Diagnosis
 
 
-def model_of(levels=None, transform=None):
+def model_of(levels=None, transform=None, shape=(1,)):
     process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), transform or ndm.Identity())
     decoder = ndm.CategoricalDecoder(levels) if levels else ndm.GaussianDecoder()
-    return ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((1,), width=8, depth=1)), decoder)
+    return ndm.NDM(process, ndm.Predictor(ndm.nn.MLP(shape, width=8, depth=1)), decoder)
 
 
 def integers(n, *shape, levels=256):
@@ -201,7 +201,7 @@ def test_the_transform_names_exact_times_and_has_a_colour_bar_with_units(tmp_pat
     f = ndm.nn.MLP((1, 8, 8), multiplier=2, embedding=0, width=8, depth=1)
     for parameter in f.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    model, x = model_of(17, ndm.TimeBasis(f, num_basis=2)), integers(3, 1, 8, 8, levels=17)
+    model, x = model_of(17, ndm.TimeBasis(f, num_basis=2), (1, 8, 8)), integers(3, 1, 8, 8, levels=17)
     pictures.draw_transform(model, x, tmp_path / "t.png", title="digits")
     found = texts(drawn[0])
     assert {"t=0", "t=0.125", "t=0.875", "t=1", "F(x,1)-x", "model units", "digits"} <= set(found)
@@ -213,7 +213,7 @@ def test_the_transform_names_exact_times_and_has_a_colour_bar_with_units(tmp_pat
 
 
 def test_a_transform_that_changes_nothing_is_drawn(tmp_path, drawn):
-    pictures.draw_transform(model_of(256), integers(2, 3, 5, 4), tmp_path / "t.png", columns=2)
+    pictures.draw_transform(model_of(256, shape=(3, 5, 4)), integers(2, 3, 5, 4), tmp_path / "t.png", columns=2)
     assert {"t=0", "t=1"} <= set(texts(drawn[0]))
 
 
@@ -236,12 +236,17 @@ def test_trajectories_name_their_axes_and_colours_and_keep_the_legend_off_the_da
     assert_nothing_is_cut(figure)
 
 
+ERRORS = {f"{name}_error": 0.01 for name in ("bound", "prior", "diffusion", "reconstruction")} | {
+    "profile_error": [0.01] * 10, "bound": 1.0, "rows": 40, "passes": 30,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("sign", [1, -1], ids=["discrete", "continuous"])
 @pytest.mark.parametrize("ode", [True, False])
 def test_the_diagnosis_names_the_run_and_units_and_cuts_nothing(sign, ode, tmp_path, drawn):
     d = Diagnosis(
-        prior=0.001, diffusion=5.3, reconstruction=sign * 1234.5678, profile=[sign * 0.1 * k for k in range(10)],
-        level_distance=None, noise_std=0.03, nfe=100.0 if ode else None,
+        **ERRORS, prior=0.001, diffusion=5.3, reconstruction=sign * 1234.5678,
+        profile=[sign * 0.1 * k for k in range(10)], level_distance=None, noise_std=0.03, nfe=100.0 if ode else None,
         lipschitz=[10.0 ** (k - 5) for k in range(11)] if ode else [],
     )  # fmt: skip
     title = "runs/" + "a-name-that-is-long-" * 20
@@ -256,8 +261,8 @@ def test_the_diagnosis_names_the_run_and_units_and_cuts_nothing(sign, ode, tmp_p
 
 def test_a_diagnosis_with_nan_infinity_and_zeros_is_drawn(tmp_path, drawn):
     d = Diagnosis(
-        prior=torch.nan, diffusion=torch.inf, reconstruction=0.0, profile=[torch.nan, *[0.0] * 9], level_distance=None,
-        noise_std=1.0, lipschitz=[0.0, torch.nan, *[torch.inf] * 9],
+        **ERRORS, prior=torch.nan, diffusion=torch.inf, reconstruction=0.0, profile=[torch.nan, *[0.0] * 9],
+        level_distance=None, noise_std=1.0, lipschitz=[0.0, torch.nan, *[torch.inf] * 9],
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -75,7 +75,8 @@ def parse(arguments: list[str]) -> Namespace:
     asked = [a for a in arguments if a not in ("-h", "--help")]
     if asked or not arguments:
         settings = settings_of(parse_with(parser, asked, defaults=False))
-        make_config(settings)  # a mistake in the recipe is told as such
+        if asked == arguments:  # the help does not wait for torch
+            make_config(settings)  # a mistake in the recipe is told as such
         parser.set_defaults(named_settings(settings))
         parser.description = f"{DESCRIPTION} The defaults below are the recipe's."
     args = parse_with(parser, arguments)  # with --help this prints the help and exits

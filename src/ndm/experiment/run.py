@@ -179,7 +179,7 @@ class Run:
         if not self.data_file.exists():
             return  # the run has not been trained yet
         before, now = read_json(self.data_file), identity(dataset)
-        if not same_data(before, now):
+        if not isinstance(before, dict) or not same_data(before, now):
             raise InputError(
                 f"the data have changed since {self.folder} was trained on them: they were "
                 f"{shown(before, 400)} and are {now}; restore them, or train a new run"

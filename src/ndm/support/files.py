@@ -65,6 +65,8 @@ def reading(path: Path) -> Iterator[None]:
         raise BadFile(f"cannot read {path}: no such file") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    except InputError:
+        raise
     except ValueError:  # a path with a null character
         raise InputError(f"cannot read {str(path)!r}: it is no path") from None
 

@@ -164,10 +164,9 @@ class ConditionalProcess:
         require_shape("z", z, self.curve.x, "x")
         check_times(z, **times)
 
-    def clock(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Gamma and its time derivative at ``t``, each ``(B,)``."""
-        noise = self.process.schedule(t)
-        return self.eta * noise.gamma, self.eta * noise.d_gamma
+    def clock(self, t: Tensor) -> Tensor:
+        """Gamma at ``t``, ``(B,)``."""
+        return self.eta * self.process.schedule(t).gamma
 
     def noise_rate(self, t: Tensor) -> Tensor:
         """The diffusion coefficient g of the reverse SDE at ``t``, shape ``(B,)``."""
@@ -213,7 +212,7 @@ class ConditionalProcess:
         """
         self.check(z_t, s=s, t=t)
         (m_s, s_s), (m_t, s_t) = self.affine(s), self.affine(t)
-        log_rho = expand(self.clock(s)[0] - self.clock(t)[0], z_t) / 2
+        log_rho = expand(self.clock(s) - self.clock(t), z_t) / 2
         kappa = log_rho.exp() * s_s / s_t
         # expm1, because log_rho is tiny with many steps. kappa is not sqrt(s_s^2 - var) / s_t, which is 0 in float32
         # for large steps.

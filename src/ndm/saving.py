@@ -96,7 +96,8 @@ def build(description: Any, supplied: Mapping[str, torch.nn.Module], place: str 
         )
     if not isinstance(kind, str) or kind not in CLASSES:
         raise InputError(
-            f"unknown type {shown(repr(kind))} in the model's {place}; it was saved by another version of ndm"
+            f"unknown type {shown(repr(kind))} in the model's {place}: it was saved by another version of ndm, or "
+            "it is a part of your own, and the file that registers it must be imported first"
         )
     own = {name: value for name, value in description.items() if name != "type" and not (name == "net" and given)}
     check_arguments(CLASSES[kind], {name: _class_or_value(value) for name, value in own.items()}, largest)

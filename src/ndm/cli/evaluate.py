@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, open_run, require_positive, select_device
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 def make_parser() -> ArgumentParser:
@@ -104,14 +107,17 @@ def run(args: Namespace) -> None:
     from ..likelihood import bits_per_dim
     from ..saving import weights_checksum
     from ..solvers import ODE_SOLVERS, Solver, find_solver
-    from ..support.processes import rank_and_count
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     solver = Solver(args.solver, args.solver_steps, args.rtol, args.atol)
     find_solver(solver.name, ODE_SOLVERS)
     steps = None if args.steps is None else parse_steps(args.steps)
     device = select_device(args.device)
-    run, snapshot, dataset = open_run(args)
+    if device.startswith("mps") and args.dtype == "float64":
+        device = "cpu"  # Apple's GPU has no float64
+    processes = connected(device)
+    with processes.main_process_first():  # which decodes data that the others then find in the cache
+        run, snapshot, dataset = open_run(args)
     model, x = snapshot.model, dataset.split(args.split)[: args.limit]
     protocols = choose_protocols(
         model, x, args.estimator, steps, args.divergence,
@@ -123,9 +129,9 @@ def run(args: Namespace) -> None:
         "weights": "EMA" if args.checkpoint is None else f"EMA (checkpoint {args.checkpoint})",
         "weights_sha256": weights_checksum(model), "entropy_nats": entropy,
     }  # fmt: skip
-    model = model.to(shared_device(device, args.dtype), getattr(torch, args.dtype))
+    model = model.to(device if processes.num_processes == 1 else processes.device, getattr(torch, args.dtype))
     estimates = evaluate_run(run, model, x, protocols, facts)
-    if rank_and_count()[0] > 0:
+    if not processes.is_main_process:
         return
     if args.json:
         print(as_json({**facts, "estimates": [asdict(estimate) for estimate in estimates]}))
@@ -137,14 +143,11 @@ def run(args: Namespace) -> None:
         print(f"entropy of the data: {bits_per_dim(entropy, x):.3f} bits/dim ({entropy:.3f} nats)")
 
 
-def shared_device(device: str, dtype: str) -> str:
-    """The device of this process. If a launcher has started several processes, this connects them."""
+def connected(device: str) -> PartialState:
+    """The processes that a launcher has started, connected; on its own this process is the only one."""
     from accelerate import PartialState
 
-    if device.startswith("mps") and dtype == "float64":
-        device = "cpu"  # Apple's GPU has no float64
-    processes = PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # a process may have much stiffer rows
-    return device if processes.num_processes == 1 else str(processes.device)
+    return PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # a process may have much stiffer rows
 
 
 COMMANDS.add("evaluate", Command("compute the bits per dimension of a trained model", parsed_by(make_parser), run))

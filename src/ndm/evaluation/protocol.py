@@ -78,7 +78,7 @@ def choose_protocols(
             continuous time, or the one number of steps that a stepwise schedule has.
         divergence: the divergence of the ODE. ``auto`` is exact for small rows; see
             :func:`ndm.likelihood.affordable_divergence`.
-        options: ``passes``, ``samples``, ``solver`` and ``seed`` of every :class:`Protocol`.
+        options: ``passes``, ``samples``, ``solver`` and ``seed`` of the :class:`Protocol` that they matter to.
 
     Raises:
         InputError: if ``steps`` is given and the estimator is ``ode`` or ``ode-uniform``.
@@ -92,9 +92,11 @@ def choose_protocols(
     chosen: list[Protocol] = []
     if estimator in ("all", "bound"):
         numbers = steps or ([10, 50, None] if only is None else [only])
-        chosen += [Protocol("bound", number, **options) for number in numbers]
+        for_bound = {name: value for name, value in options.items() if name in ("passes", "seed")}
+        chosen += [Protocol("bound", number, **for_bound) for number in numbers]
     if estimator in ("ode", "ode-uniform") or (estimator == "all" and only is None):
         kind: Estimator = "ode" if estimator in ("all", "ode") else "ode-uniform"
         exact = affordable_divergence(x) if divergence == "auto" else divergence
-        chosen.append(Protocol(kind, divergence=exact, **options))
+        for_ode = {name: value for name, value in options.items() if name != "passes"}
+        chosen.append(Protocol(kind, divergence=exact, **for_ode))
     return chosen

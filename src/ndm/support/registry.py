@@ -85,10 +85,6 @@ class Registry(Mapping[str, T]):
             return self._parts[name]
         raise unknown(setting or self.kind, name, self._parts)
 
-    def name_of(self, part: object) -> str | None:
-        """The name under which a part is registered, or None."""
-        return next((name for name, other in self._parts.items() if other is part), None)
-
     def __getitem__(self, name: str) -> T:
         return self._parts[name]
 

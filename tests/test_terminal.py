@@ -335,11 +335,11 @@ def test_an_interrupt_during_the_imports_gives_no_traceback():
     """The interrupt comes while the command line itself, or torch, is imported."""
     for module in ("jsonargparse", "torch"):
         code = f"""
-import os, signal, sys, importlib.abc
+import signal, sys, importlib.abc
 class Interrupt(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 sys.meta_path.insert(0, Interrupt())
 sys.argv = ["ndm", "evaluate", "/nowhere"]
 import runpy

@@ -340,6 +340,7 @@ class Interrupt(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == {module!r}:
             signal.raise_signal(signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores interrupts
 sys.meta_path.insert(0, Interrupt())
 sys.argv = ["ndm", "evaluate", "/nowhere"]
 import runpy

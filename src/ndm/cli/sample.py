@@ -51,7 +51,7 @@ def run(args: Namespace) -> int:
     import torch
 
     from ..sampling import SOLVERS
-    from ..support.progress import console
+    from ..support.progress import console, warn
 
     if args.out.suffix not in (".png", ".npz"):
         raise InputError(f"--out must end in .png or .npz, got {args.out}")
@@ -63,7 +63,7 @@ def run(args: Namespace) -> int:
     solver = chosen_solver(args, run)
     check_writable(args.out)
     if args.out.exists():
-        console.print(f"{args.out} exists and will be replaced")
+        warn(f"{args.out} exists and will be replaced")
     parts: list[Tensor] = []
     try:
         draw(snapshot.model.to(device), dataset.shape, args.num, solver, args.seed, args.mode, parts)

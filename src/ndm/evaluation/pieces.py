@@ -55,7 +55,7 @@ def make_pieces(
     rank: int = 0,
     count: int = 1,
 ) -> dict[int, Piece]:
-    """Every ``count``-th piece, starting from number ``rank``, by number. All processes would compute the same piece.
+    """Every ``count``-th piece, starting from number ``rank``, by number. Its values do not depend on the process.
 
     The journal keeps the pieces. A piece that it already holds is not computed again. It does not keep a piece with
     rows that the solver could not finish, because another attempt may finish them.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..support.journal import append_line
-from ..support.progress import console
+from ..support.progress import warn
 
 
 def check_finite(record: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ def is_writable(folder: Path) -> bool:
 def warn_unless_writable(folder: Path) -> None:
     """Say at the start that a result will be printed only, if the folder that should keep it cannot be written."""
     if not is_writable(folder):
-        console.print(f"warning: {folder} cannot be written, so the result will only be printed")
+        warn(f"{folder} cannot be written, so the result will only be printed")
 
 
 def keep_result(path: Path, record: dict[str, Any]) -> bool:
@@ -87,4 +87,4 @@ def keep_result(path: Path, record: dict[str, Any]) -> bool:
 
 def warn_not_written(path: Path, error: Exception) -> None:
     """Say in one line that a file could not be written."""
-    console.print(f"warning: {path} could not be written ({getattr(error, 'strerror', None) or error})")
+    warn(f"{path} could not be written ({getattr(error, 'strerror', None) or error})")

@@ -250,7 +250,7 @@ class Run:
             if main:
                 save_model(average, self.model_folder, trainer.step)
             if trainer.skipped:
-                console.print(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")
+                warn(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")
             if not trainer.finished:
                 console.print(f"stopped after step {trainer.step}; go on with: ndm train --resume {self.folder}")
             return Trained(average, trainer.finished)
@@ -319,7 +319,7 @@ class Run:
             stamp: the run's ``stamp`` before the result was computed.
         """
         if self.stamp != stamp:
-            console.print(f"warning: another run has replaced {self.folder}, so the result is not kept there")
+            warn(f"another run has replaced {self.folder}, so the result is not kept there")
             return False
         return keep_result(path, result)
 

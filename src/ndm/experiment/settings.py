@@ -216,14 +216,6 @@ def named_settings(tree: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-def merged(tree: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """Nested settings in which those of ``other`` replace those of ``tree``."""
-    return tree | {
-        key: tree[key] | value if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
-        for key, value in other.items()
-    }
-
-
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     """The settings in which two configs differ, by their full names."""
     old, new = named_settings(asdict(a)), named_settings(asdict(b))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .files import BadFile, file_size, parse_json, reading, writing
-from .progress import console
+from .progress import warn
 
 LARGEST_JOURNAL, LONGEST_LINE = 2**30, 2**24
 """Bytes of the largest file that is read, and of the longest line in it."""
@@ -62,7 +62,7 @@ def read_lines(path: Path, fits: Callable[[Any], bool] = lambda _: True) -> list
     if odd:
         count = "1 line that is" if len(odd) == 1 else f"{len(odd)} lines that are"
         news = f"{path}: passed over {count} cut short, damaged or foreign (first: line {odd[0]})"
-        console.print(news, markup=False, highlight=False, soft_wrap=True)
+        warn(news)
     return lines
 
 

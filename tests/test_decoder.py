@@ -8,7 +8,8 @@ from torch.distributions import Normal
 
 import ndm
 
-LEVEL = ndm.LinearSchedule(-4.0, 5.0)(torch.zeros(3, dtype=torch.float64))
+PROCESS = ndm.ForwardProcess(ndm.LinearSchedule(-4.0, 5.0))
+LEVEL = PROCESS.schedule(torch.zeros(3, dtype=torch.float64))
 
 
 def test_categorical_levels_tile_the_interval():
@@ -24,18 +25,19 @@ def test_categorical_nll_is_the_normalised_gaussian_of_each_level():
     density = Normal(LEVEL.alpha[0] * values, LEVEL.sigma[0]).log_prob(z_0[..., None]).exp()
     p = density / density.sum(-1, keepdim=True)
     expected = -p.gather(-1, x[..., None]).squeeze(-1).log().sum((1, 2))
-    torch.testing.assert_close(decoder.nll(x, z_0, LEVEL), expected)
+    torch.testing.assert_close(decoder.nll(x, z_0, PROCESS), expected)
 
 
 def test_categorical_decode_inverts_encode_and_draws_from_its_distribution(generator):
     decoder = ndm.CategoricalDecoder(5)
     x = torch.randint(5, (3, 4))
-    assert torch.equal(decoder.decode(LEVEL.alpha[:, None] * decoder.encode(x), LEVEL, mode=True), x)
+    assert torch.equal(decoder.decode(LEVEL.alpha[:, None] * decoder.encode(x), PROCESS, mode=True), x)
     n = 50_000
-    level = ndm.LinearSchedule(-1.0, 5.0)(torch.zeros(n))
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-1.0, 5.0))
+    level = process.schedule(torch.zeros(n))
     z_0 = torch.full((n, 1), 0.3)
-    p = decoder.log_probs(z_0, level)[0, 0].exp()
-    counts = decoder.decode(z_0, level, generator=generator).flatten().bincount(minlength=5)
+    p = decoder.log_probs(z_0, process)[0, 0].exp()
+    counts = decoder.decode(z_0, process, generator=generator).flatten().bincount(minlength=5)
     assert ((counts / n - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all()
 
 
@@ -43,12 +45,13 @@ def test_gaussian_nll_is_the_expectation_in_data_units(generator):
     """The closed form equals a Monte-Carlo mean of -log N(x; decode mean, (std e^{gamma_0/2})^2), n = 100,000."""
     decoder = ndm.GaussianDecoder(mean=[1.0, -2.0], std=[2.0, 0.3])
     n = 100_000
-    level = ndm.LinearSchedule(-4.0, 5.0)(torch.zeros(n))
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-4.0, 5.0))
+    level = process.schedule(torch.zeros(n))
     x = torch.tensor([[0.7, -1.0]]).expand(n, 2)
     z_0 = level.alpha[:, None] * decoder.encode(x) + level.sigma[:, None] * torch.randn(n, 2, generator=generator)
     std = decoder.std * math.exp(-2.0)
-    draws = -Normal(decoder.decode(z_0, level, mode=True), std).log_prob(x).sum(1)
-    closed = decoder.nll(x, z_0, level)[0]
+    draws = -Normal(decoder.decode(z_0, process, mode=True), std).log_prob(x).sum(1)
+    closed = decoder.nll(x, z_0, process)[0]
     assert abs(draws.mean() - closed) < 4 * draws.std() / n**0.5
 
 
@@ -56,10 +59,11 @@ def test_gaussian_decode_inverts_encode_and_adds_its_noise(generator):
     decoder = ndm.GaussianDecoder(mean=[1.0, -2.0], std=[2.0, 0.3])
     x = torch.randn(3, 2)
     z_0 = LEVEL.alpha[:, None] * decoder.encode(x)
-    torch.testing.assert_close(decoder.decode(z_0, LEVEL, mode=True), x)
+    torch.testing.assert_close(decoder.decode(z_0, PROCESS, mode=True), x)
     n = 50_000
-    level = ndm.LinearSchedule(-4.0, 5.0)(torch.zeros(n))
-    draws = decoder.decode(torch.zeros(n, 2), level, generator=generator)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-4.0, 5.0))
+    level = process.schedule(torch.zeros(n))
+    draws = decoder.decode(torch.zeros(n, 2), process, generator=generator)
     expected = decoder.std * math.exp(-2.0)
     assert ((draws.std(0) / expected - 1).abs() < 4 / (2 * n) ** 0.5).all()
 
@@ -92,9 +96,10 @@ def test_constant_columns_are_refused():
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_the_levels_left_out_of_the_likelihood_change_nothing(levels, gamma, generator):
     """The result equals the softmax over all levels, also for values far outside the data."""
-    decoder, level = ndm.CategoricalDecoder(levels), ndm.LinearSchedule(gamma, 5.0)(torch.zeros(4))
+    decoder, process = ndm.CategoricalDecoder(levels), ndm.ForwardProcess(ndm.LinearSchedule(gamma, 5.0))
+    level = process.schedule(torch.zeros(4))
     x = torch.randint(levels, (4, 50), generator=generator)
     z_0 = level.alpha[:, None] * decoder.encode(x.double()) + level.sigma[:, None] * torch.randn(4, 50)
     z_0[0] = 3 * torch.randn(50)
-    every = -decoder.log_probs(z_0, level).gather(-1, x[..., None]).flatten(1).sum(1)
-    torch.testing.assert_close(decoder.nll(x, z_0, level), every, rtol=1e-12, atol=1e-12)
+    every = -decoder.log_probs(z_0, process).gather(-1, x[..., None]).flatten(1).sum(1)
+    torch.testing.assert_close(decoder.nll(x, z_0, process), every, rtol=1e-12, atol=1e-12)

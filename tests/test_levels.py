@@ -11,6 +11,7 @@ from ndm.experiment import make_config
 from ndm.experiment.build import build_model
 
 SCHEDULE = ndm.LinearSchedule(-9.0, 5.0)
+PROCESS = ndm.ForwardProcess(SCHEDULE)
 
 
 class Constant(nn.Module):
@@ -40,7 +41,7 @@ def test_the_mean_and_the_variance_are_those_of_bayes_rule(levels, rank):
     t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
     level = SCHEDULE(t)
     z = torch.randn(3, 2, 2, dtype=torch.float64)
-    x_hat, coefficients, variance = predictor(z, t, level)
+    x_hat, coefficients, variance = predictor(z, t, PROCESS)
     assert coefficients is None
     for b in range(3):
         alpha, sigma = level.alpha[b].item(), level.sigma[b].item()
@@ -88,24 +89,25 @@ def test_gradients_reach_the_network_and_the_basis_as_finite_differences_say():
     t = torch.tensor([0.4, 0.9], dtype=torch.float64)
     z = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     inputs = (z, predictor.net.out, predictor.basis)
-    assert torch.autograd.gradcheck(lambda z, *_: predictor(z, t, SCHEDULE(t)).x_hat, inputs)
+    assert torch.autograd.gradcheck(lambda z, *_: predictor(z, t, PROCESS).x_hat, inputs)
 
 
 def test_an_untrained_predictor_rounds_where_there_is_little_noise():
     predictor = ndm.LevelsPredictor(Constant(torch.zeros(16)), 256)
     x = ndm.CategoricalDecoder(256).encode(torch.arange(256).view(4, 64))
     t = torch.zeros(4)
-    level = ndm.LinearSchedule(-16.0, 5.0)(t)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-16.0, 5.0))
+    level = process.schedule(t)
     z = level.alpha[:, None] * x + level.sigma[:, None] * torch.randn(4, 64)
-    torch.testing.assert_close(predictor(z, t, level).x_hat, x)
+    torch.testing.assert_close(predictor(z, t, process).x_hat, x)
 
 
 def test_logits_keep_their_precision_under_autocast():
     predictor = ndm.LevelsPredictor(Constant(torch.linspace(-1, 1, 16)), 256)
     z, t = torch.randn(2, 8), torch.rand(2)
-    expected = predictor(z, t, SCHEDULE(t)).x_hat
+    expected = predictor(z, t, PROCESS).x_hat
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(predictor(z, t, SCHEDULE(t)).x_hat, expected, rtol=0, atol=0)
+        torch.testing.assert_close(predictor(z, t, PROCESS).x_hat, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("levels", "transform"), [(17, "identity"), (256, "time_basis")])

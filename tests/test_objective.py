@@ -332,7 +332,7 @@ def test_reconstruction_is_averaged_over_the_noise_of_z_0(generator):
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(60))
     x, level = torch.tensor([[1]]), process.schedule(torch.zeros(60))
     z_0 = level.alpha[:, None] * model.encode(x) + level.sigma[:, None] * nodes[:, None]
-    exact = (weights / weights.sum()) @ model.decoder.nll(x.expand(60, 1), z_0, level)
+    exact = (weights / weights.sum()) @ model.decoder.nll(x.expand(60, 1), z_0, process)
     draws = ndm.bound(model, x.expand(20_000, 1), generator=generator).reconstruction.detach()
     assert draws.std() > 0
     assert abs(draws.mean() - exact) < 4 * draws.std() / 20_000**0.5

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import InputError
-from .gaussian import Gaussian
+from .process import ForwardProcess
 from .schedule import NoiseLevel
 from .support.checks import require_count
 from .support.registry import savable
-from .support.tensors import expand, rand, randn_like, sum_rows
+from .support.tensors import expand, full_times, rand, randn_like, sum_rows
 
 
 def check_data(x: Tensor) -> None:
@@ -71,28 +71,29 @@ class Decoder(nn.Module):
         """Convert data units to model units, ``(B, *) -> (B, *)``, and refuse data that it cannot represent."""
         raise NotImplementedError
 
-    def nll(self, x: Tensor, z_0: Tensor, noise: NoiseLevel) -> Tensor:
+    def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
         """-log p(x | z_0) in nats, or its expectation given x if that has a closed form; ``(B,)``."""
         raise NotImplementedError
 
     def decode(
-        self, z_0: Tensor, noise: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
+        self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
         """A draw from p(x | z_0), or its mode, in data units."""
         raise NotImplementedError
 
     def draw_latent(
-        self, x: Tensor, x_model: Tensor, q_0: Gaussian, noise: NoiseLevel, generator: torch.Generator | None = None
+        self, x: Tensor, x_model: Tensor, process: ForwardProcess, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Draw z_0 and the logarithm of the weight w such that w p(z_0) estimates p(x); ``(B, *)``, ``(B,)``.
 
-        By default z_0 is drawn from ``q_0``, which is q(z_0 | x), and the weight is p(x | z_0) / q(z_0 | x).
+        By default z_0 is drawn from q(z_0 | x), and the weight is p(x | z_0) / q(z_0 | x).
 
         Args:
             x, x_model: the data in data units and in model units, ``(B, *)``.
         """
+        q_0 = process(x_model).marginal(full_times(0.0, x_model))
         z_0 = q_0.sample(generator)
-        return z_0, -self.nll(x, z_0, noise) - q_0.log_prob(z_0)
+        return z_0, -self.nll(x, z_0, process) - q_0.log_prob(z_0)
 
     def dequantize(self, x_model: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, float]:
         """Add uniform noise over the cell of each level to encoded data; also give the log-volume of a row's cells.
@@ -138,11 +139,13 @@ class CategoricalDecoder(Decoder):
         noise = self.cell * (rand(tuple(x_model.shape), x_model, generator) - 0.5)
         return x_model + noise, x_model[0].numel() * math.log(self.cell)
 
-    def log_probs(self, z_0: Tensor, noise: NoiseLevel) -> Tensor:
+    def log_probs(self, z_0: Tensor, process: ForwardProcess) -> Tensor:
         """log p(x_i = k | z_0) of every level, ``(B, *, K)``."""
+        noise = process.schedule(full_times(0.0, z_0))
         return functional.log_softmax(log_likelihoods(z_0, noise, self.levels), dim=-1)
 
-    def nll(self, x: Tensor, z_0: Tensor, noise: NoiseLevel) -> Tensor:
+    def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
+        noise = process.schedule(full_times(0.0, z_0))
         alpha, sigma = expand(noise.alpha, z_0), expand(noise.sigma, z_0)
         # Relative to the nearest level, a level d steps away has a weight of at most
         # exp(-d (d - 1) (cell alpha / sigma)^2 / 2). Weights below e^-40 change no digit and are left out; with little
@@ -159,9 +162,9 @@ class CategoricalDecoder(Decoder):
         return sum_rows(0.5 * own**2 + torch.logsumexp(-0.5 * near**2, dim=-1))
 
     def decode(
-        self, z_0: Tensor, noise: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
+        self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
-        log_probs = self.log_probs(z_0, noise)
+        log_probs = self.log_probs(z_0, process)
         if mode:
             return log_probs.argmax(-1)
         flat = log_probs.exp().reshape(-1, self.levels)
@@ -235,19 +238,22 @@ class GaussianDecoder(Decoder):
         return sum_rows(self.std.to(self.wide(x)).log().to(x.dtype).expand_as(x))
 
     def draw_latent(
-        self, x: Tensor, x_model: Tensor, q_0: Gaussian, noise: NoiseLevel, generator: torch.Generator | None = None
+        self, x: Tensor, x_model: Tensor, process: ForwardProcess, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """z_0 = alpha_0 x_model, and the log-determinant of the map from x to z_0; nothing is drawn."""
+        noise = process.schedule(full_times(0.0, x_model))
         z_0 = expand(noise.alpha, x_model) * x_model
         return z_0, x[0].numel() * noise.alpha.log() - self.log_scale(z_0)
 
-    def nll(self, x: Tensor, z_0: Tensor, noise: NoiseLevel) -> Tensor:
+    def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
+        noise = process.schedule(full_times(0.0, z_0))
         per_element = (math.log(2 * math.pi) + noise.gamma + 1) / 2
         return x[0].numel() * per_element + self.log_scale(z_0)
 
     def decode(
-        self, z_0: Tensor, noise: NoiseLevel, mode: bool = False, generator: torch.Generator | None = None
+        self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
+        noise = process.schedule(full_times(0.0, z_0))
         x = z_0 / expand(noise.alpha, z_0)
         if not mode:
             x = x + expand((noise.gamma / 2).exp(), z_0) * randn_like(z_0, generator)

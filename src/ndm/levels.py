@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from .decoder import level_values, log_likelihoods
 from .errors import InputError
 from .predictor import PREDICTORS, BasePredictor, Prediction
-from .schedule import NoiseLevel
+from .process import ForwardProcess
 from .support.blueprint import Blueprint
 from .support.checks import require_count
 
@@ -77,11 +77,12 @@ class LevelsPredictor(BasePredictor):
         curve, rank = m.num_basis if m.predict_curve else 0, min(RANK, levels)
         return cls(blueprint.predictor_network(rank + curve), levels, rank, curve, m.variance)
 
-    def forward(self, z_t: Tensor, t: Tensor, noise: NoiseLevel) -> Prediction:
+    def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
         logits, coefficients = self.outputs(z_t, t, len(self.basis), self.num_basis)
         with torch.autocast(z_t.device.type, enabled=False):
             a = logits.unflatten(1, (len(self.basis), z_t.shape[1])).movedim(1, -1)
-            weights = (a @ self.basis.to(z_t) + log_likelihoods(z_t, noise, self.levels)).softmax(-1)
+            likelihoods = log_likelihoods(z_t, process.schedule(t), self.levels)
+            weights = (a @ self.basis.to(z_t) + likelihoods).softmax(-1)
             values = level_values(self.levels, z_t)
             x_hat = (weights * values).sum(-1)  # a matrix product might run in TF32
             variance = (weights * (values - x_hat[..., None]) ** 2).sum(-1) if self.variance else None

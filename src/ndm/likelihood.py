@@ -223,10 +223,9 @@ def draw_latent(
     """
     x_model = model.encode(x)
     model.process.schedule.check_precision(x_model.dtype)
-    t_0 = full_times(0.0, x_model)
-    noise = model.process.schedule(t_0)
     if dequantization == "decoder":
-        return model.decoder.draw_latent(x, x_model, model.process(x_model).marginal(t_0), noise, generator)
+        return model.decoder.draw_latent(x, x_model, model.process, generator)
+    noise = model.process.schedule(full_times(0.0, x_model))
     u, log_volume = model.decoder.dequantize(x_model, generator)
     return expand(noise.alpha, u) * u, u[0].numel() * noise.alpha.log() + log_volume
 

@@ -91,7 +91,7 @@ class NDM(nn.Module):
             t: their times, ``(B,)``.
             eta: replaces the eta of the process, see :class:`ForwardProcess`.
         """
-        x_hat, coefficients, variance = self.predictor(z_t, t, self.process.schedule(t))
+        x_hat, coefficients, variance = self.predictor(z_t, t, self.process)
         if coefficients is None:
             return self.process(x_hat, variance, eta)
         return self.process.along(BasisCurve(x_hat, coefficients), variance, eta)

@@ -139,7 +139,7 @@ def bound_terms(
     prior = z_1.kl(Gaussian.standard(z_1.mean))
 
     z_0 = q.marginal(start).at(draws.eps_0)
-    reconstruction = model.decoder.nll(x, z_0, model.process.schedule(start))
+    reconstruction = model.decoder.nll(x, z_0, model.process)
 
     if steps is None:
         z_t = q.marginal(draws.t).at(draws.eps_t)

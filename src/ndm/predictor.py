@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .errors import InputError
-from .schedule import NoiseLevel
+from .process import ForwardProcess
 from .support.blueprint import Blueprint
 from .support.checks import require_count, require_kind
 from .support.registry import Registry
@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
 
 class BasePredictor(nn.Module):
-    """Base class of all predictors: ``predictor(z_t, t, noise)`` turns ``net(z_t, t)`` into a :class:`Prediction`.
+    """Base class of all predictors: ``predictor(z_t, t, process)`` turns ``net(z_t, t)`` into a :class:`Prediction`.
 
     Args:
         net: the network; its outputs are concatenated along dimension 1.
@@ -58,11 +58,11 @@ class BasePredictor(nn.Module):
         """Build the predictor from a recipe's settings."""
         raise NotImplementedError
 
-    def forward(self, z_t: Tensor, t: Tensor, noise: NoiseLevel) -> Prediction:
+    def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
         """The prediction at ``z_t``, ``(B, C, *)``.
 
         Args:
-            noise: the noise level at ``t``.
+            process: the forward process, whose noise and curves the prediction may use.
 
         Raises:
             InputError: if the network's output does not have the expected shape.
@@ -125,8 +125,9 @@ class Predictor(BasePredictor):
         curve = m.num_basis if m.predict_curve else 0
         return cls(blueprint.predictor_network(1 + curve + m.variance), m.parameterization, curve, m.variance)
 
-    def forward(self, z_t: Tensor, t: Tensor, noise: NoiseLevel) -> Prediction:
+    def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
         target, coefficients, raw_variance = self.outputs(z_t, t, 1, self.num_basis, int(self.variance))
+        noise = process.schedule(t)
         alpha, sigma = expand(noise.alpha, z_t), expand(noise.sigma, z_t)
         if self.parameterization == "x":
             x_hat = target

@@ -91,7 +91,7 @@ def sample(
     else:
         drift: VectorField = lambda t, z: model(z, t).reverse_drift(z, t)  # noqa: E731
         z_0 = solve_sde(drift, model.process.noise_rate, z_1, 1.0, 0.0, solver, generator)
-    return model.decoder.decode(z_0, model.process.schedule(full_times(0.0, z_0)), mode, generator)
+    return model.decoder.decode(z_0, model.process, mode, generator)
 
 
 def batch_shape(model: NDM, shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -34,7 +34,6 @@ def test_categorical_decode_inverts_encode_and_draws_from_its_distribution(gener
     assert torch.equal(decoder.decode(LEVEL.alpha[:, None] * decoder.encode(x), PROCESS, mode=True), x)
     n = 50_000
     process = ndm.ForwardProcess(ndm.LinearSchedule(-1.0, 5.0))
-    level = process.schedule(torch.zeros(n))
     z_0 = torch.full((n, 1), 0.3)
     p = decoder.log_probs(z_0, process)[0, 0].exp()
     counts = decoder.decode(z_0, process, generator=generator).flatten().bincount(minlength=5)
@@ -62,7 +61,6 @@ def test_gaussian_decode_inverts_encode_and_adds_its_noise(generator):
     torch.testing.assert_close(decoder.decode(z_0, PROCESS, mode=True), x)
     n = 50_000
     process = ndm.ForwardProcess(ndm.LinearSchedule(-4.0, 5.0))
-    level = process.schedule(torch.zeros(n))
     draws = decoder.decode(torch.zeros(n, 2), process, generator=generator)
     expected = decoder.std * math.exp(-2.0)
     assert ((draws.std(0) / expected - 1).abs() < 4 / (2 * n) ** 0.5).all()

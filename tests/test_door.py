@@ -159,7 +159,7 @@ def test_a_model_knows_the_shape_of_its_rows():
     assert foreign.shape is None and told.shape == (3,)
     with pytest.raises(ndm.InputError, match=r"\(batch, 3\)"):
         ndm.bound(told, torch.zeros(2, 2))
-    with pytest.raises(ndm.InputError, match=r"shape \(4,\) is not the shape \(3,\)"):
+    with pytest.raises(ndm.InputError, match=r"shape \(4,\) of a sample gives latents of shape \(4,\)"):
         ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((3,))), ndm.GaussianDecoder(), shape=(4,))
     assert ndm.sample(told, 2, steps=2).shape == (2, 3)
     with pytest.raises(ndm.InputError, match=r"pass \(2, \*shape\)"):

@@ -62,10 +62,26 @@ class Decoder(nn.Module):
     levels: int | None = None
     """The number of values that an element can take; None for real numbers."""
 
+    rounded: int = 0
+    """How many numbers of a row are known only up to a cell; :meth:`jitter` needs a draw for each."""
+
     @property
     def discrete(self) -> bool:
         """Whether the data are integers."""
         return self.levels is not None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a likelihood by the ODE needs draws, because z_0 is not a function of x."""
+        return self.discrete
+
+    def model_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape in model units of a sample of ``shape`` in data units."""
+        return shape
+
+    def jitter(self, x: Tensor, u: Tensor) -> Tensor:
+        """Data with each rounded number moved within its cell, for u uniform in [0, 1), ``(B, rounded)``."""
+        return x
 
     def encode(self, x: Tensor) -> Tensor:
         """Convert data units to model units, ``(B, *) -> (B, *)``, and refuse data that it cannot represent."""
@@ -81,18 +97,17 @@ class Decoder(nn.Module):
         """A draw from p(x | z_0), or its mode, in data units."""
         raise NotImplementedError
 
-    def draw_latent(
-        self, x: Tensor, x_model: Tensor, process: ForwardProcess, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draw z_0 and the logarithm of the weight w such that w p(z_0) estimates p(x); ``(B, *)``, ``(B,)``.
+    def latent(self, x: Tensor, x_model: Tensor, process: ForwardProcess, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """z_0 and the logarithm of the weight w such that w p(z_0) estimates p(x); ``(B, *)``, ``(B,)``.
 
-        By default z_0 is drawn from q(z_0 | x), and the weight is p(x | z_0) / q(z_0 | x).
+        By default z_0 is the draw from q(z_0 | x) with this noise, and the weight is p(x | z_0) / q(z_0 | x).
 
         Args:
             x, x_model: the data in data units and in model units, ``(B, *)``.
+            eps: standard normal noise, shaped like latents; without effect if nothing is drawn.
         """
         q_0 = process(x_model).marginal(full_times(0.0, x_model))
-        z_0 = q_0.sample(generator)
+        z_0 = q_0.at(eps)
         return z_0, -self.nll(x, z_0, process) - q_0.log_prob(z_0)
 
     def dequantize(self, x_model: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, float]:
@@ -237,9 +252,7 @@ class GaussianDecoder(Decoder):
         """log |d(data units) / d(model units)| of each row of ``x``, ``(B,)``."""
         return sum_rows(self.std.to(self.wide(x)).log().to(x.dtype).expand_as(x))
 
-    def draw_latent(
-        self, x: Tensor, x_model: Tensor, process: ForwardProcess, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def latent(self, x: Tensor, x_model: Tensor, process: ForwardProcess, eps: Tensor) -> tuple[Tensor, Tensor]:
         """z_0 = alpha_0 x_model, and the log-determinant of the map from x to z_0; nothing is drawn."""
         noise = process.schedule(full_times(0.0, x_model))
         z_0 = expand(noise.alpha, x_model) * x_model

@@ -142,6 +142,7 @@ def ode_likelihood(
     max_rows: int | None = None,
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
+    common: bool = False,
 ) -> Likelihood:
     """log p(x) by the model's ODE, with its Monte-Carlo error and cost.
 
@@ -166,6 +167,8 @@ def ode_likelihood(
             choose one step size for all rows (those of scipy, and the adaptive ones of torchdiffeq).
         dtype: compute in this precision, in a copy of the model.
         generator: seeds the latents and the probes.
+        common: whether every row gets the same draws. The estimate of a row then does not depend on the rows beside
+            it, and the difference of two rows has less noise.
 
     Raises:
         InputError: if x does not fit the model or is not finite, an option does not fit, the model is random because it
@@ -181,11 +184,11 @@ def ode_likelihood(
         x = x.clone() if x.is_inference() else x
         if dtype is not None and model.weightless and x.is_floating_point():
             x = x.to(dtype)
-        random = model.decoder.discrete or divergence != "exact"
+        random = model.decoder.drawn or divergence != "exact"
         draws: list[Likelihood] = []
         for _ in range(samples if random else 1):
-            z_0, log_weight = draw_latent(model, x, dequantization, generator)
-            probe = draw_probe(z_0, divergence, generator)
+            z_0, log_weight = draw_latent(model, x, dequantization, generator, common)
+            probe = draw_probe(z_0, divergence, generator, common)
             draw = _in_blocks(velocity_field(model), z_0, probe, solver, max_rows)
             draws.append(draw._replace(log_prob=draw.log_prob + log_weight))
         return _average(draws, importance=divergence == "exact", random=random)
@@ -213,30 +216,43 @@ def _check_options(
 
 
 def draw_latent(
-    model: NDM, x: Tensor, dequantization: Dequantization = "decoder", generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+    model: NDM, x: Tensor, dequantization: Dequantization = "decoder", generator: torch.Generator | None = None,
+    common: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """z_0 and log w of the table in the module's docstring, ``(B, *)`` and ``(B,)``.
+
+    Args:
+        common: whether every row gets the same draws.
 
     Raises:
         InputError: if x does not fit the decoder, the dtype cannot resolve the schedule, or uniform dequantisation is
             asked for continuous data.
     """
+    decoder = model.decoder
+    rows = 1 if common else len(x)
+    x = decoder.jitter(x, rand((rows, decoder.rounded), model.reference, generator))
     x_model = model.encode(x)
     model.process.schedule.check_precision(x_model.dtype)
     if dequantization == "decoder":
-        return model.decoder.draw_latent(x, x_model, model.process, generator)
+        eps = model.process.transform.latents(x_model)
+        if decoder.drawn:
+            eps = randn_like(eps[:rows], generator).expand_as(eps)
+        return decoder.latent(x, x_model, model.process, eps)
     noise = model.process.schedule(full_times(0.0, x_model))
-    u, log_volume = model.decoder.dequantize(x_model, generator)
+    u, log_volume = decoder.dequantize(x_model, generator)
     return expand(noise.alpha, u) * u, u[0].numel() * noise.alpha.log() + log_volume
 
 
-def draw_probe(z: Tensor, divergence: Divergence, generator: torch.Generator | None = None) -> Tensor | None:
+def draw_probe(
+    z: Tensor, divergence: Divergence, generator: torch.Generator | None = None, common: bool = False
+) -> Tensor | None:
     """Noise of unit covariance shaped like ``z`` for Hutchinson's estimator, or None for the exact divergence."""
     if divergence == "exact":
         return None
+    rows = z.detach()[:1] if common else z.detach()
     if divergence == "hutchinson-gaussian":
-        return randn_like(z.detach(), generator)
-    return 2 * (rand(tuple(z.shape), z.detach(), generator) < 0.5).to(z) - 1
+        return randn_like(rows, generator).expand_as(z)
+    return (2 * (rand(tuple(rows.shape), rows, generator) < 0.5).to(z) - 1).expand_as(z)
 
 
 def ode_log_prob(

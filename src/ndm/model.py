@@ -69,8 +69,11 @@ class NDM(nn.Module):
         self.decoder = decoder
         self._shape = None if shape is None else row_shape(shape)
         own = network_shape(predictor)
-        if self._shape is not None and own not in (None, self._shape):
-            raise InputError(f"shape {self._shape} is not the shape {own} of the predictor's network; leave shape out")
+        if self._shape is not None and own not in (None, latents := self.latent_shape(self._shape)):
+            raise InputError(
+                f"shape {self._shape} of a sample gives latents of shape {latents}, but the predictor's network is "
+                f"made for {own}"
+            )
 
     @property
     def shape(self) -> tuple[int, ...] | None:
@@ -79,6 +82,10 @@ class NDM(nn.Module):
         Where it is known, batches of another shape are refused, and ``ndm.sample(model, 16)`` draws 16 rows.
         """
         return network_shape(self.predictor) if self._shape is None else self._shape
+
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the latents of a sample of ``shape``, both without the batch."""
+        return self.process.transform.latent_shape(self.decoder.model_shape(shape))
 
     def extra_repr(self) -> str:
         return f"shape={self.shape}"

@@ -29,7 +29,7 @@ from .gaussian import Gaussian
 from .model import NDM, check_model
 from .process import ConditionalProcess
 from .support.checks import require, require_count, require_kind, require_number
-from .support.tensors import expand, full_times, randn_like, sum_rows
+from .support.tensors import expand, full_times, rand, randn_like, sum_rows
 from .times import LowDiscrepancyTimes
 
 
@@ -64,16 +64,16 @@ class Draws(NamedTuple):
 
 
 def draw(
-    x: Tensor,
+    z: Tensor,
     times: LowDiscrepancyTimes,
     generator: torch.Generator | None = None,
     rank: int = 0,
     count: int = 1,
 ) -> Draws:
-    """The draws for encoded rows ``x``, ``(B, *)``, with ``x`` part ``rank`` of ``count`` equal parts of a batch."""
-    eps_0 = randn_like(x, generator, rank, count)
-    t, weight = times(x, generator, rank, count)
-    return Draws(t, weight, eps_0, randn_like(x, generator, rank, count))
+    """The draws for latents like ``z``, ``(B, *)``, with ``z`` part ``rank`` of ``count`` equal parts of a batch."""
+    eps_0 = randn_like(z, generator, rank, count)
+    t, weight = times(z, generator, rank, count)
+    return Draws(t, weight, eps_0, randn_like(z, generator, rank, count))
 
 
 def bound(
@@ -113,8 +113,9 @@ def bound(
     times = LowDiscrepancyTimes() if times is None else times
     require_kind(times=(times, LowDiscrepancyTimes))
     x = model.rows(x)
+    x = model.decoder.jitter(x, rand((len(x), model.decoder.rounded), model.reference, generator))
     x_model = model.encode(x)
-    draws = draw(x_model, times, generator)
+    draws = draw(model.process.transform.latents(x_model), times, generator)
     terms = bound_terms(model, x, x_model, draws, steps, eta)
     times.observe(draws.t, terms.diffusion.detach())
     return terms.weighted(draws.weight)

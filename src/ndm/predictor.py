@@ -75,18 +75,27 @@ class BasePredictor(nn.Module):
         Raises:
             InputError: if the output has another shape.
         """
+        channels = z_t.shape[1]
+        out = self.channels(z_t, t, channels * sum(counts), f" ({' + '.join(map(str, counts))} per channel)")
+        return out.split([channels * count for count in counts], dim=1)
+
+    def channels(self, z_t: Tensor, t: Tensor, count: int, how: str = "") -> Tensor:
+        """The network's output in the dtype of ``z_t``, which must have ``count`` channels.
+
+        Raises:
+            InputError: if the output has another shape.
+        """
         # The bound multiplies errors by e^{-gamma}: no reduced precision from here on.
         out = self.net(z_t, t)
         require_kind(**{"the output of the predictor's network": (out, Tensor)})
         out = out.to(z_t.dtype)
-        batch, channels, *rest = z_t.shape
-        expected = (batch, channels * sum(counts), *rest)
+        expected = (len(z_t), count, *z_t.shape[2:])
         if out.shape != expected:
             raise InputError(
-                f"the predictor's network must return shape {expected} for z_t of shape {tuple(z_t.shape)} "
-                f"({' + '.join(map(str, counts))} per channel); got {tuple(out.shape)}"
+                f"the predictor's network must return shape {expected} for z_t of shape {tuple(z_t.shape)}{how}; "
+                f"got {tuple(out.shape)}"
             )
-        return out.split([channels * count for count in counts], dim=1)
+        return out
 
 
 PREDICTORS = Registry[type[BasePredictor]]("parameterization")

@@ -83,7 +83,7 @@ def sample(
     discrete = solver.name in _DISCRETE
     model.process.schedule.check_steps(solver.steps if discrete else None)
     check_not_random(model)
-    z_1 = randn_like(model.reference.new_empty(shape), generator)
+    z_1 = randn_like(model.reference.new_empty((shape[0], *model.latent_shape(shape[1:]))), generator)
     if discrete:
         z_0 = ancestral(model, z_1, solver.steps, deterministic=solver.name == "ddim", generator=generator)
     elif solver.name in ODE_SOLVERS:

@@ -128,6 +128,15 @@ class Transform(nn.Module):
         """Build the transform from a recipe's settings."""
         return cls()
 
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of F(x, t), and so of a latent, for x of ``shape`` in model units, both without the batch."""
+        return shape
+
+    def latents(self, x: Tensor) -> Tensor:
+        """A tensor with the shape, dtype and device of F(x, t), whose values mean nothing."""
+        shape = self.latent_shape(tuple(x.shape[1:]))
+        return x if shape == x.shape[1:] else x.new_empty((len(x), *shape))
+
     def forward(self, x: Tensor) -> Curve:
         raise NotImplementedError
 

@@ -48,6 +48,7 @@ class MLP(nn.Module):
         embedding: size of the time embedding; 0 makes a network of z alone.
         dropout: the dropout rate of the blocks.
         fourier: exponents of the :class:`FourierFeatures` of the input.
+        outputs: the number of output channels, if it is not ``multiplier * C``.
 
     Raises:
         InputError: if a size is not a whole number, negative or (but for ``depth`` and ``embedding``) 0, or the
@@ -74,8 +75,10 @@ class MLP(nn.Module):
         embedding: int = 64,
         dropout: float = 0.0,
         fourier: Sequence[int] = (),
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
+        require_count(outputs=1 if outputs is None else outputs)
         require_count(multiplier=multiplier, width=width, hidden=width if hidden is None else hidden)
         require_count(0, depth=depth, embedding=embedding)
         require_rate(dropout=dropout)
@@ -87,12 +90,15 @@ class MLP(nn.Module):
         self.embedding = embedding
         self.dropout = dropout
         self.fourier = tuple(fourier)
+        self.outputs = outputs
         dim = math.prod(self.shape)
         self.features = FourierFeatures(self.fourier)
         self.time = TimeEmbedding(embedding) if embedding else None
         self.stem = nn.Linear(dim * (1 + 2 * len(self.fourier)), width)
         self.blocks = nn.ModuleList(Block(width, hidden or width, embedding, dropout) for _ in range(depth))
-        self.head = nn.Linear(width, dim * multiplier)
+        channels, *self.rest = self.shape
+        self.channels = channels * multiplier if outputs is None else outputs
+        self.head = nn.Linear(width, self.channels * math.prod(self.rest))
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -102,5 +108,4 @@ class MLP(nn.Module):
         for block in self.blocks:
             h = block(h, embedding)
         out = self.head(functional.layer_norm(h, h.shape[-1:]))
-        channels, *rest = self.shape
-        return out.view(len(z), channels * self.multiplier, *rest)
+        return out.view(len(z), self.channels, *self.rest)

@@ -25,6 +25,8 @@ class Stream(IntEnum):
     """The units that dropout sets to zero."""
     FLIPS = 11
     """Which images of a batch are mirrored."""
+    CELLS = 12
+    """The places of rounded numbers in their cells."""
 
 
 @unique

@@ -76,6 +76,7 @@ class Trainer:
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.best_step: int | None = None
         self.best = math.inf
+        self.best_weights: dict[str, Tensor] | None = None
         self.seconds = 0.0
 
     def prepare(self, loss: Loss) -> tuple[Any, Any]:
@@ -101,13 +102,13 @@ class Trainer:
         settings, start = self.settings, time.perf_counter() - self.seconds
         self.loss.train()
         with StopRequest() as stop:
-            while self.step < settings.steps:
+            while not self.finished:
                 terms, norm = self.gradient()
                 self.update(terms, norm)
                 self.step += 1
                 reached(self.step)
                 self.seconds = time.perf_counter() - start
-                if self.step % LOG_EVERY == 0 or self.step == settings.steps:
+                if self.step % LOG_EVERY == 0 or self.finished:
                     self._tell(self._record(terms, norm))
                 self._at_intervals()
                 if self._any(stop.signal is not None):
@@ -126,8 +127,23 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step has been made. Training that is interrupted stops before it."""
-        return self.step >= self.settings.steps
+        """Whether training is over: at the last step, after the limit of time, or without progress for too long.
+
+        Training that is interrupted stops before.
+        """
+        return self.step >= self.settings.steps or self.out_of_time or self.stalled
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the limit of time is reached, in any process."""
+        limit = self.settings.max_seconds
+        return limit is not None and self._any(self.seconds >= limit)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the bound has not become better in the last ``patience`` validations."""
+        patience, every = self.settings.patience, self.settings.evaluate_every
+        return patience > 0 and self.best_step is not None and self.step >= self.best_step + patience * every
 
     def gradient(self) -> tuple[Tensor, Tensor]:
         """Compute the gradients of the step's batch in ``accumulate`` parts, and clip them.
@@ -157,7 +173,7 @@ class Trainer:
             return
         self.skipped_in_a_row = 0
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.settings)
+            group["lr"] = learning_rate(self.step, self.settings, self.seconds)
         self.optimizer.step()
         self.average.update(self.step)
         times = self.module.times
@@ -187,13 +203,13 @@ class Trainer:
             "bpd": terms.sum().item(),
             **dict(zip(names, terms.tolist(), strict=True)),
             "gradient_norm": float(norm),
-            "learning_rate": learning_rate(self.step - 1, self.settings),
+            "learning_rate": learning_rate(self.step - 1, self.settings, self.seconds),
             "seconds": self.seconds,
         }
 
     def _at_intervals(self) -> None:
         """Validate, draw samples and write a checkpoint if the step is one at which this is due."""
-        last = self.step == self.settings.steps
+        last = self.step == self.settings.steps or self.out_of_time
         due = lambda every: every > 0 and (self.step % every == 0 or last)  # noqa: E731
         improved = False
         if due(self.settings.evaluate_every):
@@ -201,6 +217,9 @@ class Trainer:
             improved = value < self.best
             if improved:
                 self.best, self.best_step = value, self.step
+                if self.settings.patience:
+                    with self.average.swapped():
+                        self.best_weights = {k: v.clone() for k, v in get_weights(self.module.model).items()}
             self._tell({"step": self.step, "validation_bpd": value, "seconds": self.seconds})
         if due(self.settings.sample_every):
             with self._evaluating() as model:
@@ -303,11 +322,18 @@ class Trainer:
         self.skipped, self.skipped_in_a_row, self.best, self.best_step, self.seconds = (
             state.values[k] for k in ("skipped", "skipped_in_a_row", "best", "best_step", "seconds")
         )
+        if self.settings.patience and self.best_step is not None and self.checkpoints is not None:
+            best = state if self.best_step == self.step else self.checkpoints.load(self.best_step)
+            self.best_weights = part_of(best.tensors, "average.")
 
     def averaged(self) -> NDM:
-        """The averaged model with complete (not sharded) weights, in evaluation mode, on this process's device."""
+        """The averaged model with complete (not sharded) weights, in evaluation mode, on this process's device.
+
+        With ``patience``, it is that of the best validation, if there was one.
+        """
         with self.average.swapped():
             weights = get_weights(self.module.model)
+        weights = self.best_weights or weights
         if weights:
             self.plain.load_state_dict(weights)
         plain = self.plain.to(self.accelerator.device).eval().requires_grad_(False)

@@ -46,9 +46,13 @@ class Loss(nn.Module):
     def forward(self, x: Tensor, step: int, microstep: int = 0) -> Tensor:
         """The three terms of the bound, ``(3,)``, in bits/dim: means over the rows ``x``, which are in data units."""
         key = (step, microstep)
+        decoder = self.model.decoder
+        cells = seeded(self.seed, Stream.CELLS, *key)
+        x = decoder.jitter(x, rand((len(x), decoder.rounded), self.model.reference, cells, self.rank, self.count))
         x_model = self.model.encode(x)
         eta = self.draw_eta(x_model, seeded(self.seed, Stream.ETA, *key))
-        draws = draw(x_model, self.times, seeded(self.seed, Stream.NOISE, *key), self.rank, self.count)
+        latents = self.model.process.transform.latents(x_model)
+        draws = draw(latents, self.times, seeded(self.seed, Stream.NOISE, *key), self.rank, self.count)
         if self.training:
             torch.manual_seed(hashed(self.seed, Stream.DROPOUT, *key, self.rank))
         terms = self.terms(self.model, x, x_model, draws, self.steps, eta)

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 FLOOR = 1e-8
 
 
-def learning_rate(step: int, config: TrainingConfig) -> float:
+def learning_rate(step: int, config: TrainingConfig, seconds: float = 0.0) -> float:
     """The learning rate rises linearly from 1e-8 at step 0 to its peak at step ``warmup``, then falls linearly to 1e-8.
 
-    It reaches 1e-8 at the last step. A warm-up of more than half of the steps is cut to half of them.
+    It reaches 1e-8 at the last step. A warm-up of more than half of the steps is cut to half of them. With a limit of
+    time, the fall follows the share of the ``seconds`` that have passed where this is larger than that of the steps.
     """
     warmup = min(config.warmup, config.steps // 2)
     rise, fall = step / max(1, warmup), 1 - (step - warmup) / max(1, config.steps - 1 - warmup)
+    if config.max_seconds is not None:
+        fall = min(fall, max(0.0, 1 - seconds / config.max_seconds))
     done = rise if step < warmup else fall
     return FLOOR + (config.learning_rate - FLOOR) * done
 

@@ -36,6 +36,11 @@ class TrainingConfig:
             eta_range, which brings the densities of the ODE and the SDE closer together if F is not linear. 1 trains
             the bound itself.
         evaluate_every: number of steps between evaluations of the bound on validation rows; 0 turns them off.
+        patience: number of validations in a row without a better bound after which training stops. The model is then
+            the one with the best bound, also if training reaches its last step. 0 never stops early, and the model is
+            that of the last step.
+        max_seconds: training stops after this many seconds; the learning rate falls to its end by then. null means no
+            limit.
         sample_every: number of steps between pictures of samples; 0 turns them off.
         checkpoint_every: number of steps between checkpoints; the last two and the best are kept.
         max_skipped: a step without a finite gradient is skipped, and the run stops after this many such steps in a row.
@@ -58,6 +63,8 @@ class TrainingConfig:
     uniform_times: float = 0.1
     eta_range: float = 1.0
     evaluate_every: int = 1000
+    patience: int = 0
+    max_seconds: float | None = None
     sample_every: int = 0
     checkpoint_every: int = 1000
     max_skipped: int = 10
@@ -66,7 +73,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"training.{name} must be at least 1", getattr(self, name))
-        for name in ("warmup", "learning_rate", "weight_decay", "evaluate_every", "sample_every"):
+        for name in ("warmup", "learning_rate", "weight_decay", "evaluate_every", "sample_every", "patience"):
             require(getattr(self, name) >= 0, f"training.{name} must not be negative", getattr(self, name))
         for name in ("learning_rate", "weight_decay"):  # an optimiser refuses a step beyond the range of float32
             require(getattr(self, name) < 1e37, f"training.{name} must be below 1e37", getattr(self, name))
@@ -74,6 +81,10 @@ class TrainingConfig:
         require(rate < 1e37, "training.learning_rate times training.weight_decay must be below 1e37", rate)
         require(self.clip > 0, "training.clip must be positive", self.clip)
         require(0 <= self.beta2 < 1, "training.beta2 must be in [0, 1)", self.beta2)
+        seconds = self.max_seconds
+        require(seconds is None or seconds > 0, "training.max_seconds must be positive, or null", seconds)
+        stops = self.patience == 0 or self.evaluate_every > 0
+        require(stops, "training.patience needs training.evaluate_every", self.evaluate_every)
         steps = self.bound_steps
         require(steps is None or steps >= 1, "training.bound_steps must be at least 1, or null", steps)
         require(self.eta_range >= 1, "training.eta_range must be at least 1", self.eta_range)

@@ -1,0 +1,117 @@
+r"""A forward process of symbols: every symbol is a point that moves in time.
+
+.. math:: F(x, t) = e_x(t), \qquad e_k(t) = e_k + \sum_{j \ge 1} t^j e^{(j)}_k
+
+for symbols k = 1..V, where the points :math:`e_k(0) = e_k` have mean zero and a root mean square of one. So
+:math:`\gamma_0` keeps its meaning, and with more noise the forward process can move symbols apart or together.
+
+A symbol x is a one-hot vector. On one-hot vectors F is linear, :math:`F(x, t) = \sum_k x_k e_k(t)`, and so it is defined
+for probabilities w too: :math:`F(w, t)` is the expected curve. A predictor therefore predicts the probabilities of the
+symbols, ``process(w)`` is the reverse process, and the target of each symbol is exact.
+
+References:
+    Dieleman et al. Continuous Diffusion for Categorical Data. 2022 (learned embeddings that do not move).
+    Gulrajani, Hashimoto. Likelihood-Based Diffusion Language Models. NeurIPS 2023 (the same).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .process import ForwardProcess
+from .support.checks import require, require_count
+from .support.registry import savable
+from .support.tensors import expand, require_shape
+from .transform import BasisCurve, Transform
+
+
+@savable
+class Embedding(Transform):
+    r"""Numbers that stay where they are, and symbols that move.
+
+    The input is ``(B, numbers + sum(levels), *)``: first the numbers, then a one-hot vector, or a vector of
+    probabilities, for each alphabet. The curve has the shape ``(B, numbers + len(levels) * dim, *)``.
+
+    Args:
+        levels: the number of symbols of each alphabet.
+        dim: the dimension d of the points.
+        num_basis: the number of powers of time in the curve of a symbol; 0 is an embedding that does not move.
+        numbers: the number of channels that F leaves as they are.
+
+    Raises:
+        InputError: if a count is too small; in ``forward``, if the input has another number of channels.
+    """
+
+    linear = True
+    alphabet: Tensor
+    """The number of each symbol's alphabet, ``(sum(levels),)``."""
+
+    def __init__(self, levels: Sequence[int], dim: int = 4, num_basis: int = 2, numbers: int = 0) -> None:
+        super().__init__()
+        require(len(levels) > 0, "levels must name at least one alphabet", levels)
+        require_count(2, **{f"levels[{i}]": count for i, count in enumerate(levels)})
+        require_count(dim=dim)
+        require_count(0, num_basis=num_basis, numbers=numbers)
+        self.levels = tuple(levels)
+        self.dim = dim
+        self.num_basis = num_basis
+        self.numbers = numbers
+        self.start = nn.Parameter(torch.randn(sum(levels), dim))
+        self.moves = nn.Parameter(torch.zeros(num_basis, sum(levels), dim))
+        alphabet = [number for number, count in enumerate(levels) for _ in range(count)]
+        self.register_buffer("alphabet", torch.tensor(alphabet), persistent=False)
+
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.numbers + len(self.levels) * self.dim, *shape[1:])
+
+    def points(self) -> Tensor:
+        """The points of all symbols at time 0, ``(sum(levels), dim)``: mean zero and RMS one in each alphabet."""
+        parts = [e - e.mean(0) for e in self.start.split(self.levels)]
+        return torch.cat([e / e.square().mean().sqrt() for e in parts])
+
+    def points_at(self, time: Tensor) -> Tensor:
+        """The points of all symbols at each time, ``(B,)`` to ``(B, sum(levels), dim)``."""
+        powers = torch.stack([time**j for j in range(1, self.num_basis + 1)], 1) if self.num_basis else None
+        start = self.points().to(time.dtype).expand(len(time), -1, -1)
+        return start if powers is None else start + torch.einsum("bj,jvd->bvd", powers, self.moves.to(time.dtype))
+
+    def forward(self, x: Tensor) -> BasisCurve:
+        channels = (self.numbers + sum(self.levels), *x.shape[2:])
+        require_shape("the input of Embedding", x, x.new_empty((len(x), *channels), device="meta"), "its symbols")
+        number, symbols = x.split([self.numbers, sum(self.levels)], dim=1)
+        start = torch.cat([number, self.embed(symbols, self.points())], dim=1)
+        still = torch.zeros_like(number)
+        moves = [part for e in self.moves for part in (still, self.embed(symbols, e))]
+        return BasisCurve(start, torch.cat(moves, dim=1) if moves else None)
+
+    def embed(self, weights: Tensor, points: Tensor) -> Tensor:
+        """The expected point in each alphabet, ``(B, sum(levels), *)`` to ``(B, len(levels) * dim, *)``."""
+        blocks = torch.block_diag(*points.to(weights.dtype).split(self.levels))
+        return (weights.movedim(1, -1) @ blocks).movedim(-1, 1)
+
+    def log_likelihoods(self, z: Tensor, t: Tensor, process: ForwardProcess) -> Tensor:
+        r""":math:`\log \mathcal{N}(z;\, \alpha_t e_k(t), \sigma_t^2 I)` of every symbol, up to a constant of its alphabet.
+
+        Args:
+            z: latents, ``(B, numbers + len(levels) * dim, *)``.
+            t: their times, ``(B,)``.
+            process: the forward process of this transform.
+
+        Returns:
+            ``(B, sum(levels), *)``.
+        """
+        noise = process.schedule(t)
+        points = self.points_at(process.curve_time(t, noise)[0])
+        own = z[:, self.numbers :].unflatten(1, (len(self.levels), self.dim))[:, self.alphabet]
+        points = points.view(*points.shape, *[1] * (z.ndim - 2))
+        # The division by sigma comes first, and the square is not expanded: with little noise its terms are many
+        # thousand times their difference.
+        distance = own / expand(noise.sigma, own) - expand(noise.alpha / noise.sigma, own) * points
+        return -0.5 * distance.square().sum(2)
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        """The logarithms of probabilities in each alphabet, ``(B, sum(levels), *)``."""
+        return torch.cat([part.log_softmax(1) for part in logits.split(self.levels, dim=1)], dim=1)

@@ -1,0 +1,220 @@
+r"""Rows of numbers and symbols: the decoder and the predictor of a model of tables.
+
+A row in data units is n numbers and then the codes 0..V-1 of its symbols. In model units it is the normal scores of the
+numbers (:class:`ndm.Marginals`) and a one-hot vector for each symbol, which the transform :class:`ndm.Embedding` reads.
+
+.. math::
+    p(x \mid z_0) = \prod_{j \le n} \mathcal{N}(S_j(x_j);\, z_{0,j} / \alpha_0, e^{\gamma_0})\, S_j'(x_j)
+    \prod_{j > n} \frac{q(z_{0,j} \mid x_j)}{\sum_k q(z_{0,j} \mid k)}
+
+Numbers that are rounded to a grid have cells of width h > 0. The model is a density of :math:`x + h (u - 1/2)` with u
+uniform, and the probability of the cell is :math:`P(x) = h\, \mathrm{E}_u[p(x + h (u - \tfrac12))]`. So
+:math:`-\log P(x)` is at most the expected :math:`-\log p(x + h (u - \frac12)) - \log h`, which the bound estimates.
+
+The predictor gives ``v`` for the numbers, and for the symbols probabilities
+
+.. math:: w_k \propto \exp(\ell_k + b_k)\, q(z_t \mid k), \qquad \ell = \mathrm{net}(z_t, t)
+
+with a learned bias b that starts at the logarithm of the frequencies: a network that gives zeros gives the frequencies,
+updated by what :math:`z_t` says.
+
+References:
+    Theis, van den Oord, Bethge. A Note on the Evaluation of Generative Models. ICLR 2016 (uniform dequantisation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .decoder import Decoder, check_data
+from .embedding import Embedding
+from .errors import InputError
+from .gaussian import Gaussian
+from .marginal import Marginals
+from .predictor import PREDICTORS, BasePredictor, Prediction
+from .process import ForwardProcess
+from .support.checks import require, require_count, require_kind
+from .support.registry import savable
+from .support.tensors import expand, full_times, randn_like, sum_rows
+
+
+@savable
+class MixedDecoder(Decoder):
+    """Rows of numbers, possibly rounded, and of the codes of symbols: ``(B, numbers + symbols)``.
+
+    Args:
+        marginals: the maps of the numbers to normal scores.
+        alphabets: how many symbols each of the other columns has.
+        cells: the width of the cell of each number in data units, 0 for numbers that are not rounded; None is 0 for
+            all.
+
+    Raises:
+        InputError: if ``cells`` does not fit the numbers, or an alphabet has fewer than two symbols; in ``encode``, if
+            a row has another length, a value is not finite, or a code is not a whole number in its range.
+    """
+
+    def __init__(
+        self, marginals: Marginals, alphabets: Sequence[int] = (), cells: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        require_kind(marginals=(marginals, Marginals))
+        require_count(2, **{f"alphabets[{i}]": count for i, count in enumerate(alphabets)})
+        widths = [0.0] * marginals.columns if cells is None else [float(width) for width in cells]
+        fits = len(widths) == marginals.columns and all(0 <= width < math.inf for width in widths)
+        require(fits, f"cells must be {marginals.columns} widths of at least 0", cells)
+        self.marginals = marginals
+        self.alphabets = tuple(alphabets)
+        self.cells = widths
+        self.numbers = marginals.columns
+        self.rounded = sum(width > 0 for width in widths)
+
+    @property
+    def drawn(self) -> bool:
+        return bool(self.alphabets) or self.rounded > 0
+
+    def model_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.numbers + sum(self.alphabets),)
+
+    def widths(self, x: Tensor) -> Tensor:
+        """The widths of the cells of the rounded numbers, ``(rounded,)``, in the dtype of ``x``."""
+        return torch.tensor([width for width in self.cells if width], dtype=x.dtype, device=x.device)
+
+    def jitter(self, x: Tensor, u: Tensor) -> Tensor:
+        """Data with each rounded number moved within its cell; in float64 if there are such numbers."""
+        if not self.rounded:
+            return x
+        x = x.double()
+        places = torch.tensor([j for j, width in enumerate(self.cells) if width], device=x.device)
+        return x.index_add(1, places, (self.widths(x) * (u.to(x) - 0.5)).expand(len(x), -1))
+
+    def encode(self, x: Tensor) -> Tensor:
+        check_data(x)
+        require(x.shape[1:] == (self.numbers + len(self.alphabets),), self._rule(), f"rows of {tuple(x.shape[1:])}")
+        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        scores = self.marginals(x[:, : self.numbers])[0].to(x.dtype)
+        return torch.cat([scores, *self._one_hot(x)], dim=1)
+
+    def _rule(self) -> str:
+        return f"data must have {self.numbers} numbers and {len(self.alphabets)} codes of symbols in a row"
+
+    def _one_hot(self, x: Tensor) -> list[Tensor]:
+        """The symbols of each alphabet as one-hot vectors, ``(B, V)`` each."""
+        vectors = []
+        for codes, count in zip(x[:, self.numbers :].T, self.alphabets, strict=True):
+            bad = ((codes != codes.round()) | (codes < 0) | (codes >= count)).nonzero().flatten()
+            if len(bad):
+                found = f"{codes[bad[0]].item():g} in row {int(bad[0])}"
+                raise InputError(f"the codes of a column with {count} symbols must be 0..{count - 1}, got {found}")
+            vectors.append(functional.one_hot(codes.long(), count).to(x.dtype))
+        return vectors
+
+    def log_scale(self, x: Tensor) -> Tensor:
+        """log |d(data units) / d(model units)| of the numbers, less the log-volume of the cells; ``(B,)``."""
+        slopes = sum_rows(self.marginals(x[:, : self.numbers])[1])
+        return -slopes - self.widths(slopes).log().sum()
+
+    def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
+        start = full_times(0.0, z_0)
+        per_number = (math.log(2 * math.pi) + process.schedule(start).gamma + 1) / 2
+        numbers = self.numbers * per_number + self.log_scale(x).to(z_0.dtype)
+        return numbers - self.log_symbols(x, z_0, process)
+
+    def log_symbols(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
+        """log p(symbols | z_0), ``(B,)``."""
+        if not self.alphabets:
+            return z_0.new_zeros(len(z_0))
+        log_p = self.log_probs(z_0, process)
+        one_hot = torch.cat(self._one_hot(x), dim=1).to(log_p.dtype)
+        return sum_rows(log_p * one_hot)
+
+    def log_probs(self, z_0: Tensor, process: ForwardProcess) -> Tensor:
+        """log p(x_j = k | z_0) of every symbol, ``(B, sum(alphabets))``."""
+        embedding = embedding_of(process)
+        return embedding.log_softmax(embedding.log_likelihoods(z_0, full_times(0.0, z_0), process))
+
+    def latent(self, x: Tensor, x_model: Tensor, process: ForwardProcess, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """z_0 = alpha_0 y for the numbers, and a draw from q(z_0 | x) for the symbols."""
+        q_0 = process(x_model).marginal(full_times(0.0, x_model))
+        mean, z_0 = q_0.mean, q_0.at(eps)
+        z_0 = torch.cat([mean[:, : self.numbers], z_0[:, self.numbers :]], dim=1)
+        drawn = Gaussian(mean[:, self.numbers :], q_0.std.expand_as(mean)[:, self.numbers :])
+        log_alpha = process.schedule(full_times(0.0, z_0)).alpha.log()
+        log_weight = self.numbers * log_alpha - self.log_scale(x).to(z_0.dtype)
+        if self.alphabets:
+            log_weight = log_weight + self.log_symbols(x, z_0, process) - drawn.log_prob(z_0[:, self.numbers :])
+        return z_0, log_weight
+
+    def decode(
+        self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Numbers and codes in float64. Rounded numbers are not rounded: a cell is the caller's to choose."""
+        noise = process.schedule(full_times(0.0, z_0))
+        scores = z_0[:, : self.numbers] / expand(noise.alpha, z_0)
+        if not mode:
+            scores = scores + expand((noise.gamma / 2).exp(), scores) * randn_like(scores, generator)
+        columns = [self.marginals.inverse(scores)]
+        if self.alphabets:
+            for log_p in self.log_probs(z_0, process).split(self.alphabets, dim=1):
+                columns.append(draw_codes(log_p, mode, generator)[:, None].to(columns[0]))
+        return torch.cat(columns, dim=1)
+
+
+def draw_codes(log_p: Tensor, mode: bool, generator: torch.Generator | None) -> Tensor:
+    """The most probable code, or a draw, of each row of log-probabilities ``(B, V)``."""
+    if mode:
+        return log_p.argmax(1)
+    device = log_p.device if generator is None else generator.device
+    return torch.multinomial(log_p.exp().to(device), 1, generator=generator)[:, 0].to(log_p.device)
+
+
+def embedding_of(process: ForwardProcess) -> Embedding:
+    """The transform of a process of symbols.
+
+    Raises:
+        InputError: if the process has another transform.
+    """
+    if not isinstance(process.transform, Embedding):
+        raise InputError(f"symbols need the transform ndm.Embedding, got {type(process.transform).__name__}")
+    return process.transform
+
+
+@PREDICTORS.register("mixed")
+class MixedPredictor(BasePredictor):
+    """Reads ``net(z_t, t)`` as ``v`` of the numbers and as logits of the symbols.
+
+    Args:
+        net: module with ``net(z_t, t) -> (B, numbers + sum(alphabets))``.
+        alphabets: how many symbols each symbol column has.
+        numbers: how many numbers a row has.
+    """
+
+    def __init__(self, net: nn.Module, alphabets: Sequence[int], numbers: int = 0) -> None:
+        super().__init__(net)
+        require_count(2, **{f"alphabets[{i}]": count for i, count in enumerate(alphabets)})
+        require_count(0, numbers=numbers)
+        self.alphabets = tuple(alphabets)
+        self.numbers = numbers
+        self.bias = nn.Parameter(torch.zeros(sum(alphabets)))
+
+    @torch.no_grad()
+    def start_at(self, codes: Tensor) -> None:
+        """Set the bias to the logarithms of the smoothed frequencies of training codes, ``(N, symbols)``."""
+        counts = [torch.bincount(c.long(), minlength=v) for c, v in zip(codes.T, self.alphabets, strict=True)]
+        self.bias.copy_(torch.cat([((n + 1) / (n.sum() + len(n))).log() for n in counts]))
+
+    def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
+        out = self.channels(z_t, t, self.numbers + sum(self.alphabets))
+        v, logits = out.split([self.numbers, sum(self.alphabets)], dim=1)
+        with torch.autocast(z_t.device.type, enabled=False):
+            noise = process.schedule(t)
+            alpha, sigma = expand(noise.alpha, v), expand(noise.sigma, v)
+            numbers = (alpha * z_t[:, : self.numbers] - sigma * v) / (alpha**2 + sigma**2)
+            embedding = embedding_of(process)
+            said = embedding.log_likelihoods(z_t, t, process)
+            weights = embedding.log_softmax(logits + self.bias.to(logits) + said).exp()
+        return Prediction(torch.cat([numbers, weights], dim=1), None, None)

@@ -1,0 +1,1 @@
+"""The density of a table, as an estimator of scikit-learn."""

@@ -1,0 +1,49 @@
+"""The model of a table: its numbers as normal scores, its symbols as points that move."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..embedding import Embedding
+from ..marginal import Marginals
+from ..mixed import MixedDecoder, MixedPredictor
+from ..model import NDM
+from ..nn import MLP
+from ..predictor import Predictor
+from ..process import ForwardProcess
+from ..schedule import LinearSchedule
+from ..transform import Identity
+from .plan import Plan
+
+
+def table_model(rows: Tensor, cells: Sequence[float], alphabets: Sequence[int], plan: Plan, seed: int = 0) -> NDM:
+    """The untrained model of a table. It starts at the marginal distributions of the columns.
+
+    Args:
+        rows: the training rows, ``(N, numbers + symbols)``: numbers in their own units, then codes.
+        cells: the width of the cell of each number, 0 for a number that is not rounded.
+        alphabets: how many symbols each of the other columns has.
+        plan: the sizes.
+        seed: seed of the weights.
+    """
+    numbers, alphabets = len(cells), tuple(alphabets)
+    # Rounded numbers are spread over their cells, as they are in training: a spike is as wide as its cell.
+    noise = np.random.default_rng(seed).random((len(rows), numbers)) - 0.5
+    marginals = Marginals.fit(rows[:, :numbers].double() + torch.from_numpy(noise) * torch.tensor(cells))
+    decoder = MixedDecoder(marginals, alphabets, list(cells))
+    schedule = LinearSchedule(plan.gamma_min, plan.gamma_max)
+    torch.manual_seed(seed)
+    size = {"width": plan.width, "depth": plan.depth, "dropout": plan.dropout, "fourier": plan.fourier}
+    if not alphabets:
+        return NDM(ForwardProcess(schedule, Identity()), Predictor(MLP((numbers,), **size), "v"), decoder)
+    embedding = Embedding(alphabets, plan.dim, numbers=numbers)
+    latents = numbers + len(alphabets) * plan.dim
+    net = MLP((latents,), outputs=numbers + sum(alphabets), **size)
+    predictor = MixedPredictor(net, alphabets, numbers)
+    predictor.start_at(rows[:, numbers:])
+    process = ForwardProcess(schedule, embedding, tied_to="noise")
+    return NDM(process, predictor, decoder, shape=(numbers + len(alphabets),))

@@ -1,0 +1,232 @@
+"""``NeuralDiffusionDensity``: the density of a table as an estimator of scikit-learn."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from ..data import Dataset
+from ..errors import InputError
+from ..model import NDM
+from ..sampling import sample
+from ..support.checks import require, require_count, require_number
+from ..support.progress import progress_bar, training_news
+from ..tables import Frame, Schema
+from ..training import TrainingConfig, train
+from .build import table_model
+from .plan import plan_for
+from .scores import log_density
+
+FEWEST_VALIDATED = 200
+"""The least number of rows of which some validate."""
+THRESHOLD_ROWS = 2_000
+"""The most training rows whose scores set the threshold of outliers."""
+PATIENCE = 4
+
+
+class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):
+    """The density of a table: exact log-likelihoods, odd rows, new rows.
+
+    A neural diffusion model of rows with numbers (densities), rounded numbers, counts and categories (probabilities).
+    Nothing has to be tuned: the model, its width, the number of steps and when to stop follow from the rows.
+
+    Args:
+        columns: the kinds of some columns, ``{"age": "quantised"}``: real, quantised, count, date or category. The
+            kinds of the others are found out; ``schema_.describe()`` shows them.
+        impute: whether missing numbers are filled with the median, with an indicator; otherwise they are refused.
+        contamination: the share of training rows that ``predict`` calls outliers, in (0, 0.5].
+        validation_fraction: the share of the rows that decides when training stops. Below 200 rows, none validates.
+        max_steps: the most training steps; None follows from the number of rows.
+        max_time: the most seconds of training; None is no limit.
+        warm_start: whether ``fit`` goes on from the model of the last ``fit``, with its columns.
+        device: cpu, cuda, mps, or auto, which takes a GPU if there is one.
+        random_state: seed of the split, the weights, training and scores; None draws one.
+        verbose: 1 shows a progress bar, or lines without a terminal.
+
+    Attributes:
+        schema_: what the columns hold (:class:`ndm.tables.Schema`).
+        model_: the model (:class:`ndm.NDM`) of the rows that ``schema_`` encodes.
+        history_: what training reported, a list of dictionaries.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+
+    Example:
+        >>> import numpy as np
+        >>> x = np.random.default_rng(0).normal(size=(100, 2))
+        >>> density = ndm.NeuralDiffusionDensity(max_steps=20, random_state=0).fit(x)
+        >>> density.score_samples(x[:3]).shape
+        (3,)
+    """
+
+    def __init__(
+        self,
+        *,
+        columns: Any = None,
+        impute: bool = False,
+        contamination: float = 0.1,
+        validation_fraction: float = 0.1,
+        max_steps: int | None = None,
+        max_time: float | None = None,
+        warm_start: bool = False,
+        device: str = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.columns = columns
+        self.impute = impute
+        self.contamination = contamination
+        self.validation_fraction = validation_fraction
+        self.max_steps = max_steps
+        self.max_time = max_time
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any = None) -> NeuralDiffusionDensity:
+        """Learn the density of the rows.
+
+        Args:
+            X: a table: a dataframe of pandas or polars, a pyarrow table, an array or a list of rows.
+            y: ignored.
+
+        Raises:
+            InputError: if the table cannot be used, with the column and what to do.
+        """
+        self._check()
+        frame = Frame.of(X)
+        again = self.warm_start and hasattr(self, "model_")
+        schema = self.schema_ if again else Schema.fit(frame, self.columns, self.impute)
+        rows = torch.from_numpy(schema.encode(frame))
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        training, validation = self._split(rows, seed)
+        cells, alphabets = [step for _, step in schema.numeric], [count for _, count in schema.categories]
+        plan = plan_for(len(training), rows.shape[1], self.max_steps)
+        model = self.model_.train() if again else table_model(training, cells, alphabets, plan, seed)
+        settings = TrainingConfig(
+            steps=plan.steps, batch_size=plan.batch_size, learning_rate=plan.learning_rate,
+            evaluate_every=plan.evaluate_every if len(validation) else 0, patience=PATIENCE if len(validation) else 0,
+            max_seconds=self.max_time,
+        )  # fmt: skip
+        dataset = Dataset("table", training, validation, validation)
+        self.history_: list[dict[str, Any]] = []
+        with progress_bar("fitting", plan.steps, visible=bool(self.verbose), unit="step") as bar:
+            log = training_news(bar, self.history_.append)
+            model.requires_grad_(True)
+            self.model_ = train(model, dataset, settings, seed, self._device(), log).cpu()
+        self.schema_ = schema
+        self.seed_ = seed
+        self.n_rows_ = len(rows)
+        self.n_features_in_ = len(frame.names)
+        if frame.kind != "numpy":
+            self.feature_names_in_ = np.array(frame.names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:THRESHOLD_ROWS]
+        self.offset_ = float(np.quantile(self._log_density(rows[chosen]).numpy(), self.contamination))
+        return self
+
+    def score_samples(self, X: Any) -> np.ndarray:
+        """log p of each row in nats, ``(N,)``: densities in the columns' own units, probabilities of discrete columns.
+
+        A row that breaks what all training rows have in common (a category that none has, another value in a constant
+        column) gets log 1/(N + 2) for it, by Laplace's rule of succession.
+        """
+        rows, broken = self._rows(X)
+        return self._log_density(rows).numpy() - broken * math.log(self.n_rows_ + 2)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of :meth:`score_samples`."""
+        return float(self.score_samples(X).mean())
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """:meth:`score_samples` less the threshold: negative for outliers, ``(N,)``."""
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> np.ndarray:
+        """1 for ordinary rows and -1 for outliers, ``(N,)``."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+        """New rows, as the kind of table that was given to ``fit``.
+
+        Args:
+            n_samples: how many rows.
+            random_state: seed; None goes on from the estimator's.
+        """
+        check_is_fitted(self)
+        require_count(n_samples=n_samples)
+        state = self.random_state if random_state is None else random_state
+        seed = int(check_random_state(state).randint(2**31 - 1))
+        with torch.no_grad():
+            rows = sample(self.model_, n_samples, steps=100, generator=torch.Generator().manual_seed(seed))
+        return self.schema_.decode(rows.double().numpy()).native()
+
+    def _check(self) -> None:
+        require_number(contamination=self.contamination, validation_fraction=self.validation_fraction)
+        require(0 < self.contamination <= 0.5, "contamination must be in (0, 0.5]", self.contamination)
+        fraction = self.validation_fraction
+        require(0 <= fraction < 1, "validation_fraction must be in [0, 1)", fraction)
+        if self.max_steps is not None:
+            require_count(max_steps=self.max_steps)
+        if self.max_time is not None:
+            require_number(max_time=self.max_time)
+            require(self.max_time > 0, "max_time must be positive", self.max_time)
+
+    def _device(self) -> str:
+        from ..support.devices import select_device
+
+        return select_device(self.device)
+
+    def _split(self, rows: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training and validation rows."""
+        count = int(len(rows) * self.validation_fraction) if len(rows) >= FEWEST_VALIDATED else 0
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+        return rows[order[count:]], rows[order[:count]]
+
+    def _rows(self, X: Any) -> tuple[torch.Tensor, np.ndarray]:
+        check_is_fitted(self)
+        frame = Frame.of(X)
+        rows = self.schema_.encode(frame, unknown="odd")
+        symbols = len(self.schema_.numeric)
+        rows[:, symbols:] = rows[:, symbols:].clip(0)
+        return torch.from_numpy(rows), self.schema_.violations(frame).astype(float)
+
+    def _log_density(self, rows: torch.Tensor) -> torch.Tensor:
+        return log_density(self.model_, rows, self.seed_)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        model = state.pop("model_", None)
+        if model is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                model.save_pretrained(folder)
+                state["model_files"] = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        if "schema_" in state:
+            state["schema_"] = state["schema_"].to_json()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        files = state.pop("model_files", None)
+        if "schema_" in state:
+            state["schema_"] = Schema.from_json(state["schema_"])
+        super().__setstate__(state)
+        if files is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                for name in ("config.json", "model.safetensors"):
+                    (Path(folder) / name).write_bytes(files[name])
+                self.model_ = NDM.from_pretrained(folder).requires_grad_(False)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.categorical = True
+        return tags

@@ -7,14 +7,16 @@ from ..support.lazy import lazy
 if TYPE_CHECKING:
     from .cells import Type
     from .column import Column
+    from .files import batches, read, write
     from .frame import Frame
     from .schema import Schema
 
-__all__ = ["Column", "Frame", "Schema", "Type"]
+__all__ = ["Column", "Frame", "Schema", "Type", "batches", "read", "write"]
 
 HOMES = {
     "cells": "Type",
     "column": "Column",
+    "files": "batches read write",
     "frame": "Frame",
     "schema": "Schema",
 }

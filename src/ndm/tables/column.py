@@ -100,6 +100,8 @@ class Column:
         text = any(isinstance(value, str) for value in self.values)
 
         def code(value: Any) -> int:
+            if value in known:
+                return known[value]
             if is_missing(value):
                 value = None
             elif text and not isinstance(value, str):

@@ -112,7 +112,7 @@ def _floats(series: Any) -> np.ndarray:
 
 def _objects(series: Any) -> np.ndarray:
     array = np.empty(len(series), object)
-    array[:] = [None if is_missing(v) else v for v in series.to_list()]
+    array[:] = [v if type(v) is str or not is_missing(v) else None for v in series.to_list()]
     return array
 
 

@@ -28,7 +28,9 @@ BLOCK = 1 << 23
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "NaT")
 LEADING_ZERO = r"^[-+]?0[0-9]"
 WHOLE = r"^-?[0-9]+$"
+NUMBER = r"^[-+]?([0-9.]|(?i:inf|nan))"
 TRUTH = r"^(?i:true|false)$"
+DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
 COMMA = r"^[-+]?[0-9]+,[0-9]+$"
 HEAD = 1 << 20
 """Bytes in which the header must end."""
@@ -246,12 +248,14 @@ def _narrowest(column: Any, known: str | None) -> str | None:
         if all_match(WHOLE):
             # Integers that int64 does not hold would lose digits as fractions: they are codes.
             return "whole" if _casts(values, "whole") else "text"
-        if _casts(values, "real"):
+        if all_match(NUMBER) and _casts(values, "real"):
             return "real"
     if all_match(TRUTH):
         return "truth"
     if all_match(COMMA):
         return "comma"
+    if not all_match(DATE):
+        return "text"
     return next((kind for kind in ("date", "time", "zoned") if _casts(values, kind)), "text")
 
 

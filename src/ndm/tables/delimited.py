@@ -26,7 +26,7 @@ from .dataframes import check_names
 BLOCK = 1 << 23
 """Bytes of a file that are parsed at a time; no row may be longer."""
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", "<NA>", "NaT")
-LEADING_ZERO = r"^[-+]?0[0-9]"
+LEADING_ZERO = r"^[-+]?0[0-9]+$"
 WHOLE = r"^-?[0-9]+$"
 NUMBER = r"^[-+]?([0-9.]|(?i:inf|nan))"
 TRUTH = r"^(?i:true|false)$"
@@ -244,7 +244,7 @@ def _narrowest(column: Any, known: str | None) -> str | None:
     def all_match(pattern: str) -> bool:
         return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())
 
-    if not pc.any(pc.match_substring_regex(values, LEADING_ZERO + r"*$")).as_py():
+    if not pc.any(pc.match_substring_regex(values, LEADING_ZERO)).as_py():
         if all_match(WHOLE):
             # Integers that int64 does not hold would lose digits as fractions: they are codes.
             return "whole" if _casts(values, "whole") else "text"

@@ -13,14 +13,16 @@ because the column then says something that the others do not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 TOLERANCE = 1e-6
-EXACT = 1e-9
-"""Constants and copies are the same to within this part of their size."""
+SINGLE = 2.0**-22
+"""Later rows may be this part of the size of the terms away from a relation, so that rows in float32 do not break it."""
+ROUNDING = 16 * 2.0**-52
+"""The same for the rows in which a relation is found."""
 NEARLY = 1e-3
 """Columns whose distance from a linear relation is less than this part of their deviation are named, but kept."""
 ROWS_A_COLUMN = 2
@@ -37,7 +39,7 @@ class Relation:
         others: names of columns.
         coefficients: one number per name.
         tolerance: how far a row may be from the relation, in the column's unit.
-        relative: the same as a part of the size of the terms, for rounding.
+        relative: the same as a part of the size of the terms.
     """
 
     name: str
@@ -45,7 +47,7 @@ class Relation:
     others: tuple[str, ...] = ()
     coefficients: tuple[float, ...] = ()
     tolerance: float = 0.0
-    relative: float = EXACT
+    relative: float = SINGLE
 
     def value(self, x: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
         """The column, shape ``(rows,)``, from the others by name."""
@@ -156,12 +158,10 @@ def _fit(
     rounded = _simple(coefficients)
     for attempt in (rounded, coefficients):
         intercept = float((column - table @ attempt).mean())
-        intercept = 0.0 if abs(intercept) < EXACT * scale else intercept
-        relation = Relation(
-            name, intercept, tuple(others), tuple(attempt.tolist()), TOLERANCE * scale, float(np.finfo(float).eps) * 16
-        )
+        intercept = 0.0 if abs(intercept) < 1e-9 * scale else intercept
+        relation = Relation(name, intercept, tuple(others), tuple(attempt.tolist()), TOLERANCE * scale, ROUNDING)
         if not relation.broken(x).any():
-            return relation
+            return replace(relation, relative=SINGLE)
     return None
 
 

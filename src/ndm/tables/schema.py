@@ -268,7 +268,7 @@ class Schema:
     def _refuse_unknown(self, column: Column, codes: np.ndarray, frame: Frame) -> None:
         rows = np.flatnonzero(codes == UNKNOWN)
         if len(rows):
-            value = frame.column(column.name)[rows[0]]
+            value = frame.column(column.name)[rows[:1]].tolist()[0]
             many = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
             raise InputError(
                 f"column {column.name} holds {shown(value, 40)} in row {rows[0]}{many}, which no training row has; "

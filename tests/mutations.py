@@ -338,7 +338,7 @@ MUTATIONS = [
         ("one partial file for all processes", "data/cache.py::write_rows",
          "uuid.uuid4().hex",
          "os.getpid()", "test_cache"),
-        ("an array's claim believed", "data/npy.py::read_header",
+        ("an array's claim believed", "support/npy.py::read_header",
          "min(header.shape, default=0) < 0 or header.offset + header.nbytes != length",
          "min(header.shape, default=0) < 0", "test_archives"),
         ("wide integers wrapped", "data/array.py::_eight_bits",

@@ -49,7 +49,7 @@ def refused(path, message):
 
 def test_an_archive_that_claims_six_gigabytes_takes_neither_time_nor_memory(tmp_path, monkeypatch):
     """Once with nothing behind the claim, and once with zeros behind it (256 MB and a lower limit, to be quick)."""
-    monkeypatch.setattr("ndm.data.npy.LARGE", 1 << 26)
+    monkeypatch.setattr("ndm.support.npy.LARGE", 1 << 26)
     with zipfile.ZipFile(tmp_path / "false.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x_train.npy", npy(header_of((6_000_000, 32, 32)), bytes(100)))
     size, zeros = 1 << 28, bytes(1 << 24)

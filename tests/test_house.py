@@ -15,6 +15,7 @@ TESTS = Path(__file__).resolve().parent
 ORDER = (
     ("errors", "version"),
     ("support",),
+    ("tables",),
     ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times", "batch"),
     ("process",),
     ("predictor", "decoder"),

@@ -101,7 +101,7 @@ def read_samples(path: Path) -> Tensor:
     import numpy as np
     import torch
 
-    from ..data.npy import opened_archive, read_member, told
+    from ..support.npy import opened_archive, read_member, told
 
     with told(path, "is not a file of samples; make one with ndm sample --out x.npz"), opened_archive(path) as archive:
         if "x.npy" not in archive.namelist():

@@ -10,11 +10,11 @@ import torch
 
 from ..errors import InputError, printable
 from ..support.files import sha256
+from ..support.npy import opened_archive, read_member, read_npy, told
 from .cache import say
 from .dataset import Dataset, held_out, image_dataset
 from .listing import absolute
 from .names import register
-from .npy import opened_archive, read_member, read_npy, told
 
 ARRAYS = ("x_train", "x_validation", "x_test")
 OTHER_NAMES = {"x_val": "x_validation"}

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, printable
+from ..support.npy import read_npy
 from .listing import absolute
-from .npy import read_npy
 
 LONG = 2_000  # number of rows from which a progress bar is shown
 BLOCK = 1 << 26  # number of bytes whose checksum is computed at a time

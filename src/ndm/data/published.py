@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..support.npy import opened_archive, read_member, read_member_header, told
 from .cache import cache_folder, find_rows, fingerprint, write_rows
 from .dataset import Dataset, image_dataset
 from .listing import absolute, existing_folder, list_files
 from .names import register
-from .npy import opened_archive, read_member, read_member_header, told
 
 MNIST = {
     "train-images-idx3-ubyte": "f68b3c2dcbeaaa9fbdd348bbdeb94873",  # MD5 of the .gz

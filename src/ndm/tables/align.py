@@ -1,0 +1,42 @@
+"""Rows that come later, with the columns of the training rows in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import InputError
+from .frame import Frame
+
+ESTIMATOR = "NeuralDiffusionDensity"
+
+
+def aligned(frame: Frame, names: Sequence[str], source: str) -> Frame:
+    """The columns by name; by position if the rows or the training rows are an array, which has no names.
+
+    Args:
+        frame: the rows.
+        names: the columns of the training rows.
+        source: the kind of the training rows.
+
+    Raises:
+        InputError: if columns are missing or additional.
+    """
+    if frame.names == tuple(names):
+        return frame
+    if frame.kind == "numpy" or source == "numpy":
+        if len(frame.names) != len(names):
+            raise InputError(
+                f"X has {len(frame.names)} features, but {ESTIMATOR} is expecting {len(names)} features as input"
+            )
+        return Frame(tuple(names), frame.columns, frame.types, frame.kind)
+    missing = [name for name in names if name not in frame.names]
+    unseen = [name for name in frame.names if name not in names]
+    if missing or unseen:
+        said = [f"seen at fit time, yet now missing: {', '.join(missing[:20])}"] if missing else []
+        said += [f"unseen at fit time: {', '.join(unseen[:20])}"] if unseen else []
+        raise InputError(
+            "The feature names should match those that were passed during fit. Feature names " + "; ".join(said)
+        )
+    places = [frame.names.index(name) for name in names]
+    columns, types = tuple(frame.columns[i] for i in places), tuple(frame.types[i] for i in places)
+    return Frame(tuple(names), columns, types, frame.kind)

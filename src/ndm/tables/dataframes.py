@@ -1,0 +1,201 @@
+"""Tables of pandas, polars and pyarrow as typed arrays, and back, through narwhals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from .cells import Type, integers, is_missing, typed
+
+REMEDY = "convert it to numbers, text or dates, or leave it out"
+
+
+class Parts(NamedTuple):
+    """A table taken apart."""
+
+    names: tuple[str, ...]
+    columns: tuple[np.ndarray, ...]
+    types: tuple[Type, ...]
+    kind: str
+    """The library that the table is of: pandas, polars or pyarrow; ``other`` for one that narwhals knows besides."""
+
+
+def from_dataframe(data: Any) -> Parts | None:
+    """Take a table of a dataframe library apart; None if the value is no such table.
+
+    Raises:
+        InputError: if it is lazy, if two columns have one name, or if a column is of a type that is not read.
+    """
+    import narwhals as nw
+
+    try:
+        table = nw.from_native(data, pass_through=True)
+    except nw.exceptions.DuplicateError:
+        check_names([str(name) for name in getattr(data, "column_names", data.columns)])
+        raise
+    if isinstance(table, nw.LazyFrame):
+        raise InputError("the table is lazy; give collect() of it")
+    if not isinstance(table, nw.DataFrame):
+        return None
+    names = tuple(str(name) for name in table.columns)
+    check_names(names)
+    taken = [_column(table[name], str(name)) for name in table.columns]
+    kind = table.implementation.name.lower()
+    kind = kind if kind in ("pandas", "polars", "pyarrow") else "other"
+    return Parts(names, tuple(array for array, _ in taken), tuple(type for _, type in taken), kind)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse a name that two columns have.
+
+    Raises:
+        InputError: with the name.
+    """
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{count} columns have the name {name!r}; give each its own")
+
+
+def _column(series: Any, name: str) -> tuple[np.ndarray, Type]:
+    import narwhals as nw
+
+    dtype = series.dtype
+    if dtype.is_integer():
+        if series.null_count():
+            series, known = series.cast(nw.Float64), Type(_name(dtype))
+            return _floats(series), known
+        return integers(series.to_numpy(), name), Type(_name(dtype))
+    if dtype.is_float():
+        return _floats(series), Type(_name(dtype))
+    if dtype == nw.Decimal:
+        return _floats(series.cast(nw.Float64)), Type("float64")
+    if dtype == nw.Boolean:
+        array, _ = typed(series.to_list(), name)
+        return (array if array.dtype != np.float64 else np.full(len(array), None, object)), Type("bool")
+    if dtype == nw.String:
+        return _objects(series), Type("string")
+    if dtype in (nw.Categorical, nw.Enum):
+        return _categorical(series, name)
+    if dtype == nw.Date:
+        return series.to_numpy().astype("datetime64[us]"), Type("date")
+    if dtype == nw.Datetime:
+        if dtype.time_zone is not None:
+            series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        return series.to_numpy().astype("datetime64[us]"), Type("datetime", None, dtype.time_zone, dtype.time_unit)
+    values = series.to_list()
+    if all(map(is_missing, values)):
+        return np.full(len(values), np.nan), Type("float64")
+    if dtype in (nw.Object, nw.Unknown):
+        return typed(values, name)
+    raise InputError(f"column {name} is of type {dtype}; {REMEDY}")
+
+
+def _name(dtype: Any) -> str:
+    name = str(dtype).lower()
+    return name if name in ("float16", "float32") or name.endswith(("int8", "int16", "int32")) else _wide(name)
+
+
+def _wide(name: str) -> str:
+    return "uint64" if name.startswith("uint") else "int64" if name.startswith("int") else "float64"
+
+
+def _floats(series: Any) -> np.ndarray:
+    values = series.to_numpy()
+    if values.dtype == object:
+        values = np.array([np.nan if is_missing(v) else v for v in values])
+    return values.astype(np.float64)
+
+
+def _objects(series: Any) -> np.ndarray:
+    array = np.empty(len(series), object)
+    array[:] = [v if type(v) is str or not is_missing(v) else None for v in series.to_list()]
+    return array
+
+
+def _categorical(series: Any, name: str) -> tuple[np.ndarray, Type]:
+    """Text as objects, other values as arrays of their own type; the levels are kept where the library lists them."""
+    import narwhals as nw
+
+    ordered = series.dtype == nw.Enum
+    levels: list[Any] | None = None
+    if ordered:
+        levels = list(series.dtype.categories)
+    elif series.implementation.is_pandas():
+        levels = series.to_native().cat.categories.tolist()
+    array, known = typed([*series.to_list(), *(levels or [])], name)
+    if known.time:
+        raise InputError(f"column {name} has dates as categories; convert it to dates or to text")
+    return array[: len(series)], Type("enum" if ordered else "category", None if levels is None else tuple(levels))
+
+
+def to_dataframe(parts: Parts) -> Any:
+    """A table of the library that ``parts.kind`` names, with columns of the types that are recorded.
+
+    Raises:
+        InputError: if the library is not installed.
+    """
+    import narwhals as nw
+
+    try:
+        if parts.kind == "pandas":
+            return _pandas(parts)
+        series = [
+            _series(nw, name, array, known, parts.kind)
+            for name, array, known in zip(parts.names, parts.columns, parts.types, strict=True)
+        ]
+        return series[0].to_frame().with_columns(series[1:]).to_native()
+    except ImportError:
+        raise InputError(f"{parts.kind} is not installed; run: pip install {parts.kind}") from None
+
+
+def _plain(array: np.ndarray, known: Type) -> list[Any]:
+    """The cells as Python values, missing ones as None."""
+    if known.name == "date":
+        array = array.astype("datetime64[D]")
+    cells = [None if is_missing(v) else v for v in array.tolist()]
+    return [None if v is None else int(v) for v in cells] if known.whole else cells
+
+
+def _series(nw: Any, name: str, array: np.ndarray, known: Type, backend: str) -> Any:
+    """One column of polars or pyarrow."""
+    cells = _plain(array, known)
+    if known.name in ("category", "enum"):
+        if known.name == "enum" and backend == "polars":
+            return nw.new_series(name, cells, nw.Enum(known.levels), backend=backend)
+        if all(v is None or isinstance(v, str) for v in cells):
+            return nw.new_series(name, cells, nw.Categorical(), backend=backend)
+        return nw.new_series(name, cells, backend=backend)
+    if known.name == "datetime":
+        wide = nw.new_series(name, array, nw.Datetime("us", known.zone), backend=backend)
+        return wide if known.unit == "us" else wide.cast(nw.Datetime(known.unit, known.zone))
+    if known.name == "date":
+        return nw.new_series(name, array, nw.Date(), backend=backend)
+    words = {"bool": "Boolean", "string": "String", "float16": "Float32"}
+    dtype = getattr(nw, words.get(known.name) or known.name.title().replace("Ui", "UI"))
+    return nw.new_series(name, cells, dtype(), backend=backend)
+
+
+def _pandas(parts: Parts) -> Any:
+    import pandas as pd
+
+    def series(array: np.ndarray, known: Type) -> Any:
+        if known.name in ("category", "enum"):
+            cells = _plain(array, known)
+            return pd.Series(pd.Categorical(cells, known.levels, ordered=known.name == "enum"))
+        if known.name == "datetime":
+            if known.zone is not None:
+                return pd.Series(array).dt.tz_localize("UTC").dt.tz_convert(known.zone).dt.as_unit(known.unit)
+            return pd.Series(array.astype(f"datetime64[{known.unit}]"))
+        if known.name == "date" or array.dtype == object:
+            dtype = {"bool": "boolean", "string": None}.get(known.name, object)
+            return pd.Series(_plain(array, known), dtype=dtype)
+        if known.whole and array.dtype == np.float64 and np.isnan(array).any():
+            return pd.Series(_plain(array, known), dtype=known.name.replace("i", "I", 1).replace("uI", "UI"))
+        return pd.Series(array.astype(known.name))
+
+    columns = zip(parts.names, parts.columns, parts.types, strict=True)
+    return pd.DataFrame({name: series(array, known) for name, array, known in columns})

@@ -1,0 +1,150 @@
+"""Find out what a column holds, and say what is remarkable about it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..support.checks import shown
+from .cells import Scalar, Type, is_missing
+from .column import DAY, SECOND, Column, parse_dates
+from .grid import Cells, cells, find_grid, frequent
+from .kinds import Kind
+
+MOST_CATEGORIES = 100
+"""A column with more categories than this, and with more than ``MOST_DISTINCT`` of its rows, is an identifier."""
+MOST_DISTINCT = 0.1
+
+
+class Note(NamedTuple):
+    """Something remarkable about a column, and what was done."""
+
+    column: str
+    text: str
+
+
+def detect(name: str, array: np.ndarray, type: Type, kind: Kind | None = None) -> tuple[Column, list[Note]]:
+    """Describe a column by its values in the training rows.
+
+    Text and truth values and categoricals are categories; numbers are counts, quantised or real by their spacing; dates
+    are dates. Missing numbers are passed over; a missing value of a category column is one of its values.
+
+    Args:
+        name: the name of the column.
+        array: its values, shape ``(N,)``.
+        type: what it was in the user's table.
+        kind: the kind that the user chose, or None.
+
+    Raises:
+        InputError: if the column cannot be of that kind, holds infinities or only missing values, or is an identifier.
+    """
+    if kind is None:
+        kind = "category" if array.dtype.kind in "bO" or type.name in ("category", "enum", "bool") else None
+        kind = "date" if array.dtype.kind == "M" else kind
+    if kind == "category":
+        return _category(name, array, type), []
+    if kind == "date":
+        return _date(name, array, type)
+    return _number(name, array, type, kind)
+
+
+def _category(name: str, array: np.ndarray, type: Type) -> Column:
+    if array.dtype.kind == "M":
+        raise InputError(f"column {name} holds dates, which are no categories; make them text")
+    found: set[Any] = {None if is_missing(v) else v for v in _distinct(array)}
+    if len(found) > max(MOST_CATEGORIES, MOST_DISTINCT * len(array)):
+        hint = "make it numbers" if _numeric_text(found) else "drop it, or merge its values"
+        raise InputError(
+            f"column {name} has {len(found)} different values in {len(array)} rows, as an identifier has; {hint}"
+        )
+    levels = {level: i for i, level in enumerate(type.levels or ())}
+    values: list[Scalar] = sorted(
+        (v for v in found if v is not None), key=lambda v: (levels.get(v, len(levels)), isinstance(v, str), v)
+    )
+    if array.dtype.kind == "f" and (type.whole or type.name in ("category", "enum")):
+        values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    return Column(name, "category", type, values=(*values, None) if None in found else tuple(values))
+
+
+def _distinct(array: np.ndarray) -> list[Any]:
+    return list(set(array.tolist())) if array.dtype == object else np.unique(array).tolist()
+
+
+def _numeric_text(found: set[Any]) -> bool:
+    try:
+        return all(value is None or np.isfinite(float(value)) for value in found)
+    except ValueError:
+        return False
+
+
+def _number(name: str, array: np.ndarray, type: Type, kind: Kind | None) -> tuple[Column, list[Note]]:
+    column = Column(name, kind or "real", type)
+    x = _present(column, array)
+    found = cells(x)
+    whole = bool((x == np.rint(x)).all())
+    if kind in ("count", "quantised"):
+        if kind == "count" and not (whole and x.min() >= 0):
+            raise InputError(f"column {name} cannot be a count: it holds numbers that are negative or not whole")
+        found = found if found.step else _forced(name, x)
+    elif kind == "real":
+        found = Cells(0.0, found.grid if found.grid and found.grid.decimals is not None else None)
+    if kind is None and found.step:
+        column = replace(column, kind="count" if whole and x.min() >= 0 else "quantised")
+    return _spaced(column, x, found)
+
+
+def _forced(name: str, x: np.ndarray) -> Cells:
+    """Cells of a column that the user wants to be discrete."""
+    grid = find_grid(np.unique(x))
+    if grid is None:
+        raise InputError(f"column {name} cannot be quantised: its values have no common step; round them")
+    return Cells(grid.step, grid)
+
+
+def _date(name: str, array: np.ndarray, type: Type) -> tuple[Column, list[Note]]:
+    if array.dtype == object:
+        array = parse_dates(array, name)
+    column = Column(name, "date", type)
+    if array.dtype.kind != "M":
+        raise InputError(
+            f"column {name} cannot be a date: it holds numbers; convert it to dates or to text like 2024-12-31"
+        )
+    present = array[~np.isnat(array)].astype("datetime64[us]").astype(np.int64)
+    if not len(present):
+        raise InputError(f"column {name} holds only missing values; drop it")
+    column = replace(column, origin=int(present.min()), unit=SECOND)
+    if (present % DAY == 0).all():
+        column = replace(column, unit=DAY)
+    x = _present(column, array)
+    return _spaced(column, x, cells(x))
+
+
+def _present(column: Column, array: np.ndarray) -> np.ndarray:
+    """The numbers of a column that are not missing."""
+    x = column.numbers(array)
+    x = x[~np.isnan(x)]
+    if not len(x):
+        raise InputError(f"column {column.name} holds only missing values; drop it")
+    return x
+
+
+def _spaced(column: Column, x: np.ndarray, found: Cells) -> tuple[Column, list[Note]]:
+    """The column with its cells, and what is to be said of it."""
+    low, high = float(x.min()), float(x.max())
+    column = replace(column, step=found.step, grid=found.grid, values=found.values, low=low, high=high)
+    notes = []
+    if found.values:
+        notes.append(Note(column.name, f"has only {len(found.values)} different values, which are kept"))
+    if not column.step and low < high:
+        spikes = frequent(x)
+        if spikes:
+            shares = ", ".join(f"{shown(_text(column, value))} in {share:.0%}" for value, share in spikes[:3])
+            notes.append(Note(column.name, f"is real but has frequent values: {shares} of the rows"))
+    return column, notes
+
+
+def _text(column: Column, value: float) -> str:
+    return str(column.decode(np.array([value]))[0]) if column.kind == "date" else f"{value:.6g}"

@@ -1,0 +1,174 @@
+r"""Columns that the others determine: constants, copies, and linear combinations of numeric columns.
+
+Such a column has no density beside the others. It is left out of the model and is computed from them on the way back:
+
+.. math:: x_j = a + \sum_{i \in K} b_i x_i
+
+with K a set of columns that are kept. Columns are gone through in their order, so that the earlier of dependent columns
+is kept. A numeric column is dependent if the relation holds in all rows to within ``TOLERANCE`` standard deviations of
+the column. That is rounding of float64; a relation that holds only after rounding to decimals is no such relation,
+because the column then says something that the others do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+TOLERANCE = 1e-6
+SINGLE = 2.0**-22
+"""Later rows may be this part of the size of the terms away from a relation, so that rows in float32 do not break it."""
+ROUNDING = 16 * 2.0**-52
+"""The same for the rows in which a relation is found."""
+NEARLY = 1e-3
+"""Columns whose distance from a linear relation is less than this part of their deviation are named, but kept."""
+ROWS_A_COLUMN = 2
+"""A relation with m columns is sought in more than this many times ``m + 2`` rows; fewer fit one another by chance."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A column as ``intercept + sum of coefficients * others``; without others it is constant.
+
+    Attributes:
+        name: the column.
+        intercept: a constant, in the column's unit.
+        others: names of columns.
+        coefficients: one number per name.
+        tolerance: how far a row may be from the relation, in the column's unit.
+        relative: the same as a part of the size of the terms.
+    """
+
+    name: str
+    intercept: float
+    others: tuple[str, ...] = ()
+    coefficients: tuple[float, ...] = ()
+    tolerance: float = 0.0
+    relative: float = SINGLE
+
+    def value(self, x: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+        """The column, shape ``(rows,)``, from the others by name."""
+        total = np.full(rows, self.intercept)
+        for name, coefficient in zip(self.others, self.coefficients, strict=True):
+            total = total + coefficient * x[name]
+        return total
+
+    def broken(self, x: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Whether each row breaks the relation, or lacks a value that it needs, bool."""
+        given = x[self.name]
+        size = np.abs(given) + abs(self.intercept)
+        for name, coefficient in zip(self.others, self.coefficients, strict=True):
+            size = size + np.abs(coefficient * x[name])
+        allowed = self.tolerance + self.relative * size
+        return np.asarray(~(np.abs(given - self.value(x, len(given))) <= allowed))
+
+    @property
+    def text(self) -> str:
+        """What the column is, for people."""
+        if not self.others:
+            return "is constant"
+        if self.intercept == 0 and self.coefficients == (1.0,):
+            return f"is equal to {self.others[0]}"
+        terms = [f"{c:+.6g} {name}" for name, c in zip(self.others, self.coefficients, strict=True)]
+        shift = [f"{self.intercept:+.6g}"] if self.intercept else []
+        shown = terms[:5] + ([f"... ({len(terms)} columns)"] if len(terms) > 5 else []) + shift
+        return f"is {' '.join(shown).removeprefix('+')}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, which :meth:`from_json` reads."""
+        return {**vars(self), "others": list(self.others), "coefficients": list(self.coefficients)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Relation:
+        """The relation that :meth:`to_json` wrote."""
+        return cls(**{**value, "others": tuple(value["others"]), "coefficients": tuple(value["coefficients"])})
+
+
+def constants_and_copies(x: Mapping[str, np.ndarray], same: Mapping[str, Any]) -> list[Relation]:
+    """The columns that are constant or equal to an earlier one.
+
+    Args:
+        x: columns as numbers or codes, each of shape ``(N,)``.
+        same: for each column, what besides its numbers must be equal for two columns to be so.
+    """
+    found: list[Relation] = []
+    seen: dict[tuple[bytes, Any], str] = {}
+    for name, column in x.items():
+        if (column == column[0]).all():
+            found.append(Relation(name, float(column[0])))
+            continue
+        first = seen.setdefault((column.tobytes(), same[name]), name)
+        if first != name:
+            found.append(Relation(name, 0.0, (first,), (1.0,)))
+    return found
+
+
+def linear_relations(x: Mapping[str, np.ndarray]) -> tuple[list[Relation], list[tuple[str, float]]]:
+    """The numeric columns that are linear combinations of earlier ones.
+
+    Args:
+        x: numeric columns that are not constant, each of shape ``(N,)``.
+
+    Returns:
+        The relations; and columns that are nearly dependent, with the distance as a part of their deviation.
+    """
+    relations: list[Relation] = []
+    near: list[tuple[str, float]] = []
+    kept: list[str] = []
+    basis: list[np.ndarray] = []
+    for name, column in x.items():
+        centred = column - column.mean()
+        scale = float(np.sqrt(np.mean(centred**2)))
+        rest = centred / scale
+        if len(column) > ROWS_A_COLUMN * (len(kept) + 2):
+            for _ in range(2):  # twice: once leaves rounding errors along the basis
+                for direction in basis:
+                    rest = rest - direction * (direction @ rest)
+        size = float(np.sqrt(np.mean(rest**2)))
+        if size < NEARLY:
+            relation = _fit(name, column, scale, kept, x) if size < TOLERANCE else None
+            if relation:
+                relations.append(relation)
+                continue
+            near.append((name, size))
+        kept.append(name)
+        length = np.linalg.norm(rest)
+        if length > 0 and size > TOLERANCE / 10:
+            basis.append(rest / length)
+    return relations, near
+
+
+def _fit(
+    name: str, column: np.ndarray, scale: float, kept: Sequence[str], x: Mapping[str, np.ndarray]
+) -> Relation | None:
+    """The relation of a column to the fewest of those that are kept, if it holds in all rows."""
+    others = list(kept)
+    for _ in range(2):
+        table = np.stack([x[other] for other in others], 1)
+        means, scales = table.mean(0), table.std(0)
+        solution = np.linalg.lstsq((table - means) / scales, (column - column.mean()) / scale, rcond=None)[0]
+        used = np.abs(solution) > 1e-7
+        coefficients = solution * scale / scales
+        if used.all() or not used.any():
+            break
+        others = [other for other, keep in zip(others, used, strict=True) if keep]
+    rounded = _simple(coefficients)
+    for attempt in (rounded, coefficients):
+        intercept = float((column - table @ attempt).mean())
+        intercept = 0.0 if abs(intercept) < 1e-9 * scale else intercept
+        relation = Relation(name, intercept, tuple(others), tuple(attempt.tolist()), TOLERANCE * scale, ROUNDING)
+        if not relation.broken(x).any():
+            return replace(relation, relative=SINGLE)
+    return None
+
+
+def _simple(x: np.ndarray) -> np.ndarray:
+    """Coefficients that are whole numbers, or parts of such, but for rounding, as these."""
+    simple = x.copy()
+    for denominator in (10000, 1000, 100, 60, 12, 10, 8, 7, 3, 1):
+        near = np.rint(x * denominator) / denominator
+        simple = np.where(np.abs(x - near) <= 1e-7 * np.abs(x), near, simple)
+    return simple

@@ -10,10 +10,14 @@ from .support.lazy import lazy
 if TYPE_CHECKING:
     from . import nn
     from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
+    from .density.estimator import NeuralDiffusionDensity
+    from .embedding import Embedding
     from .errors import InputError
     from .gaussian import Gaussian
     from .levels import LevelsPredictor
     from .likelihood import Likelihood, bits_per_dim, log_prob, ode_likelihood, ode_log_prob
+    from .marginal import Marginals
+    from .mixed import MixedDecoder, MixedPredictor
     from .model import NDM
     from .objective import Bound, bound
     from .predictor import Prediction, Predictor
@@ -44,6 +48,7 @@ __all__ = [
     "CosineSchedule",
     "Curve",
     "Decoder",
+    "Embedding",
     "Failures",
     "ForwardProcess",
     "Gaussian",
@@ -57,7 +62,11 @@ __all__ = [
     "Linear",
     "LinearSchedule",
     "LowDiscrepancyTimes",
+    "Marginals",
+    "MixedDecoder",
+    "MixedPredictor",
     "Network",
+    "NeuralDiffusionDensity",
     "NoiseLevel",
     "Prediction",
     "Predictor",
@@ -81,10 +90,14 @@ __all__ = [
 HOMES = {
     "nn": "",
     "decoder": "CategoricalDecoder Decoder GaussianDecoder",
+    "density": "NeuralDiffusionDensity",
+    "embedding": "Embedding",
     "errors": "InputError",
     "gaussian": "Gaussian",
     "levels": "LevelsPredictor",
     "likelihood": "Likelihood bits_per_dim log_prob ode_likelihood ode_log_prob",
+    "marginal": "Marginals",
+    "mixed": "MixedDecoder MixedPredictor",
     "model": "NDM",
     "objective": "Bound bound",
     "predictor": "Prediction Predictor",

@@ -142,8 +142,8 @@ def fit_spline(column: np.ndarray, quantiles: int) -> tuple[np.ndarray, np.ndarr
     Raises:
         InputError: if the column has a single value or a value that is not finite.
     """
-    spread = column.std()
-    if not (np.isfinite(spread) and spread > 0):
+    spread = column.std() if np.isfinite(column).all() else np.nan
+    if not spread > 0:
         raise InputError("a column needs finite values, and at least two different ones, for a marginal distribution")
     share = np.concatenate([[0.5 / len(column)], (np.arange(quantiles) + 0.5) / quantiles, [1 - 0.5 / len(column)]])
     position = np.quantile(column, share.clip(0, 1))

@@ -124,8 +124,8 @@ def save(model: NDM, folder: Path) -> None:
     if own and own != ["predictor"]:
         raise InputError(f"the class of the model's {own[0]} is not registered, so the model could not be loaded again")
     folder.mkdir(parents=True, exist_ok=True)
-    # A network of the caller's may not say its shape.
-    shape = {"shape": model.shape} if model.shape is not None and network_shape(model.predictor) is None else {}
+    # A network of the caller's may not say its shape, and latents may have another shape than samples.
+    shape = {"shape": model.shape} if model.shape != network_shape(model.predictor) else {}
     text = json.dumps({"format": FORMAT, **shape, **parts}, indent=2) + "\n"
     weights = unshared(model.state_dict())
     metadata = {CHECKSUM: _checksum(text), WEIGHTS_CHECKSUM: checksum(weights)}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..support.devices import select_device
 from .commands import COMMANDS, Command, parsed_by
-from .common import INTERRUPTED, add_common, select_device
+from .common import INTERRUPTED, add_common
 
 
 def make_parser() -> ArgumentParser:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
+from ..support.devices import select_device
 from .commands import COMMANDS, Command, parsed_by
-from .common import add_common, add_run, add_sampling, chosen_solver, draw, open_run, require_positive, select_device
+from .common import add_common, add_run, add_sampling, chosen_solver, draw, open_run, require_positive
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
+from ..support.devices import select_device
 from .commands import COMMANDS, Command, parsed_by
 from .common import (
     INTERRUPTED,
@@ -20,7 +21,6 @@ from .common import (
     draw,
     open_run,
     require_positive,
-    select_device,
 )
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import InputError
 from ..experiment.recipe import find_recipe, read_settings
 from ..experiment.settings import Config, add_settings, config_of, differences, make_config, named_settings
+from ..support.devices import select_device
 from .commands import COMMANDS, Command
-from .common import INTERRUPTED, add_common, select_device
+from .common import INTERRUPTED, add_common
 from .options import parse as parse_with
 
 if TYPE_CHECKING:

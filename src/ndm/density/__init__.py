@@ -1,1 +1,24 @@
 """The density of a table, as an estimator of scikit-learn."""
+
+from typing import TYPE_CHECKING
+
+from ..support.lazy import lazy
+
+if TYPE_CHECKING:
+    from .build import table_model
+    from .estimator import NeuralDiffusionDensity
+    from .plan import Plan, plan_for
+    from .scores import denoising_error, log_density
+
+__all__ = ["NeuralDiffusionDensity", "Plan", "denoising_error", "log_density", "plan_for", "table_model"]
+
+HOMES = {
+    "build": "table_model",
+    "estimator": "NeuralDiffusionDensity",
+    "plan": "Plan plan_for",
+    "scores": "denoising_error log_density",
+}
+"""The modules, and the public names that each of them defines."""
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy(__name__, HOMES)

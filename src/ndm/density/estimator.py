@@ -14,7 +14,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import Dataset
-from ..errors import InputError
 from ..model import NDM
 from ..sampling import sample
 from ..support.checks import require, require_count, require_number

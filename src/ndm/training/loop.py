@@ -99,7 +99,7 @@ class Trainer:
             InputError: after ``max_skipped`` steps in a row without a finite gradient. A checkpoint with the
                 weights from before these steps is written first. Also if no step at all had one.
         """
-        settings, start = self.settings, time.perf_counter() - self.seconds
+        start = time.perf_counter() - self.seconds
         self.loss.train()
         with StopRequest() as stop:
             while not self.finished:

@@ -58,6 +58,12 @@ def test_grids_of_rescaled_numbers_are_found(step):
     np.testing.assert_allclose(grid.nearest(values), values, atol=1e-12)
 
 
+def test_a_few_whole_numbers_lie_on_the_grid_of_whole_numbers():
+    assert find_grid(np.array([0.0, 56918.0, 57498.0])) == Grid(0.0, 2.0, 0)
+    assert find_grid(np.array([0.0, 56918.0, 57499.0])) == Grid(0.0, 1.0, 0)
+    assert find_grid(np.array([np.sqrt(2), np.e, np.pi])) is None
+
+
 def test_random_reals_lie_on_no_coarse_grid():
     x = np.random.default_rng(0).normal(size=2000)
     assert cells(x).step == 0
@@ -237,6 +243,7 @@ def test_linear_relations_are_found_and_noise_is_not():
     assert relations[0].coefficients == (1.0, 1.0)
     np.testing.assert_allclose(relations[1].coefficients, (0.5, -2), rtol=1e-6)
     assert relations[1].intercept == pytest.approx(3)
+    assert [relation.text for relation in relations] == ["is a + b", "is 0.5 a - 2 c + 3"]
     assert [name for name, _ in near] == ["noisy"]
     for relation in relations:
         np.testing.assert_allclose(relation.value(x, 200), x[relation.name], rtol=0, atol=1e-9)

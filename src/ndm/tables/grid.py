@@ -29,6 +29,8 @@ LEAST_ROWS = 5
 FILLED = 0.1
 LARGEST_LIST = 1000
 MOST_DECIMALS = 12
+FEWEST = 5
+"""A grid that is not decimal is sought for this many values or more; fewer lie on some grid by chance."""
 FINEST = 1e-4
 """Steps of grids that are not decimal are at least this part of the spread."""
 
@@ -101,8 +103,13 @@ def find_grid(values: np.ndarray, finest: float = 0.0) -> Grid | None:
     """
     largest = float(np.abs(values).max())
     single = np.array_equal(values.astype(np.float32), values)
-    noise = 4 * largest * float(np.finfo(np.float32 if single else np.float64).eps)
-    return _decimal(values, noise, largest) or _any(values, noise, finest)
+    # Small whole numbers are float32 too, and exact: only what is no grid in float64 may be one rounded to float32.
+    for type in (np.float64, np.float32) if single else (np.float64,):
+        noise = 4 * largest * float(np.finfo(type).eps)
+        grid = _decimal(values, noise, largest) or _any(values, noise, finest)
+        if grid:
+            return grid
+    return None
 
 
 def _decimal(values: np.ndarray, noise: float, largest: float) -> Grid | None:
@@ -120,7 +127,7 @@ def _decimal(values: np.ndarray, noise: float, largest: float) -> Grid | None:
 def _any(values: np.ndarray, noise: float, finest: float) -> Grid | None:
     gaps = np.diff(values)
     gaps = gaps[gaps > 2 * noise]
-    if not len(gaps):
+    if len(gaps) < FEWEST - 1:
         return None
     step, least = float(gaps.min()), max(finest, 1e4 * noise)
     while step >= least:

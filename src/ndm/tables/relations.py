@@ -20,7 +20,7 @@ import numpy as np
 
 TOLERANCE = 1e-6
 SINGLE = 2.0**-22
-"""Later rows may be this part of the size of the terms away from a relation, so that rows in float32 do not break it."""
+"""Later rows may be this part of the size of the terms away from a relation: rows in float32 do not break it."""
 ROUNDING = 16 * 2.0**-52
 """The same for the rows in which a relation is found."""
 NEARLY = 1e-3
@@ -72,10 +72,13 @@ class Relation:
             return "is constant"
         if self.intercept == 0 and self.coefficients == (1.0,):
             return f"is equal to {self.others[0]}"
-        terms = [f"{c:+.6g} {name}" for name, c in zip(self.others, self.coefficients, strict=True)]
-        shift = [f"{self.intercept:+.6g}"] if self.intercept else []
-        shown = terms[:5] + ([f"... ({len(terms)} columns)"] if len(terms) > 5 else []) + shift
-        return f"is {' '.join(shown).removeprefix('+')}"
+        terms = []
+        for name, c in [*zip(self.others, self.coefficients, strict=True), ("", self.intercept)]:
+            if name or c:
+                size = "" if name and abs(c) == 1 else f"{abs(c):.6g} "
+                terms.append(f"{'-' if c < 0 else '+'} {size}{name}".rstrip())
+        most = [*terms[:5], f"... ({len(terms)} terms)"] if len(terms) > 6 else terms
+        return f"is {' '.join(most).removeprefix('+ ')}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which :meth:`from_json` reads."""

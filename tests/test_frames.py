@@ -36,6 +36,7 @@ ARROW = pa.table({
     "real": [0.1, None, 2.5], "small": pa.array([1, None, 3], pa.int8()), "truth": [True, None, False],
     "text": ["a", None, "b"], "day": [DAY, None, DAY], "time": pa.array([TIME, None, TIME], pa.timestamp("us")),
     "zone": pa.array([TIME] * 3, pa.timestamp("us", "UTC")),
+    "category": pa.array(["x", None, "y"]).dictionary_encode(), "grade": pa.array([5, 3, None]).dictionary_encode(),
 })  # fmt: skip
 
 

@@ -78,7 +78,7 @@ def test_what_was_found_is_described():
         "planet is constant; it is left out and put back",
         "twice is equal to income; it is left out and put back",
         "city again is equal to city; it is left out and put back",
-        "net is 3 children -1 height +1; it is left out and put back",
+        "net is 3 children - height + 1; it is left out and put back",
     ):
         assert line in text.splitlines()
     assert "cells of 0.01 from 1.4" in text
@@ -88,7 +88,7 @@ CELLS = {
     "real": st.floats(-1e6, 1e6, allow_nan=False),
     "quantised": st.integers(-50, 50).map(lambda k: k / 4),
     "count": st.integers(0, 40),
-    "whole": st.integers(-(2**53), 2**53),
+    "whole": st.integers(-(2**52), 2**52),
     "category": st.sampled_from(["a", "b", "c d", "é", ""]),
     "maybe": st.sampled_from(["a", "b", None]),
     "truth": st.booleans(),
@@ -97,7 +97,7 @@ CELLS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_table_comes_back(data):
     kinds = data.draw(st.lists(st.sampled_from(sorted(CELLS)), min_size=1, max_size=6))
@@ -105,7 +105,7 @@ def test_any_table_comes_back(data):
     columns = {
         f"{kind} {j}": data.draw(st.lists(CELLS[kind], min_size=rows, max_size=rows)) for j, kind in enumerate(kinds)
     }
-    table = pl.DataFrame(columns, strict=False)
+    table = pl.DataFrame(columns, schema_overrides={name: pl.String for name in columns if name.startswith("maybe")})
     if all(len(set(cells)) == 1 for cells in columns.values()):
         with pytest.raises(InputError, match="all columns are constant"):
             fitted(table)

@@ -22,8 +22,8 @@ from ..support.checks import shown
 Scalar: TypeAlias = str | bool | int | float | None
 """A value of a category column. None is a missing value."""
 
-LARGEST_INTEGER = 2**53
-"""Above it, neighbouring integers are one and the same float64."""
+LARGEST_INTEGER = 2**52
+"""Up to it, float64 holds integers and their differences exactly."""
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NUMBERS = (*INTEGERS, "float16", "float32", "float64")
 NAMES = (*NUMBERS, "bool", "string", "category", "enum", "date", "datetime")
@@ -160,11 +160,11 @@ def integers(values: np.ndarray, column: str) -> np.ndarray:
     """Integers as int64.
 
     Raises:
-        InputError: if one is beyond 2^53, so that a float64 does not tell it from its neighbours.
+        InputError: if one is beyond 2^52, so that float64 does not hold its differences from others.
     """
     if len(values) and max(int(values.max()), -int(values.min())) > LARGEST_INTEGER:
         raise InputError(
-            f"column {column} holds integers beyond 2^53, which real numbers do not tell apart; leave the column out "
+            f"column {column} holds integers beyond 2^52, which real numbers do not tell apart; leave the column out "
             "or make it text"
         )
     return values.astype(np.int64)

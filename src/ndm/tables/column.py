@@ -23,7 +23,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..support.checks import shown
-from .cells import Scalar, Type, is_missing, typed
+from .cells import LARGEST_INTEGER, Scalar, Type, is_missing, typed
 from .grid import Grid
 from .kinds import Kind
 
@@ -133,7 +133,7 @@ class Column:
             x = self.grid.nearest(x)
         if self.type.whole:
             bounds = np.iinfo(self.type.name)
-            x = np.clip(np.rint(x), max(bounds.min, -(2**53)), min(bounds.max, 2**53))
+            x = np.clip(np.rint(x), max(bounds.min, -LARGEST_INTEGER), min(bounds.max, LARGEST_INTEGER))
         return x
 
     def decode(self, x: np.ndarray) -> np.ndarray:

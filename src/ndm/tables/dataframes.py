@@ -126,9 +126,12 @@ def _categorical(series: Any, name: str) -> tuple[np.ndarray, Type]:
         levels = list(series.dtype.categories)
     elif series.implementation.is_pandas():
         levels = series.to_native().cat.categories.tolist()
-    array, known = typed([*series.to_list(), *(levels or [])], name)
+    cells = series.to_list()
+    array, known = typed([*cells, *(levels or [])], name)
     if known.time:
         raise InputError(f"column {name} has dates as categories; convert it to dates or to text")
+    if levels is None and known.number:  # with missing ones among them, integers are float64 in the array
+        levels = sorted({v for v in cells if not is_missing(v)})
     return array[: len(series)], Type("enum" if ordered else "category", None if levels is None else tuple(levels))
 
 
@@ -157,6 +160,9 @@ def _plain(array: np.ndarray, known: Type) -> list[Any]:
     if known.name == "date":
         array = array.astype("datetime64[D]")
     cells = [None if is_missing(v) else v for v in array.tolist()]
+    if known.levels is not None:
+        level = {v: v for v in known.levels}
+        return [level.get(v, v) for v in cells]
     return [None if v is None else int(v) for v in cells] if known.whole else cells
 
 
@@ -164,6 +170,11 @@ def _series(nw: Any, name: str, array: np.ndarray, known: Type, backend: str) ->
     """One column of polars or pyarrow."""
     cells = _plain(array, known)
     if known.name in ("category", "enum"):
+        if backend == "pyarrow":
+            import pyarrow as pa
+
+            codes = pa.chunked_array([pa.array(cells).dictionary_encode()])
+            return nw.from_native(codes, series_only=True).alias(name)
         if known.name == "enum" and backend == "polars":
             return nw.new_series(name, cells, nw.Enum(known.levels), backend=backend)
         if all(v is None or isinstance(v, str) for v in cells):

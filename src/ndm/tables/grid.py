@@ -29,6 +29,8 @@ LEAST_ROWS = 5
 FILLED = 0.1
 LARGEST_LIST = 1000
 MOST_DECIMALS = 12
+FEWEST = 5
+"""A grid that is not decimal is sought for this many values or more; fewer lie on some grid by chance."""
 FINEST = 1e-4
 """Steps of grids that are not decimal are at least this part of the spread."""
 
@@ -100,9 +102,16 @@ def find_grid(values: np.ndarray, finest: float = 0.0) -> Grid | None:
     A single number lies on the grid of its decimals. Steps of a grid that is not decimal are at least ``finest``.
     """
     largest = float(np.abs(values).max())
+    if largest <= 2**53 and (values == np.rint(values)).all():
+        return _whole(values, 1.0, 0)
     single = np.array_equal(values.astype(np.float32), values)
-    noise = 4 * largest * float(np.finfo(np.float32 if single else np.float64).eps)
-    return _decimal(values, noise, largest) or _any(values, noise, finest)
+    # Small whole numbers are float32 too, and exact: only what is no grid in float64 may be one rounded to float32.
+    for type in (np.float64, np.float32) if single else (np.float64,):
+        noise = 4 * largest * float(np.finfo(type).eps)
+        grid = _decimal(values, noise, largest) or _any(values, noise, finest)
+        if grid:
+            return grid
+    return None
 
 
 def _decimal(values: np.ndarray, noise: float, largest: float) -> Grid | None:
@@ -112,15 +121,21 @@ def _decimal(values: np.ndarray, noise: float, largest: float) -> Grid | None:
             return None
         k = np.rint(values * unit)
         if np.abs(values - k / unit).max() <= noise:
-            step = int(np.gcd.reduce(np.diff(k).astype(np.int64))) if len(k) > 1 else 1
-            return Grid(float(k[0]) / unit, max(step, 1) / unit, decimals)
+            return _whole(k, unit, decimals)
     return None
+
+
+def _whole(k: np.ndarray, unit: float, decimals: int) -> Grid:
+    """The grid of sorted whole numbers of a unit."""
+    step = max(int(np.gcd.reduce(np.diff(k.astype(np.int64)))), 1) if len(k) > 1 else 1
+    # The offset is less than a step: differences from a far offset would be rounded.
+    return Grid(int(k[0]) % step / unit, step / unit, decimals)
 
 
 def _any(values: np.ndarray, noise: float, finest: float) -> Grid | None:
     gaps = np.diff(values)
     gaps = gaps[gaps > 2 * noise]
-    if not len(gaps):
+    if len(gaps) < FEWEST - 1:
         return None
     step, least = float(gaps.min()), max(finest, 1e4 * noise)
     while step >= least:

@@ -5,9 +5,11 @@ Such a column has no density beside the others. It is left out of the model and 
 .. math:: x_j = a + \sum_{i \in K} b_i x_i
 
 with K a set of columns that are kept. Columns are gone through in their order, so that the earlier of dependent columns
-is kept. A numeric column is dependent if the relation holds in all rows to within ``TOLERANCE`` standard deviations of
-the column. That is rounding of float64; a relation that holds only after rounding to decimals is no such relation,
-because the column then says something that the others do not.
+is kept. A numeric column is dependent if every row is as near to the relation as rounding of float64 explains
+(``ROUNDING`` of the size of the terms), or of float32 if all values are such. A relation that holds only after rounding
+to decimals is no such relation, because the column then says something that the others do not. Later rows break a
+relation if they are further from it than ``TOLERANCE`` standard deviations of the column and ``SINGLE`` of the size of
+the terms.
 """
 
 from __future__ import annotations
@@ -20,9 +22,7 @@ import numpy as np
 
 TOLERANCE = 1e-6
 SINGLE = 2.0**-22
-"""Later rows may be this part of the size of the terms away from a relation, so that rows in float32 do not break it."""
-ROUNDING = 16 * 2.0**-52
-"""The same for the rows in which a relation is found."""
+ROUNDING = 1e-12
 NEARLY = 1e-3
 """Columns whose distance from a linear relation is less than this part of their deviation are named, but kept."""
 ROWS_A_COLUMN = 2
@@ -72,10 +72,13 @@ class Relation:
             return "is constant"
         if self.intercept == 0 and self.coefficients == (1.0,):
             return f"is equal to {self.others[0]}"
-        terms = [f"{c:+.6g} {name}" for name, c in zip(self.others, self.coefficients, strict=True)]
-        shift = [f"{self.intercept:+.6g}"] if self.intercept else []
-        shown = terms[:5] + ([f"... ({len(terms)} columns)"] if len(terms) > 5 else []) + shift
-        return f"is {' '.join(shown).removeprefix('+')}"
+        terms = []
+        for name, c in [*zip(self.others, self.coefficients, strict=True), ("", self.intercept)]:
+            if name or c:
+                size = "" if name and abs(c) == 1 else f"{abs(c):.6g} "
+                terms.append(f"{'-' if c < 0 else '+'} {size}{name}".rstrip())
+        most = [*terms[:5], f"... ({len(terms)} terms)"] if len(terms) > 6 else terms
+        return f"is {' '.join(most).removeprefix('+ ')}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, which :meth:`from_json` reads."""
@@ -155,13 +158,15 @@ def _fit(
         if used.all() or not used.any():
             break
         others = [other for other, keep in zip(others, used, strict=True) if keep]
+    single = all(np.array_equal(x[used].astype(np.float32), x[used]) for used in (name, *others))
     rounded = _simple(coefficients)
     for attempt in (rounded, coefficients):
         intercept = float((column - table @ attempt).mean())
         intercept = 0.0 if abs(intercept) < 1e-9 * scale else intercept
-        relation = Relation(name, intercept, tuple(others), tuple(attempt.tolist()), TOLERANCE * scale, ROUNDING)
-        if not relation.broken(x).any():
-            return replace(relation, relative=SINGLE)
+        relation = Relation(name, intercept, tuple(others), tuple(attempt.tolist()), TOLERANCE * scale)
+        exact = replace(relation, tolerance=16 * 2.0**-52 * scale, relative=SINGLE if single else ROUNDING)
+        if not exact.broken(x).any():
+            return relation
     return None
 
 

@@ -223,9 +223,3 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):
                 for name in ("config.json", "model.safetensors"):
                     (Path(folder) / name).write_bytes(files[name])
                 self.model_ = NDM.from_pretrained(folder).requires_grad_(False)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.categorical = True
-        return tags

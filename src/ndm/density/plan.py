@@ -38,16 +38,20 @@ def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
     batch = min(BATCH, max(32, rows // 4))
     wanted = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * rows // BATCH)) if steps is None else steps
     few = rows < FEW_ROWS
+    if few:
+        dropout, fourier = 0.3, ()
+    else:
+        dropout, fourier = 0.1, (0, 1) if columns > 8 else (0, 1, 2)
     return Plan(
         width=128 if columns <= 200 else 256,
         depth=3,
-        dropout=0.1 if few else 0.0,
-        fourier=(0, 1),
+        dropout=dropout,
+        fourier=fourier,
         dim=4,
         gamma_min=-10.0,
         gamma_max=5.0,
         steps=wanted,
         batch_size=batch,
         learning_rate=2e-3,
-        evaluate_every=max(1, wanted // 20),
+        evaluate_every=max(50, wanted // 25),
     )

@@ -3,7 +3,7 @@ r"""The log-likelihood of rows of a table, and how odd they are at two scales.
 The log-likelihood is that of the ODE (:mod:`ndm.likelihood`): exact for numbers, and with K importance samples for rows
 with symbols or rounded numbers. All rows get the same draws, so the value of a row does not depend on the others.
 
-The divergence is exact for rows of few latents. For more, it is Hutchinson's estimator, averaged over several probes.
+The divergence is exact for rows of few latents. For more, it is Hutchinson's estimator with a probe for each draw.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ..model import NDM
 from ..solvers import Solver
 from ..support.tensors import full_times, randn_like, seeded, sum_rows
 
-EXACT_UP_TO = 64
-PROBES = 16
+EXACT_UP_TO, EXACT_DRAWS_UP_TO = 64, 8
+"""The most latents of a row for an exact divergence: without draws, and where each draw needs its own solution."""
 DRAWS = 8
 BLOCK = 1024
 SOLVER = Solver("dopri5", rtol=1e-3, atol=1e-3)
@@ -35,13 +35,13 @@ def log_density(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:
         SolverError: if the solver could not finish some rows.
     """
     latents = model.latent_shape(tuple(rows.shape[1:]))[0]
-    exact = latents <= EXACT_UP_TO
+    exact = latents <= (EXACT_DRAWS_UP_TO if model.decoder.drawn else EXACT_UP_TO)
     divergence: Divergence = "exact" if exact else "hutchinson"
-    samples = DRAWS if exact else PROBES
     parts = [
         ode_likelihood(
-            model, block, SOLVER, divergence=divergence, samples=samples, generator=seeded(seed), common=True
-        ).checked().log_prob.double().cpu()
+            model, block, SOLVER, divergence=divergence, samples=DRAWS, dtype=torch.float64, generator=seeded(seed),
+            common=True,
+        ).checked().log_prob.cpu()
         for block in rows.split(BLOCK)
     ]  # fmt: skip
     return torch.cat(parts)

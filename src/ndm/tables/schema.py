@@ -127,7 +127,7 @@ class Schema:
         Args:
             frame: rows of the same columns. Those of a dataframe may be in another order.
             unknown: whether categories that the training rows do not have are refused, or become the code -1 ("odd").
-                Numbers that are missing, in a column without an indicator, are refused or filled in the same way.
+                Numbers that are missing in a column without an indicator are always refused.
 
         Returns:
             float64 of shape ``(N, n)``.
@@ -139,13 +139,13 @@ class Schema:
             raise InputError(f"unknown must be refuse or odd, got {shown(unknown)}")
         frame = self._aligned(frame)
         x, missing = self._numbers(frame, [c.name for c in self.model_columns])
+        indicated = {column.name for column in self.indicators}
+        names = {c.name: c.name + MISSING for c in self.model_columns if c.numeric}
+        refuse_missing(
+            {name: missing[name] for name, indicator in names.items() if indicator not in indicated},
+            "no training row has one there; fill them or leave these rows out",
+        )
         if unknown == "refuse":
-            indicated = {column.name for column in self.indicators}
-            names = {c.name: c.name + MISSING for c in self.model_columns if c.numeric}
-            refuse_missing(
-                {name: missing[name] for name, indicator in names.items() if indicator not in indicated},
-                "no training row has one there; fill them or leave these rows out",
-            )
             for column in self.model_columns:
                 if not column.numeric and column.name in self.names:
                     self._refuse_unknown(column, x[column.name], frame)

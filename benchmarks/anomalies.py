@@ -326,12 +326,12 @@ def against(means: dict[str, dict[str, float]], known: dict[str, dict[str, float
 
 
 def times(records: list[dict[str, Any]], methods: list[str]) -> str:
-    """The median and the largest seconds of a fit."""
+    """The median and the largest processor time of a fit, in seconds summed over threads."""
     lines = []
     for name in methods:
-        seconds = [r["seconds"] for r in records if r["method"] == name]
+        seconds = [r["process_seconds"] for r in records if r["method"] == name]
         lines.append([name, f"{median(seconds):.2f}", f"{max(seconds):.1f}", str(len(seconds))])
-    return markdown_table(["seconds of a fit", "median", "largest", "fits"], lines)
+    return markdown_table(["processor seconds of a fit", "median", "largest", "fits"], lines)
 
 
 def differences(out: Path) -> str:

@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def table_of(out: Path) -> str:
-    """The Markdown table of what is finished: bits per row and, for each method, the seconds of training."""
+    """The Markdown table of what is finished: bits per row and, for each method, the processor time of training."""
     cells = Cells(out, KEY).records
     lines = []
     for name in (s for s in SETS if any(key[0] == s for key in cells)):
@@ -161,13 +161,13 @@ def table_of(out: Path) -> str:
         best = min(found, key=lambda m: found[m][0])
         first = next(records for records in of.values() if records)[0]
         figures = [
-            f"{shown(*found[m], bold=m == best)} [{len(of[m])}], {np.mean([r['seconds'] for r in of[m]]):.0f} s"
+            f"{shown(*found[m], bold=m == best)} [{len(of[m])}], {np.mean([r['process_seconds'] for r in of[m]]):.0f} s"
             if m in found
             else ""
             for m in of
         ]
         lines.append([name, f"{first['train']:,} x {first['columns']}", *figures])
-    header = ["bits per row (s.e.) [splits], seconds", "training rows x columns", *METHODS, "ours"]
+    header = ["bits per row (s.e.) [splits], processor seconds", "training rows x columns", *METHODS, "ours"]
     return markdown_table(header, lines)
 
 

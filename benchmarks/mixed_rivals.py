@@ -20,11 +20,14 @@ with the weight and ``K`` chosen by validation rows. The distributions of the bi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+from ndm.errors import InputError
 
 LogProb = Callable[[np.ndarray], np.ndarray]
 """Log-probabilities in nats, shape ``(N,)``, of rows of codes, shape ``(N, D)``."""
@@ -274,6 +277,8 @@ def boosted(train: np.ndarray, valid: np.ndarray, columns: list[Column], seed: i
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
+    if "X_val" not in inspect.signature(HistGradientBoostingClassifier.fit).parameters:
+        raise InputError("boosted trees with validation rows need scikit-learn 1.7: upgrade it, or leave out boosted")
     own = independent(train, valid, columns, seed).facts["own"]
     bins = Bins.of(train, own, columns, count)
     index, checks = bins.index(train), bins.index(valid)

@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import csv
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,8 @@ from typing import Any
 
 import numpy as np
 
-from cells import Cells, choose, clock, common_options, ends, folder_of, limit_threads, note_machine, ours, say
-from density_rivals import gaussian_mixture, kernel_density
+from anomaly_rivals import Score, gmm, iforest, kde, knn, lof, ocsvm
+from cells import OURS, Cells, choose, clock, common_options, ends, folder_of, limit_threads, note_machine, ours, say
 from ndm.errors import InputError
 from ndm.evaluation.tables import markdown_table
 
@@ -50,7 +49,6 @@ FEWEST, MOST = 1_000, 50_000
 SEEDS = (0, 1, 2, 3, 6)
 KEY = ("set", "protocol", "seed", "method")
 TASK = ("set", "protocol", "seed")
-Score = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass
@@ -121,59 +119,6 @@ def area(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(roc_auc_score(labels, finite))
 
 
-def knn(train: np.ndarray, seed: int) -> Score:
-    """The distance to the fifth nearest training row."""
-    from sklearn.neighbors import NearestNeighbors
-
-    model = NearestNeighbors(n_neighbors=5).fit(train)
-    return lambda x: model.kneighbors(x)[0][:, -1]
-
-
-def lof(train: np.ndarray, seed: int) -> Score:
-    """Local outlier factor with 20 neighbours."""
-    from sklearn.neighbors import LocalOutlierFactor
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # equal rows
-        model = LocalOutlierFactor(n_neighbors=20, novelty=True).fit(train)
-    return lambda x: -model.score_samples(x)
-
-
-def iforest(train: np.ndarray, seed: int) -> Score:
-    """A forest of 100 isolation trees."""
-    from sklearn.ensemble import IsolationForest
-
-    model = IsolationForest(n_estimators=100, random_state=seed).fit(train)
-    return lambda x: -model.score_samples(x)
-
-
-def ocsvm(train: np.ndarray, seed: int) -> Score:
-    """A one-class support vector machine with a Gaussian kernel of width sqrt(D / 2) and nu = 0.5."""
-    from sklearn.svm import OneClassSVM
-
-    model = OneClassSVM(gamma="auto", nu=0.5).fit(train)
-    return lambda x: -model.score_samples(x)
-
-
-def held_out(train: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nine tenths and one tenth of the rows, by chance."""
-    order = np.random.default_rng(seed).permutation(len(train))
-    count = max(1, len(train) // 10)
-    return train[order[count:]], train[order[:count]]
-
-
-def gmm(train: np.ndarray, seed: int) -> Score:
-    """A mixture of up to 32 Gaussians; the number is chosen by a tenth of the training rows."""
-    fitted = gaussian_mixture(*held_out(train, seed), seed, sizes=(1, 2, 4, 8, 16, 32), initialisations=1)
-    return lambda x: -fitted.score(x)
-
-
-def kde(train: np.ndarray, seed: int) -> Score:
-    """A Gaussian kernel on every row; its width is chosen by a tenth of the training rows."""
-    fitted = kernel_density(*held_out(train, seed), seed)
-    return lambda x: -fitted.score(x)
-
-
 def fit_ours(train: np.ndarray, seed: int) -> Score:
     """Our estimator."""
     model = ours(seed).fit(train)
@@ -206,7 +151,7 @@ METHODS = {
     "ocsvm": Method(ocsvm, chance=False, most=12_000, published="OCSVM"),
     "gmm": Method(gmm, most=30_000),
     "kde": Method(kde, most=12_000),
-    "ndm": Method(fit_ours, raw=True),
+    OURS: Method(fit_ours, raw=True),
 }
 
 

@@ -5,6 +5,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import cells  # noqa: E402
 import density  # noqa: E402
 import mixed  # noqa: E402
 import mixed_rivals  # noqa: E402
+import ndm  # noqa: E402
 from ndm import InputError  # noqa: E402
 
 random = np.random.default_rng(0)
@@ -288,3 +290,79 @@ def test_the_tree_is_the_one_of_largest_information():
     c = np.where(random.uniform(size=2_000) < 0.9, b, random.integers(0, 4, 2_000))
     tree = mixed_rivals.chow_liu_tree(np.stack([c, a, b], axis=1), [4, 4, 4])
     assert tree == [(0, 0), (2, 0), (1, 2)]
+
+
+# From end to end.
+
+
+class Estimator:
+    """An estimator with the interface of ours; it keeps what it was fitted on."""
+
+    fits: ClassVar[list] = []
+
+    def get_params(self):
+        return {"random_state": None}
+
+    def set_params(self, random_state):
+        self.seed = random_state
+
+    def fit(self, x):
+        Estimator.fits.append((self.seed, x))
+        return self
+
+    def score_samples(self, x):
+        return -np.square(np.asarray(x[:, 0], dtype=np.float64))
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Run a benchmark with our estimator replaced, and give what it prints."""
+    monkeypatch.setattr(ndm, "NeuralDiffusionDensity", Estimator, raising=False)
+    monkeypatch.setattr(ndm, "__all__", [*ndm.__all__, "NeuralDiffusionDensity"])
+    Estimator.fits.clear()
+
+    def run(module, *arguments):
+        monkeypatch.setattr(module, "limit_threads", lambda threads: None)
+        out = tmp_path / "out" / f"{module.__name__}.jsonl"
+        monkeypatch.setattr(sys, "argv", [module.__name__, "--data", str(tmp_path), "--out", str(out), *arguments])
+        code = cells.ends(module.main)
+        return code, capsys.readouterr()
+
+    return run
+
+
+def test_densities_go_on_where_they_stopped(command, tmp_path):
+    (tmp_path / "uci").mkdir()
+    rows = random.standard_normal((100, 2))
+    np.savez(tmp_path / "uci" / "kin8nm.npz", data=rows, test_mask=np.tile(np.arange(100) < 10, (2, 1)))
+    code, printed = command(density, "--sets", "kin8nm", "--methods", "kde", "ndm")
+    assert code == 0 and "to KDE" in printed.out and printed.err.count("nats per row") == 4
+    assert [(seed, x.shape) for seed, x in Estimator.fits] == [(0, (90, 2)), (1, (90, 2))]
+    assert np.allclose(np.concatenate([x for _, x in Estimator.fits]).std(0), 1)
+    again = command(density, "--sets", "kin8nm", "--methods", "kde", "ndm")[1]
+    assert again.out == printed.out and not again.err and len(Estimator.fits) == 2
+    (tmp_path / "out" / "density-rows" / "kin8nm-0-kde.npy").unlink()
+    assert command(density, "--table")[1].out == printed.out
+
+
+def test_our_detector_gets_the_columns_as_they_are(command, tmp_path):
+    (tmp_path / "adbench").mkdir()
+    x = 100 + 5 * random.standard_normal((300, 2))
+    np.savez(tmp_path / "adbench" / "WBC.npz", X=x, y=np.arange(300) % 10 == 0)
+    code, printed = command(anomalies, "--methods", "knn", "ndm", "--plain", "--seeds", "4", "5")
+    assert code == 0 and printed.err.count(" knn: ") == 1 and printed.err.count(" ndm: ") == 2
+    assert [seed for seed, _ in Estimator.fits] == [4, 5]
+    assert np.array_equal(Estimator.fits[0][1], x[np.arange(300) % 10 > 0][:135])
+    assert not command(anomalies, "--methods", "knn", "ndm", "--plain", "--seeds", "4", "5")[1].err
+    assert command(anomalies, "--contaminate", "2")[0] == 2
+
+
+def test_our_estimator_gets_numbers_and_strings(command, tmp_path):
+    (tmp_path / "tables").mkdir()
+    lines = [f"{a},{b}\n" for a, b in zip(random.integers(0, 9, 100), random.choice(list("pq"), 100), strict=True)]
+    (tmp_path / "tables" / "mushrooms.csv").write_text("cap,class\n" + "".join(lines))
+    code, printed = command(mixed, "--sets", "mushrooms", "--methods", "independent", "ndm", "--splits", "1")
+    assert code == 0 and "| mushrooms | 80 x 2 |" in printed.out
+    ((seed, x),) = Estimator.fits
+    assert seed == 0 and x.shape == (90, 2) and isinstance(x[0, 0], int) and x[0, 1] in "pq"
+    assert not command(mixed, "--sets", "mushrooms", "--methods", "independent", "ndm", "--splits", "1")[1].err

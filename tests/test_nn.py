@@ -63,3 +63,25 @@ def test_bfloat16_autocast_keeps_the_process_in_float32():
     assert low.total.dtype == torch.float32
     torch.testing.assert_close(low.prior, exact.prior)
     torch.testing.assert_close(low.diffusion, exact.diffusion, rtol=0.1, atol=0.1)
+
+
+def test_uniform_features():
+    """sin and cos of pi (2 Phi(z) - 1) 2^k / 2, with Phi from torch.distributions."""
+    z = torch.randn(5, 3)
+    u = 2 * torch.distributions.Normal(0.0, 1.0).cdf(z) - 1
+    angles = [torch.pi / 2 * 2**k * u for k in (0, 2)]
+    expected = torch.cat([z, 3**0.5 * u, *(a.sin() for a in angles), *(a.cos() for a in angles)], 1)
+    features = ndm.nn.UniformFeatures((0, 2))
+    torch.testing.assert_close(features(z), expected)
+    assert features.per_element == 5
+    assert ndm.nn.UniformFeatures(())(z) is z
+
+
+def test_an_mlp_with_uniform_features_and_its_own_number_of_outputs():
+    net = ndm.nn.MLP((3,), width=8, depth=1, outputs=7, uniform=(0, 1))
+    for p in net.parameters():
+        torch.nn.init.normal_(p)
+    z = torch.randn(5, 3)
+    out = net(z, torch.rand(5))
+    assert out.shape == (5, 7)
+    assert net.stem.in_features == 3 * (1 + 5)

@@ -37,7 +37,7 @@ def table_model(rows: Tensor, cells: Sequence[float], alphabets: Sequence[int], 
     decoder = MixedDecoder(marginals, alphabets, list(cells))
     schedule = LinearSchedule(plan.gamma_min, plan.gamma_max)
     torch.manual_seed(seed)
-    size = {"width": plan.width, "depth": plan.depth, "dropout": plan.dropout, "fourier": plan.fourier}
+    size = {"width": plan.width, "depth": plan.depth, "dropout": plan.dropout, "uniform": plan.uniform}
     if not alphabets:
         return NDM(ForwardProcess(schedule, Identity()), Predictor(MLP((numbers,), **size), "v"), decoder)
     embedding = Embedding(alphabets, plan.dim, numbers=numbers)

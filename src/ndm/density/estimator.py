@@ -124,7 +124,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):
         self.seed_ = seed
         self.n_rows_ = len(rows)
         self.n_features_in_ = len(frame.names)
-        if frame.kind != "numpy":
+        if all(isinstance(name, str) for name in getattr(X, "columns", [0])):
             self.feature_names_in_ = np.array(frame.names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_

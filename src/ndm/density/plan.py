@@ -17,7 +17,7 @@ class Plan:
     width: int
     depth: int
     dropout: float
-    fourier: tuple[int, ...]
+    uniform: tuple[int, ...]
     dim: int
     gamma_min: float
     gamma_max: float
@@ -39,14 +39,14 @@ def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
     wanted = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * rows // BATCH)) if steps is None else steps
     few = rows < FEW_ROWS
     if few:
-        dropout, fourier = 0.3, ()
+        dropout, uniform = 0.3, ()
     else:
-        dropout, fourier = 0.1, (0, 1) if columns > 8 else (0, 1, 2)
+        dropout, uniform = 0.1, (0, 1, 2)
     return Plan(
         width=128 if columns <= 200 else 256,
         depth=3,
         dropout=dropout,
-        fourier=fourier,
+        uniform=uniform,
         dim=4,
         gamma_min=-10.0,
         gamma_max=5.0,

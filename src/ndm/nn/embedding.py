@@ -58,6 +58,34 @@ class FourierFeatures(nn.Module):
         return torch.cat([z, *(a.sin() for a in angles), *(a.cos() for a in angles)], dim=1)
 
 
+class UniformFeatures(nn.Module):
+    r"""Appends :math:`u = \mathrm{erf}(z / \sqrt 2)` and :math:`\sin(2^k \pi u / 2), \cos(2^k \pi u / 2)` to z.
+
+    For normal z, u is uniform in [-1, 1]. Frequencies in u resolve equal shares of the data everywhere, also where many
+    values crowd in a small interval of z.
+
+    Args:
+        exponents: the exponents k; without any, z is left as it is.
+    """
+
+    def __init__(self, exponents: tuple[int, ...]) -> None:
+        super().__init__()
+        require_number(**{f"uniform[{i}]": k for i, k in enumerate(exponents)})
+        self.exponents = tuple(exponents)
+
+    @property
+    def per_element(self) -> int:
+        """The number of features of an element, besides itself."""
+        return 1 + 2 * len(self.exponents) if self.exponents else 0
+
+    def forward(self, z: Tensor) -> Tensor:
+        if not self.exponents:
+            return z
+        u = torch.erf(z / math.sqrt(2))
+        angles = [2.0**k * math.pi / 2 * u for k in self.exponents]
+        return torch.cat([z, math.sqrt(3) * u, *(a.sin() for a in angles), *(a.cos() for a in angles)], dim=1)
+
+
 def embedding_size(embedding: int | bool, channels: int) -> int:
     """The size of a U-Net's time embedding: True is ``4 * channels``, and 0 or False no embedding.
 

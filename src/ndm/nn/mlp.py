@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..support.checks import require_count, require_rate, row_shape
-from .embedding import FourierFeatures, TimeEmbedding, embed
+from .embedding import FourierFeatures, TimeEmbedding, UniformFeatures, embed
 from .names import NETWORKS
 
 
@@ -49,6 +50,7 @@ class MLP(nn.Module):
         dropout: the dropout rate of the blocks.
         fourier: exponents of the :class:`FourierFeatures` of the input.
         outputs: the number of output channels, if it is not ``multiplier * C``.
+        uniform: exponents of the :class:`UniformFeatures` of the input.
 
     Raises:
         InputError: if a size is not a whole number, negative or (but for ``depth`` and ``embedding``) 0, or the
@@ -76,6 +78,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         fourier: Sequence[int] = (),
         outputs: int | None = None,
+        uniform: Sequence[int] = (),
     ) -> None:
         super().__init__()
         require_count(outputs=1 if outputs is None else outputs)
@@ -91,10 +94,11 @@ class MLP(nn.Module):
         self.dropout = dropout
         self.fourier = tuple(fourier)
         self.outputs = outputs
+        self.uniform = tuple(uniform)
         dim = math.prod(self.shape)
-        self.features = FourierFeatures(self.fourier)
+        self.features, self.scores = FourierFeatures(self.fourier), UniformFeatures(self.uniform)
         self.time = TimeEmbedding(embedding) if embedding else None
-        self.stem = nn.Linear(dim * (1 + 2 * len(self.fourier)), width)
+        self.stem = nn.Linear(dim * (1 + 2 * len(self.fourier) + self.scores.per_element), width)
         self.blocks = nn.ModuleList(Block(width, hidden or width, embedding, dropout) for _ in range(depth))
         channels, *self.rest = self.shape
         self.channels = channels * multiplier if outputs is None else outputs
@@ -104,7 +108,8 @@ class MLP(nn.Module):
 
     def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
         embedding = embed(self.time, t)
-        h = self.stem(self.features(z.flatten(1)))
+        flat = z.flatten(1)
+        h = self.stem(torch.cat([self.features(flat), self.scores(flat)[:, flat.shape[1] :]], dim=1))
         for block in self.blocks:
             h = block(h, embedding)
         out = self.head(functional.layer_norm(h, h.shape[-1:]))

@@ -43,7 +43,8 @@ def from_dataframe(data: Any) -> Parts | None:
         return None
     names = tuple(str(name) for name in table.columns)
     check_names(names)
-    taken = [_column(table[name], str(name)) for name in table.columns]
+    # By position: a name may be a number, which would choose a row.
+    taken = [_column(series, name) for series, name in zip(table.iter_columns(), names, strict=True)]
     kind = table.implementation.name.lower()
     kind = kind if kind in ("pandas", "polars", "pyarrow") else "other"
     return Parts(names, tuple(array for array, _ in taken), tuple(type for _, type in taken), kind)

@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import SmoothNet
 from torch.distributions import Normal
 
 import ndm
+
+from conftest import SmoothNet
 
 ALPHABETS = (3, 2)
 

@@ -39,7 +39,7 @@ def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
     wanted = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * rows // BATCH)) if steps is None else steps
     few = rows < FEW_ROWS
     if few:
-        dropout, uniform = 0.3, ()
+        dropout, uniform = 0.3, (0,)
     else:
         dropout, uniform = 0.1, (0, 1, 2)
     return Plan(

@@ -217,14 +217,23 @@ def test_columns_in_another_order_are_found_by_name(fitted):
     np.testing.assert_array_equal(fitted.score_samples(rows[list(rows)[::-1]]), fitted.score_samples(rows))
 
 
-QUICK = ("check_n_features_in", "check_dict_unchanged", "check_fit_score_takes_y", "check_estimators_pickle",
-         "check_methods_subset_invariance", "check_estimators_nan_inf", "check_fit2d_1sample", "check_fit1d")  # fmt: skip
+QUICK = (
+    "check_n_features_in",
+    "check_dict_unchanged",
+    "check_fit_score_takes_y",
+    "check_estimators_pickle",
+    "check_methods_subset_invariance",
+    "check_estimators_nan_inf",
+    "check_fit2d_1sample",
+    "check_fit1d",
+)
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_checks_of_scikit_learn(name):
     estimator = NeuralDiffusionDensity(max_steps=3, random_state=0)
-    checks = [c for e, c in estimator_checks_generator(estimator) if getattr(c, "func", c).__name__ == name]
+    every = (check for _, check in estimator_checks_generator(estimator))
+    checks = [check for check in every if getattr(check, "func", check).__name__ == name]
     assert checks
     for check in checks:
         check(clone(estimator))

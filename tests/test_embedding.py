@@ -94,10 +94,10 @@ def test_symbols_of_a_sequence_have_one_alphabet():
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (dict(levels=[]), "at least one alphabet"),
-        (dict(levels=[1]), "levels"),
-        (dict(levels=[2], dim=0), "dim"),
-        (dict(levels=[2], num_basis=-1), "num_basis"),
+        ({"levels": []}, "at least one alphabet"),
+        ({"levels": [1]}, "levels"),
+        ({"levels": [2], "dim": 0}, "dim"),
+        ({"levels": [2], "num_basis": -1}, "num_basis"),
     ],
 )
 def test_alphabets_that_cannot_be_are_refused(arguments, match):

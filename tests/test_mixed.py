@@ -90,9 +90,8 @@ def test_the_bound_of_symbols_is_that_of_brute_force():
             variance = s_s**2 * (s_t**2 - (a_t / a_s) ** 2 * s_s**2) / s_t**2
             z_t = a_t * point(t)[k] + s_t * nodes
             w = weights_of(z_t, t)
-            mean = lambda f, b: a_s * f - b * a_t  # noqa: E731
-            q = mean(point(s)[k], 0) - keep * a_t * point(t)[k]
-            p = mean(w @ point(s), 0) - keep * a_t * (w @ point(t))
+            q = a_s * point(s)[k] - keep * a_t * point(t)[k]
+            p = a_s * (w @ point(s)) - keep * a_t * (w @ point(t))
             total = total + (weights * (q - p) ** 2).sum() / (2 * variance)
         x = torch.full((60_000, 1), float(k))
         draws = ndm.bound(model, x, steps=T, generator=torch.Generator().manual_seed(k)).total.detach()
@@ -156,7 +155,7 @@ def test_cells_and_symbols_sum_to_one():
 def test_common_draws_make_a_row_independent_of_the_others():
     model = mixed_model(cells=[0.5])
     rows = torch.tensor([[1.0, 0, 1], [2.5, 2, 0], [0.5, 1, 1]])
-    options = dict(solver="dopri5", samples=2, common=True)
+    options = {"solver": "dopri5", "samples": 2, "common": True}
     together = ndm.log_prob(model, rows, generator=torch.Generator().manual_seed(5), **options)
     alone = [ndm.log_prob(model, row[None], generator=torch.Generator().manual_seed(5), **options) for row in rows]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-9, atol=1e-9)

@@ -5,7 +5,7 @@ r"""A forward process of symbols: every symbol is a point that moves in time.
 for symbols k = 1..V, where the points :math:`e_k(0) = e_k` have mean zero and a root mean square of one. So
 :math:`\gamma_0` keeps its meaning, and with more noise the forward process can move symbols apart or together.
 
-A symbol x is a one-hot vector. On one-hot vectors F is linear, :math:`F(x, t) = \sum_k x_k e_k(t)`. So it is defined for
+A symbol x is a one-hot vector. On these F is linear, :math:`F(x, t) = \sum_k x_k e_k(t)`, and so it is defined for
 probabilities w too: :math:`F(w, t)` is the expected curve. A predictor therefore predicts the probabilities of the
 symbols, ``process(w)`` is the reverse process, and the target of each symbol is exact.
 
@@ -93,7 +93,7 @@ class Embedding(Transform):
         return (weights.movedim(1, -1) @ blocks).movedim(-1, 1)
 
     def log_likelihoods(self, z: Tensor, t: Tensor, process: ForwardProcess) -> Tensor:
-        r""":math:`\log \mathcal{N}(z;\, \alpha_t e_k(t), \sigma_t^2 I)` of every symbol, less a constant of its alphabet.
+        r""":math:`\log \mathcal{N}(z; \alpha_t e_k(t), \sigma_t^2 I)` of every symbol, less a constant of its alphabet.
 
         Args:
             z: latents, ``(B, numbers + len(levels) * dim, *)``.

@@ -37,13 +37,19 @@ def table_model(rows: Tensor, cells: Sequence[float], alphabets: Sequence[int], 
     decoder = MixedDecoder(marginals, alphabets, list(cells))
     schedule = LinearSchedule(plan.gamma_min, plan.gamma_max)
     torch.manual_seed(seed)
-    size = {"width": plan.width, "depth": plan.depth, "dropout": plan.dropout, "uniform": plan.uniform}
     if not alphabets:
-        return NDM(ForwardProcess(schedule, Identity()), Predictor(MLP((numbers,), **size), "v"), decoder)
+        return NDM(ForwardProcess(schedule, Identity()), Predictor(network(numbers, numbers, plan), "v"), decoder)
     embedding = Embedding(alphabets, plan.dim, numbers=numbers)
     latents = numbers + len(alphabets) * plan.dim
-    net = MLP((latents,), outputs=numbers + sum(alphabets), **size)
+    net = network(latents, numbers + sum(alphabets), plan)
     predictor = MixedPredictor(net, alphabets, numbers)
     predictor.start_at(rows[:, numbers:])
     process = ForwardProcess(schedule, embedding, tied_to="noise")
     return NDM(process, predictor, decoder, shape=(numbers + len(alphabets),))
+
+
+def network(latents: int, outputs: int, plan: Plan) -> MLP:
+    """The predictor's network."""
+    return MLP(
+        (latents,), width=plan.width, depth=plan.depth, dropout=plan.dropout, outputs=outputs, uniform=plan.uniform
+    )

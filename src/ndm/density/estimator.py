@@ -31,7 +31,7 @@ THRESHOLD_ROWS = 2_000
 PATIENCE = 4
 
 
-class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):
+class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """The density of a table: exact log-likelihoods, odd rows, new rows.
 
     A neural diffusion model of rows with numbers (densities), rounded numbers, counts and categories (probabilities).
@@ -63,6 +63,10 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):
         >>> density.score_samples(x[:3]).shape
         (3,)
     """
+
+    schema_: Schema
+    model_: NDM
+    history_: list[dict[str, Any]]
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):
             max_seconds=self.max_time,
         )  # fmt: skip
         dataset = Dataset("table", training, validation, validation)
-        self.history_: list[dict[str, Any]] = []
+        self.history_ = []
         with progress_bar("fitting", plan.steps, visible=bool(self.verbose), unit="step") as bar:
             log = training_news(bar, self.history_.append)
             model.requires_grad_(True)

@@ -38,6 +38,7 @@ def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
     batch = min(BATCH, max(32, rows // 4))
     wanted = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * rows // BATCH)) if steps is None else steps
     few = rows < FEW_ROWS
+    uniform: tuple[int, ...]
     if few:
         dropout, uniform = 0.3, (0,)
     else:

@@ -28,7 +28,7 @@ FEWEST_VALIDATED = 200
 """The least number of rows of which some validate."""
 THRESHOLD_ROWS = 2_000
 """The most training rows whose scores set the threshold of outliers."""
-PATIENCE = 4
+PATIENCE = 10
 
 
 class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BATCH = 256
-EPOCHS = 400
+EPOCHS = 200
 FEWEST_STEPS, MOST_STEPS = 2_500, 20_000
-FEW_ROWS = 2_000
+FEW_ROWS, FEW_COLUMNS = 2_000, 6
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,16 @@ def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
         columns: the number of columns of the model.
         steps: the number of training steps, if it is given.
     """
-    batch = min(BATCH, max(32, rows // 4))
+    batch = min(BATCH, max(32, rows // 8))
     wanted = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * rows // BATCH)) if steps is None else steps
     few = rows < FEW_ROWS
     uniform: tuple[int, ...]
     if few:
         dropout, uniform = 0.3, (0,)
     else:
-        dropout, uniform = 0.1, (0, 1, 2)
+        dropout, uniform = 0.05, (0, 1, 2, 3, 4) if columns <= FEW_COLUMNS else (0, 1, 2)
     return Plan(
-        width=128 if columns <= 200 else 256,
+        width=128 if few else 256,
         depth=3,
         dropout=dropout,
         uniform=uniform,

@@ -173,14 +173,19 @@ def test_a_result_that_cannot_be_kept_is_printed_with_a_warning(command, run, tm
 
 
 def test_a_run_that_may_not_be_written_is_evaluated_with_a_warning(run, monkeypatch, capsys):
-    for name in ("ndm.experiment.results.is_writable", "ndm.experiment.evaluation.is_writable"):
-        monkeypatch.setattr(name, lambda _: False)
+    def closed(folder):
+        raise ndm.InputError(f"{folder} cannot be written (read-only file system)")
+
+    monkeypatch.setattr("ndm.experiment.results.check_writable", closed)
     before = sorted(run.rglob("*"))
     monkeypatch.setattr("ndm.support.journal.append_line", lambda *_: pytest.fail("written"))
     (run / "evaluations.jsonl").mkdir()
     assert main(["evaluate", str(run), *BOUND]) == 0
     shown = capsys.readouterr()
-    assert "bound, T=3" in shown.out and "cannot be written, so the result will only be printed" in words(shown.err)
+    assert (
+        "bound, T=3" in shown.out
+        and "cannot be written (read-only file system), so the result will only be printed" in words(shown.err)
+    )
     assert sorted(run.rglob("*")) == sorted([*before, run / "evaluations.jsonl"])
 
 

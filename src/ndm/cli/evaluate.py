@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, open_run, require_positive, select_device
 
@@ -107,6 +107,7 @@ def run(args: Namespace) -> None:
     from ..likelihood import bits_per_dim
     from ..saving import weights_checksum
     from ..solvers import ODE_SOLVERS, Solver, find_solver
+    from ..support.processes import first_process_first
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     solver = Solver(args.solver, args.solver_steps, args.rtol, args.atol)
@@ -116,7 +117,7 @@ def run(args: Namespace) -> None:
     if device.startswith("mps") and args.dtype == "float64":
         device = "cpu"  # Apple's GPU has no float64
     processes = connected(device)
-    with processes.main_process_first():  # which decodes data that the others then find in the cache
+    with first_process_first():  # which decodes data that the others then find in the cache
         run, snapshot, dataset = open_run(args)
     model, x = snapshot.model, dataset.split(args.split)[: args.limit]
     protocols = choose_protocols(
@@ -136,7 +137,7 @@ def run(args: Namespace) -> None:
     if args.json:
         print(as_json({**facts, "estimates": [asdict(estimate) for estimate in estimates]}))
         return
-    print(estimates_table({run.folder.name: estimates}))
+    print(estimates_table({printable(run.folder.name): estimates}))
     weights = f"{facts['weights']} weights, {snapshot.progress}, {args.dtype}"
     print(f"{weights}; {dataset.name}, {args.split} rows: {dataset.release}")
     if entropy is not None:

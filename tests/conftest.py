@@ -1,10 +1,20 @@
-"""What the tests share: float64 everywhere, seeds, small networks, and the data of the linear-Gaussian oracle."""
+"""What the tests share: float64 unless they ask for float32, seeds, small networks, small runs, folders of pictures."""
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+
+from ndm.cli import main
+
+TINY = ["--model.width", "8", "--model.depth", "1", "--model.transform_width", "4", "--training.batch_size", "16"]
+TINY += ["--training.checkpoint_every", "4", "--training.evaluate_every", "4", "--training.warmup", "2"]
+TINY += ["--device", "cpu"]
+"""Options that make a recipe for digits train in a second."""
 
 # The tensors here are small: threads would cost more than they give, most of all on a busy machine.
 torch.set_num_threads(1)
@@ -16,6 +26,54 @@ def _float64_and_seed():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def float32(_float64_and_seed):
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """The folder of a run of twelve steps. No test may change it; ``run`` is a copy."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["train", "digits", "--out", str(folder), *TINY, "--training.steps", "12"]) == 0
+    torch.set_default_dtype(before)
+    return folder
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """A copy of a run of twelve steps."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def refused(arguments, capsys):
+    """The one line with which a command refuses."""
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("ndm: error: "), error
+    return error
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of the cache, which is empty."""
+    monkeypatch.setenv("NDM_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def grey_pictures(path, values):
+    """A new folder of pictures of 8 x 8, each of one value."""
+    from PIL import Image
+
+    path.mkdir()
+    for k, value in enumerate(values):
+        Image.fromarray(np.full((8, 8), value, np.uint8)).save(path / f"{k}.png")
+    return path
 
 
 @pytest.fixture

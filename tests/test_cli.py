@@ -25,9 +25,7 @@ from ndm.training.validation import validation_nats
 TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,7 @@ SAVED = Path(__file__).with_name("saved") / "0.1.0"
 QUICK = ["--estimator", "bound", "--steps", "2", "--passes", "1", "--limit", "4", "--json", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -20,28 +19,13 @@ from ndm.experiment.snapshot import save_model
 from ndm.objective import Bound, bound_terms
 from ndm.support.journal import Journal
 
+from conftest import refused
+
 TINY = ["--model.width", "8", "--model.depth", "1", "--training.batch_size", "16", "--training.checkpoint_every", "4"]
 TINY += ["--training.evaluate_every", "4", "--training.steps", "12", "--device", "cpu"]
 BOUND = ["--estimator", "bound", "--steps", "3", "--passes", "2", "--limit", "6", "--device", "cpu"]
 
-
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    torch.set_default_dtype(torch.float32)
-    folder = tmp_path_factory.mktemp("results") / "run"
-    assert main(["train", "digits-conventional", "--out", str(folder), *TINY]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(made, tmp_path):
-    shutil.copytree(made, tmp_path / "run")
-    return tmp_path / "run"
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 def words(text):
@@ -52,14 +36,6 @@ def no_work(monkeypatch):
     """From here on sampling and estimating are failures."""
     monkeypatch.setattr("ndm.sampling.sample", lambda *_, **__: pytest.fail("sampled"))
     monkeypatch.setattr("ndm.evaluation.estimate.evaluate", lambda *_, **__: pytest.fail("evaluated"))
-
-
-def refused(arguments, capsys):
-    """The one line with which a command refuses."""
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("ndm: error: "), error
-    return error
 
 
 # Checks come before the work.

@@ -20,9 +20,7 @@ TINY = ["--training.steps", "4", "--training.batch_size", "8", "--model.width", 
 NDM = [sys.executable, "-m", "ndm"]
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 class Terminal(io.StringIO):

@@ -43,6 +43,21 @@ def make_parser() -> ArgumentParser:
         "default is 10,50,continuous, or for a stepwise schedule its own number of steps",
     )
     parser.add_argument("--passes", type=int, default=30, help="number of Monte-Carlo passes over the rows per bound")
+    add_ode(parser)
+    parser.add_argument(
+        "--dtype", type=Literal["float32", "float64"], default="float32", help="precision of the computation"
+    )
+    parser.add_argument(
+        "--split", type=Literal["test", "validation", "train"], default="test", help="part of the data to evaluate"
+    )
+    parser.add_argument("--limit", type=int, default=None, help="number of rows, from the first; the default is all")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_common(parser)
+    return parser
+
+
+def add_ode(parser: ArgumentParser) -> None:
+    """Add the options of the likelihood of the ODE."""
     parser.add_argument(
         "--samples",
         type=int,
@@ -66,16 +81,6 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--solver_steps", type=int, default=50, help="number of steps of a solver with equal steps")
     parser.add_argument("--rtol", type=float, default=1e-4, help="relative tolerance of an adaptive solver")
     parser.add_argument("--atol", type=float, default=1e-4, help="absolute tolerance of an adaptive solver")
-    parser.add_argument(
-        "--dtype", type=Literal["float32", "float64"], default="float32", help="precision of the computation"
-    )
-    parser.add_argument(
-        "--split", type=Literal["test", "validation", "train"], default="test", help="part of the data to evaluate"
-    )
-    parser.add_argument("--limit", type=int, default=None, help="number of rows, from the first; the default is all")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    add_common(parser)
-    return parser
 
 
 def parse_steps(text: str) -> list[int | None]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +61,20 @@ def refused(arguments, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("ndm: error: "), error
     return error
+
+
+@contextmanager
+def bounded(seconds=10, gigabytes=1):
+    """Allocating much more than there is already is an error, and so is taking long."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + gigabytes * 2**30, before[1]))
+    start = time.process_time()
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert time.process_time() - start < seconds
 
 
 @pytest.fixture

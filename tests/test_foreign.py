@@ -3,10 +3,7 @@
 import copy
 import hashlib
 import json
-import resource
 import shutil
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,8 @@ from ndm.support.files import BadFile
 from ndm.support.weights import checksum
 from ndm.training import Checkpoints, Trainer
 
+from conftest import bounded
+
 SAVED = Path(__file__).with_name("saved") / "0.1.0"
 QUICK = ["--estimator", "bound", "--steps", "2", "--passes", "1", "--limit", "4", "--json", "--device", "cpu"]
 
@@ -35,20 +34,6 @@ def run(tmp_path):
     shutil.copytree(SAVED, tmp_path / "run")
     ndm.NDM.from_pretrained(tmp_path / "run" / "model").save_pretrained(tmp_path / "run" / "model")
     return tmp_path / "run"
-
-
-@contextmanager
-def bounded(seconds=10, gigabytes=1):
-    """Allocating much more than there is already is an error, and so is taking long."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + gigabytes * 2**30, before[1]))
-    start = time.process_time()
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-    assert time.process_time() - start < seconds
 
 
 def refused(folder, *words):

@@ -147,7 +147,11 @@ FOREIGN_WEIGHTS = {
 @pytest.mark.parametrize("kind", FOREIGN_WEIGHTS)
 def test_foreign_weights_are_refused_with_the_tensors_name(kind, run):
     change, *words = FOREIGN_WEIGHTS[kind]
-    rewrite(run, change)
+    try:
+        rewrite(run, change)
+    except KeyError:
+        assert kind == "complex"
+        pytest.skip("this safetensors writes no complex numbers")
     refused(run, *words)
 
 
@@ -213,6 +217,7 @@ def change_checkpoint(run, change, seal=True):
     folder = run / "checkpoints" / "step-00000002"
     tensors, record = load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
     change(tensors, record)
+    (folder / "state.safetensors").unlink()  # tensors that were read from it may be mapped from it
     save_file(tensors, folder / "state.safetensors")
     if seal:
         record["sha256"] = hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest()

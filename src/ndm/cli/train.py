@@ -36,7 +36,7 @@ DESCRIPTION = (
 def make_parser() -> ArgumentParser:
     more = " `ndm train RECIPE --help` shows a recipe's values."
     parser = ArgumentParser(prog="ndm train", exit_on_error=False, description=DESCRIPTION + more)
-    parser.add_argument("recipe", type=str, nargs="?", default=None, help="name of a recipe, or a YAML file")
+    parser.add_argument("recipe", type=str, nargs="?", help="name of a recipe, or a YAML file")
     parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue this run; give no recipe")
     parser.add_argument("--out", type=Path, default=None, help="folder of the run; the default is runs/RECIPE-seedN")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is already in that folder")

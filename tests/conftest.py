@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +77,22 @@ def bounded(seconds=10, gigabytes=1):
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
     assert time.process_time() - start < seconds
+
+
+def command(arguments, seconds=60, **options):
+    """The exit status, the output and the errors of a command in a process of its own, which must end in time."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ndm", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        **options,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"the command was not at its end after {seconds} seconds")
+    finally:
+        process.kill()
+        process.communicate()
+    return process.returncode, out, err
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def shown(tmp_path_factory):
     found = {}
     for width in (80, 60):
         out = tmp_path_factory.mktemp("a-folder-with-a-long-name" * 3) / "run"
-        options = ["--training.steps", "400", "--training.sample_every", "200", "--training.evaluate_every", "100"]
+        options = ["--training.steps", "120", "--training.sample_every", "60", "--training.evaluate_every", "40"]
         found[width] = on_a_terminal(["train", "digits-conventional", "--out", out, *TINY, *options], width), out
     return found
 
@@ -89,7 +89,7 @@ def test_paths_and_advice_do_not_break_at_80_columns(shown):
 
 def test_at_60_columns_the_step_and_the_time_left_are_shown(shown):
     lines, _ = shown[60]
-    assert any(re.search(r"\d+/400\b.*left", line) for line in lines)
+    assert any(re.search(r"\d+/120\b.*left", line) for line in lines)
 
 
 @pytest.mark.parametrize("name", ["validating", "drawing samples"])
@@ -163,7 +163,9 @@ def test_a_picture_of_samples_names_run_step_and_solver_and_has_data_beside(save
     out = str(tmp_path / "x.png")
     assert main(["sample", str(saved_run), "--num", "8", "--steps", "5", "--out", out, "--device", "cpu"]) == 0
     words = " ".join(" ".join(texts(drawn[-1])).split())
-    assert saved_run.name in words and "step 4 of 4" in words and "ancestral 5 steps" in words and "test data" in words
+    assert (
+        saved_run.name in words and "step 12 of 12" in words and "ancestral 5 steps" in words and "test data" in words
+    )
 
 
 @pytest.fixture

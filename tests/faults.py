@@ -129,22 +129,22 @@ def ids(row: Row) -> list[str]:
 
 
 def outcomes(source: Path, tests: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """For each test with each of its parameters: passed, failed, skipped or error, and the last line of its error."""
+    """For the tests of a file, with each of their parameters: passed, failed, skipped or error, and the error's line."""
     found: dict[str, tuple[str, str]] = {}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
     chosen = sorted(set(tests))
-    for file in sorted({test.partition("::")[0] for test in chosen}):
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) / "report.xml"
-            command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short"]
-            command += ["-W", "ignore", f"--junitxml={report}", *(t for t in chosen if t.startswith(f"{file}::"))]
-            result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-            if not report.is_file():
-                raise SystemExit(f"pytest did not run: {result.stdout[-500:]}")
-            for case in ET.parse(report).iter("testcase"):
-                kinds = [child for child in case if child.tag in ("failure", "error", "skipped")]
-                kind = {"failure": "failed"}.get(kinds[0].tag, kinds[0].tag) if kinds else "passed"
-                found[f"{file}::{case.get('name')}"] = (kind, last_line(kinds[0].text or "") if kinds else "")
+    (file,) = {test.partition("::")[0] for test in chosen}
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "--tb=short"]
+        command += ["-W", "ignore", f"--junitxml={report}", *chosen]
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if not report.is_file():
+            raise SystemExit(f"pytest did not run: {result.stdout[-500:]}")
+        for case in ET.parse(report).iter("testcase"):
+            kinds = [child for child in case if child.tag in ("failure", "error", "skipped")]
+            kind = {"failure": "failed"}.get(kinds[0].tag, kinds[0].tag) if kinds else "passed"
+            found[f"{file}::{case.get('name')}"] = (kind, last_line(kinds[0].text or "") if kinds else "")
     return found
 
 
@@ -173,25 +173,28 @@ def fault(before: dict[str, tuple[str, str]], now: dict[str, tuple[str, str]]) -
     return "" if before and before.keys() == now.keys() else "no such tests"
 
 
+def tell(row: Row, before: dict[str, tuple[str, str]], now: dict[str, tuple[str, str]]) -> bool:
+    """Print the line of a row, and say whether its fault is shown."""
+    old = {name: outcome for test in ids(row) for name, outcome in cases(test, before).items()}
+    new = {name: outcome for test in ids(row) for name, outcome in cases(test, now).items()}
+    problem = fault(old, new)
+    way = problem or next((text for kind, text in old.values() if kind == "failed"), "skipped")
+    print(f"{'NOT SHOWN' if problem else 'shown    '}  {row.section}: {row.did} ({len(old)}): {way[:200]}", flush=True)
+    return not problem
+
+
 def main() -> int:
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = [row for row in ROWS if word in f"{row.section} {row.did} {row.tests}"]
-    tests = [test for row in chosen for test in ids(row)]
+    wrong = 0
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(["git", "archive", BEFORE, "src"], cwd=ROOT, capture_output=True, check=True).stdout
         subprocess.run(["tar", "x", "-C", folder], input=archive, check=True)
-        before = outcomes(Path(folder) / "src", tests)
-    now = outcomes(ROOT / "src", tests)
-    wrong = 0
-    for row in chosen:
-        old = {name: outcome for test in ids(row) for name, outcome in cases(test, before).items()}
-        new = {name: outcome for test in ids(row) for name, outcome in cases(test, now).items()}
-        problem = fault(old, new)
-        wrong += bool(problem)
-        way = problem or next(text for kind, text in old.values() if kind == "failed")
-        print(
-            f"{'NOT SHOWN' if problem else 'shown    '}  {row.section}: {row.did} ({len(old)}): {way[:200]}", flush=True
-        )
+        for file in sorted({row.file for row in chosen}):
+            rows = [row for row in chosen if row.file == file]
+            tests = [test for row in rows for test in ids(row)]
+            before, now = outcomes(Path(folder) / "src", tests), outcomes(ROOT / "src", tests)
+            wrong += sum(not tell(row, before, now) for row in rows)
     print(f"{len(chosen) - wrong} of {len(chosen)} faults of 0.1.0 are shown there and gone now")
     return int(wrong > 0)
 

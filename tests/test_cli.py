@@ -345,7 +345,7 @@ def test_quality_without_usable_samples_says_what_to_do(run, tmp_path, capsys):
         assert main(["quality", str(run), "--samples", str(tmp_path / name)]) == 2
         assert "ndm sample --out" in capsys.readouterr().err
     assert main(["quality", str(run), "--samples", str(tmp_path / "absent.npz")]) == 2
-    assert "absent.npz cannot be read: No such file" in capsys.readouterr().err
+    assert "absent.npz: no such file" in capsys.readouterr().err
     assert main(["quality", str(run), "--num", "10", "--steps", "1"]) == 2
     assert "at least 50 rows" in capsys.readouterr().err
     assert main(["quality", str(run), "--inception", "weights.pth"]) == 2

@@ -149,10 +149,10 @@ def outcomes(source: Path, tests: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def last_line(text: str) -> str:
-    """The line that says what went wrong at last: the last of those that pytest marks with E, from its beginning."""
+    """The line that says what went wrong at last: of those that pytest marks with E, the last that names an error."""
     lines = [line[1:].strip() for line in text.splitlines() if line.startswith("E ")]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Failed|Interrupt|Exit)\b", line)]
-    return (named or lines or [text.strip().splitlines()[-1] if text.strip() else "no message"])[-1]
+    return named[-1] if named else (lines or text.strip().splitlines() or ["no message"])[0]
 
 
 def cases(test: str, found: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:

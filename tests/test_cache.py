@@ -12,20 +12,14 @@ from ndm.data import folder as folder_module
 from ndm.data import load_dataset
 from ndm.data.cache import find_rows, write_rows
 
+from conftest import grey_pictures
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NDM_DATA", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    path = tmp_path / "set"
-    path.mkdir()
-    for k in range(10):
-        Image.fromarray(np.full((8, 8), 20 * k, np.uint8)).save(path / f"{k}.png")
-    return path
+    return grey_pictures(tmp_path / "set", range(0, 200, 20))
 
 
 @pytest.fixture

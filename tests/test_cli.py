@@ -25,9 +25,7 @@ from ndm.training.validation import validation_nats
 TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +194,9 @@ BAD = [
     (["train", "digit", "--out", "RUN"], "no recipe or file 'digit'"),
     (["train", "digits", "--out", "RUN", "--training.stepz", "3"], "stepz"),
     (["train", "digits", "--out", "RUN", "--training.steps", "many"], "training.steps"),
+    (["train", "digits", "--data.name", "array", "--data.path", "~nobody7/x"], "the home folder in ~nobody7/x"),
+    (["train", "digits", "--init", "~nobody7/x"], "the home folder in ~nobody7/x is not known"),
+    (["train", "digits", "--out", "RUN", "--training.batch_size", "2000000"], "batch_size must be at most 1,048,576"),
     (["train", "digits", "--out", "RUN", "--training.steps", "0"], "training.steps must be at least 1"),
     (["train", "digits", "--out", "RUN", "--model.schedule", "cubic"], "model.schedule"),
     (["train", "digits", "--out", "RUN", "--model.schedule", "stepwise"], "training.bound_steps"),
@@ -344,7 +345,7 @@ def test_quality_without_usable_samples_says_what_to_do(run, tmp_path, capsys):
         assert main(["quality", str(run), "--samples", str(tmp_path / name)]) == 2
         assert "ndm sample --out" in capsys.readouterr().err
     assert main(["quality", str(run), "--samples", str(tmp_path / "absent.npz")]) == 2
-    assert "absent.npz cannot be read: No such file" in capsys.readouterr().err
+    assert "absent.npz: no such file" in capsys.readouterr().err
     assert main(["quality", str(run), "--num", "10", "--steps", "1"]) == 2
     assert "at least 50 rows" in capsys.readouterr().err
     assert main(["quality", str(run), "--inception", "weights.pth"]) == 2

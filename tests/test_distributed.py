@@ -21,8 +21,8 @@ from ndm.training.optimization import suit_sharding
 from two_processes import CAN_SHARD, CASES, results
 
 
-def launch(*command):
-    """Run a Python command as two gloo processes, which must both succeed. Returns what they wrote to stderr."""
+def launch(*command, status=0):
+    """Run a Python command as two gloo processes, which must both end with a status. Returns what they said."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -37,9 +37,13 @@ def launch(*command):
         )
         for rank in (0, 1)
     ]  # fmt: skip
-    errors = [process.communicate(timeout=240)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=240)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     for process, error in zip(processes, errors, strict=True):
-        assert process.returncode == 0, error
+        assert process.returncode == status, error
     return errors
 
 
@@ -107,6 +111,54 @@ def test_two_processes_evaluate_every_row_once_and_to_the_same_figures(tmp_path)
     assert figures[0] == figures[1]
     assert [e["rows"] for e in figures[0]] == [600, 600]
     assert len(read_lines(run / "evaluations.jsonl")) == 2
+
+
+FAILING = """
+import sys
+from torch import distributed
+from ndm.support.processes import failing_together, first_process_first, rank_and_count
+distributed.init_process_group("gloo")
+for failing in (0, 1):
+    for part in (failing_together, first_process_first):
+        entered = False
+        try:
+            with part():
+                entered = True
+                if rank_and_count()[0] == failing:
+                    raise OSError(f"the disk of {failing} is full")
+            said = "nothing"
+        except Exception as error:
+            said = f"{type(error).__name__} {error}"
+        print(part.__name__, entered, said, file=sys.stderr)
+distributed.barrier()
+distributed.destroy_process_group()
+"""
+
+
+def test_what_fails_in_one_process_fails_in_all():
+    said = [[line for line in text.splitlines() if " True " in line or " False " in line]
+            for text in launch("-c", FAILING)]  # fmt: skip
+    own, other = "OSError the disk of {0} is full", "InputError process {0} failed: the disk of {0} is full"
+    assert said[0] == [
+        f"{part} True {text.format(failing)}"
+        for failing, text in ((0, own), (1, other))
+        for part in ("failing_together", "first_process_first")
+    ]
+    assert said[1] == [
+        f"failing_together True {other.format(0)}", f"first_process_first False {other.format(0)}",
+        f"failing_together True {own.format(1)}", f"first_process_first True {own.format(1)}",
+    ]  # fmt: skip
+
+
+def test_a_run_that_cannot_begin_ends_all_processes(tmp_path):
+    """Only the first process looks at the folder and takes the lock; the other one must not wait for it."""
+    run = tmp_path / "run"
+    shutil.copytree(Path(__file__).with_name("saved") / "0.1.0", run)
+    first, second = launch("-m", "ndm", "train", "digits", "--out", run, "--device", "cpu", status=2)
+    assert "already holds a run" in first and "process 0 failed" in second and "already holds a run" in second
+    with Run(run).lock:
+        first, second = launch("-m", "ndm", "train", "--resume", run, "--device", "cpu", status=2)
+    assert "is being trained" in first and "process 0 failed" in second and "is being trained" in second
 
 
 def test_sharding_keeps_parameters_in_float32_under_bf16_and_asks_for_the_second_version():

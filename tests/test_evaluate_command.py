@@ -22,10 +22,7 @@ from ndm.experiment import Config, ModelConfig, Run
 from ndm.support.registry import CLASSES
 from ndm.support.tensors import seeded
 
-
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 def run_with(folder, model, config):

@@ -3,10 +3,7 @@
 import copy
 import hashlib
 import json
-import resource
 import shutil
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,13 +19,13 @@ from ndm.support.files import BadFile
 from ndm.support.weights import checksum
 from ndm.training import Checkpoints, Trainer
 
+from conftest import bounded
+
 SAVED = Path(__file__).with_name("saved") / "0.1.0"
 QUICK = ["--estimator", "bound", "--steps", "2", "--passes", "1", "--limit", "4", "--json", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.fixture
@@ -37,20 +34,6 @@ def run(tmp_path):
     shutil.copytree(SAVED, tmp_path / "run")
     ndm.NDM.from_pretrained(tmp_path / "run" / "model").save_pretrained(tmp_path / "run" / "model")
     return tmp_path / "run"
-
-
-@contextmanager
-def bounded(seconds=10, gigabytes=1):
-    """Allocating much more than there is already is an error, and so is taking long."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + gigabytes * 2**30, before[1]))
-    start = time.process_time()
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-    assert time.process_time() - start < seconds
 
 
 def refused(folder, *words):
@@ -164,7 +147,11 @@ FOREIGN_WEIGHTS = {
 @pytest.mark.parametrize("kind", FOREIGN_WEIGHTS)
 def test_foreign_weights_are_refused_with_the_tensors_name(kind, run):
     change, *words = FOREIGN_WEIGHTS[kind]
-    rewrite(run, change)
+    try:
+        rewrite(run, change)
+    except KeyError:
+        assert kind == "complex"
+        pytest.skip("this safetensors writes no complex numbers")
     refused(run, *words)
 
 
@@ -230,6 +217,7 @@ def change_checkpoint(run, change, seal=True):
     folder = run / "checkpoints" / "step-00000002"
     tensors, record = load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
     change(tensors, record)
+    (folder / "state.safetensors").unlink()  # tensors that were read from it may be mapped from it
     save_file(tensors, folder / "state.safetensors")
     if seal:
         record["sha256"] = hashlib.sha256((folder / "state.safetensors").read_bytes()).hexdigest()

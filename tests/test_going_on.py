@@ -12,27 +12,9 @@ from ndm.experiment import Run
 from ndm.experiment.snapshot import start_from
 from ndm.training import learning_rate
 
-TINY = ["--model.width", "8", "--model.depth", "1", "--model.transform_width", "4", "--training.batch_size", "16"]
-TINY += ["--training.checkpoint_every", "4", "--training.warmup", "2", "--device", "cpu"]
+from conftest import TINY, refused
 
-
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    torch.set_default_dtype(torch.float32)
-    folder = tmp_path_factory.mktemp("made") / "run"
-    assert main(["train", "digits", "--out", str(folder), *TINY, "--training.steps", "12"]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(made, tmp_path):
-    shutil.copytree(made, tmp_path / "run")
-    return tmp_path / "run"
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 def averages(folder, step):
@@ -42,13 +24,6 @@ def averages(folder, step):
 
 def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def refused(arguments, capsys):
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("ndm: error: "), error
-    return error
 
 
 # A run's folder is a model.

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import ndm
+
+from faults import ROWS, ids
 from mutations import MUTATIONS, find, fragment
 
 PACKAGE = Path(ndm.__file__).parent
@@ -98,3 +100,14 @@ def test_every_mutation_finds_its_piece_of_code(mutation):
     assert len(find(ast.parse((PACKAGE / mutation.file).read_text()), mutation)) == 1
     assert ast.dump(fragment(mutation.old)) != ast.dump(fragment(mutation.new))
     assert (TESTS / f"{mutation.tests}.py").is_file()
+
+
+def test_every_fault_of_the_past_has_tests_that_exist():
+    defined = {}
+    for row in ROWS:
+        file = TESTS / f"{row.file}.py"
+        if file not in defined:
+            defined[file] = {n.name for n in ast.parse(file.read_text()).body if isinstance(n, ast.FunctionDef)}
+        for test in ids(row):
+            assert test.partition("::")[2].partition("[")[0] in defined[file], test
+    assert {row.section[0] for row in ROWS} == set("12345678")

@@ -14,21 +14,14 @@ import ndm
 from ndm.cli import main
 from ndm.data import load_dataset
 
+from conftest import grey_pictures
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("NDM_DATA", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four grey pictures of 8 x 8."""
-    path = tmp_path / "set"
-    path.mkdir()
-    for k in range(4):
-        Image.fromarray(np.full((8, 8), 40 * k, np.uint8)).save(path / f"{k}.png")
-    return path
+    return grey_pictures(tmp_path / "set", range(0, 160, 40))
 
 
 def load(path, **options):

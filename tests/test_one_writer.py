@@ -25,9 +25,7 @@ KINDS = ("train/train", "train/resume", "train/overwrite", "evaluate/train")
 CODE = "import sys, torch; torch.set_num_threads(1); from ndm.cli import main; sys.exit(main())"
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 @pytest.fixture(scope="module")

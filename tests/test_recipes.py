@@ -18,9 +18,7 @@ from ndm.training.loss import Loss
 PAPER = ("mnist", "cifar10", "imagenet32", "imagenet64", "celebahq256")
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 def stand_in(config):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -20,28 +19,13 @@ from ndm.experiment.snapshot import save_model
 from ndm.objective import Bound, bound_terms
 from ndm.support.journal import Journal
 
+from conftest import refused
+
 TINY = ["--model.width", "8", "--model.depth", "1", "--training.batch_size", "16", "--training.checkpoint_every", "4"]
 TINY += ["--training.evaluate_every", "4", "--training.steps", "12", "--device", "cpu"]
 BOUND = ["--estimator", "bound", "--steps", "3", "--passes", "2", "--limit", "6", "--device", "cpu"]
 
-
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    torch.set_default_dtype(torch.float32)
-    folder = tmp_path_factory.mktemp("results") / "run"
-    assert main(["train", "digits-conventional", "--out", str(folder), *TINY]) == 0
-    return folder
-
-
-@pytest.fixture
-def run(made, tmp_path):
-    shutil.copytree(made, tmp_path / "run")
-    return tmp_path / "run"
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 def words(text):
@@ -52,14 +36,6 @@ def no_work(monkeypatch):
     """From here on sampling and estimating are failures."""
     monkeypatch.setattr("ndm.sampling.sample", lambda *_, **__: pytest.fail("sampled"))
     monkeypatch.setattr("ndm.evaluation.estimate.evaluate", lambda *_, **__: pytest.fail("evaluated"))
-
-
-def refused(arguments, capsys):
-    """The one line with which a command refuses."""
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1 and error.startswith("ndm: error: "), error
-    return error
 
 
 # Checks come before the work.
@@ -173,14 +149,19 @@ def test_a_result_that_cannot_be_kept_is_printed_with_a_warning(command, run, tm
 
 
 def test_a_run_that_may_not_be_written_is_evaluated_with_a_warning(run, monkeypatch, capsys):
-    for name in ("ndm.experiment.results.is_writable", "ndm.experiment.evaluation.is_writable"):
-        monkeypatch.setattr(name, lambda _: False)
+    def closed(folder):
+        raise ndm.InputError(f"{folder} cannot be written (read-only file system)")
+
+    monkeypatch.setattr("ndm.experiment.results.check_writable", closed)
     before = sorted(run.rglob("*"))
     monkeypatch.setattr("ndm.support.journal.append_line", lambda *_: pytest.fail("written"))
     (run / "evaluations.jsonl").mkdir()
     assert main(["evaluate", str(run), *BOUND]) == 0
     shown = capsys.readouterr()
-    assert "bound, T=3" in shown.out and "cannot be written, so the result will only be printed" in words(shown.err)
+    assert (
+        "bound, T=3" in shown.out
+        and "cannot be written (read-only file system), so the result will only be printed" in words(shown.err)
+    )
     assert sorted(run.rglob("*")) == sorted([*before, run / "evaluations.jsonl"])
 
 

@@ -25,9 +25,7 @@ CONFIG = Config(
 )
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 def in_a_child(function):
@@ -93,7 +91,7 @@ def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(call, whole, t
         flush(descriptor)
 
     monkeypatch.setattr("ndm.training.checkpoint.os.fsync", fatal)
-    monkeypatch.setattr("ndm.experiment.run.append_line", lambda *_: None)  # it waits for the disk too
+    monkeypatch.setattr("ndm.experiment.folder.append_line", lambda *_: None)  # it waits for the disk too
     assert status_of(in_a_child(lambda: run.train(dataset))) == -signal.SIGKILL
     monkeypatch.undo()
     assert Checkpoints(run.folder / "checkpoints").latest().step == (5 if call == 4 else 4)

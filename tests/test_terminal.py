@@ -20,9 +20,7 @@ TINY = ["--training.steps", "4", "--training.batch_size", "8", "--model.width", 
 NDM = [sys.executable, "-m", "ndm"]
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 class Terminal(io.StringIO):
@@ -92,14 +90,20 @@ def test_phases_are_named_in_a_log(capsys):
 
 
 def test_work_that_cannot_be_counted_and_work_that_is_done(capsys):
-    with progress_bar("examining", None, clock=lambda: 0.0):
-        pass
-    with progress_bar("reading", 2, clock=lambda: 0.0) as bar:
-        bar.advance(bar.task_ids[0], 2)
-    with progress_bar("reading", 2, visible=False):
-        pass
-    expected = ["examining", "examining: took 0:00", "reading: 0 of 2", "reading: 2 of 2, took 0:00"]
-    assert capsys.readouterr().err.splitlines() == expected
+    """What takes less than a second has no time, and no last line unless there is a count."""
+    for took, times in ((0.9, ("", "")), (1.0, (": took 0:01", ", took 0:01"))):
+        now = [0.0]
+        with progress_bar("examining", None, clock=lambda now=now: now[0]):
+            with phase("looking"):
+                now[0] += took / 2
+            now[0] += took / 2
+        with progress_bar("reading", 2, clock=lambda now=now: now[0]) as bar:
+            now[0] += took
+            bar.advance(bar.task_ids[0], 2)
+        with progress_bar("reading", 2, visible=False):
+            pass
+        expected = ["examining", "examining: looking", *(f"examining{end}" for end in times[:1] if end)]
+        assert capsys.readouterr().err.splitlines() == [*expected, "reading: 0 of 2", f"reading: 2 of 2{times[1]}"]
 
 
 @pytest.mark.parametrize("width", [40, 60, 61, 80, 120])
@@ -129,6 +133,8 @@ def test_paths_and_advice_are_printed_as_they_are_on_one_line(monkeypatch):
     ):
         progress.console.print(text)
         assert stream.getvalue().endswith(text + "\n")
+    progress.console.print("64 of 64 samples in a\nndm: error: b\x1b[2J.npz")
+    assert stream.getvalue().endswith("in a\\nndm: error: b\\x1b[2J.npz\n")
 
 
 def test_a_colour_setting_does_not_make_a_log_a_terminal(capsys, monkeypatch):

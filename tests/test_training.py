@@ -21,10 +21,7 @@ from ndm.training import Checkpoints, Trainer, TrainingConfig, learning_rate, tr
 from ndm.training.loss import Loss
 from ndm.training.validation import validation_nats
 
-
-@pytest.fixture(autouse=True)
-def _float32():
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float32")
 
 
 SMALL = Config(

@@ -65,7 +65,8 @@ def make_demo(out: Path, steps: int, seed: int, device: str) -> bool:
         title: evaluate_all(model, dataset.test, protocols, title=f"evaluating {title}")
         for title, model in models.items()
     }
-    console.print(f"\n{headline(estimates)}")
+    console.print()
+    console.print(headline(estimates))
     with progress_bar("drawing samples, the transform and ODE paths", None):
         draw_pictures(models, dataset, out, steps, seed)
     write_whole(out / "summary.md", summarise(facts, estimates, seed))

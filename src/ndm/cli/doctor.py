@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..support.devices import select_device
 from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, open_run, require_positive
@@ -53,7 +53,7 @@ def run(args: Namespace) -> None:
     if args.json:
         print(as_json(result))
         return
-    print(f"{run.folder.name}, {snapshot.progress}: validation rows of {dataset.name}, seed {args.seed}")
+    print(f"{printable(run.folder.name)}, {snapshot.progress}: validation rows of {dataset.name}, seed {args.seed}")
     print(report(diagnosis))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..support.devices import select_device
 from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, open_run, require_positive
@@ -44,6 +44,21 @@ def make_parser() -> ArgumentParser:
         "default is 10,50,continuous, or for a stepwise schedule its own number of steps",
     )
     parser.add_argument("--passes", type=int, default=30, help="number of Monte-Carlo passes over the rows per bound")
+    add_ode(parser)
+    parser.add_argument(
+        "--dtype", type=Literal["float32", "float64"], default="float32", help="precision of the computation"
+    )
+    parser.add_argument(
+        "--split", type=Literal["test", "validation", "train"], default="test", help="part of the data to evaluate"
+    )
+    parser.add_argument("--limit", type=int, default=None, help="number of rows, from the first; the default is all")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_common(parser)
+    return parser
+
+
+def add_ode(parser: ArgumentParser) -> None:
+    """Add the options of the likelihood of the ODE."""
     parser.add_argument(
         "--samples",
         type=int,
@@ -67,16 +82,6 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--solver_steps", type=int, default=50, help="number of steps of a solver with equal steps")
     parser.add_argument("--rtol", type=float, default=1e-4, help="relative tolerance of an adaptive solver")
     parser.add_argument("--atol", type=float, default=1e-4, help="absolute tolerance of an adaptive solver")
-    parser.add_argument(
-        "--dtype", type=Literal["float32", "float64"], default="float32", help="precision of the computation"
-    )
-    parser.add_argument(
-        "--split", type=Literal["test", "validation", "train"], default="test", help="part of the data to evaluate"
-    )
-    parser.add_argument("--limit", type=int, default=None, help="number of rows, from the first; the default is all")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    add_common(parser)
-    return parser
 
 
 def parse_steps(text: str) -> list[int | None]:
@@ -108,6 +113,7 @@ def run(args: Namespace) -> None:
     from ..likelihood import bits_per_dim
     from ..saving import weights_checksum
     from ..solvers import ODE_SOLVERS, Solver, find_solver
+    from ..support.processes import first_process_first
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     solver = Solver(args.solver, args.solver_steps, args.rtol, args.atol)
@@ -117,7 +123,7 @@ def run(args: Namespace) -> None:
     if device.startswith("mps") and args.dtype == "float64":
         device = "cpu"  # Apple's GPU has no float64
     processes = connected(device)
-    with processes.main_process_first():  # which decodes data that the others then find in the cache
+    with first_process_first():  # which decodes data that the others then find in the cache
         run, snapshot, dataset = open_run(args)
     model, x = snapshot.model, dataset.split(args.split)[: args.limit]
     protocols = choose_protocols(
@@ -137,7 +143,7 @@ def run(args: Namespace) -> None:
     if args.json:
         print(as_json({**facts, "estimates": [asdict(estimate) for estimate in estimates]}))
         return
-    print(estimates_table({run.folder.name: estimates}))
+    print(estimates_table({printable(run.folder.name): estimates}))
     weights = f"{facts['weights']} weights, {snapshot.progress}, {args.dtype}"
     print(f"{weights}; {dataset.name}, {args.split} rows: {dataset.release}")
     if entropy is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..support.devices import select_device
 from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, add_sampling, chosen_solver, draw, open_run, require_positive
@@ -75,7 +75,8 @@ def run(args: Namespace) -> None:
         print(as_json(result))
         return
     print(scores_table(scores))
-    print(f"samples of {args.samples}" if given is not None else f"samples of {run.folder.name}, {snapshot.progress}")
+    source = str(args.samples) if given is not None else f"{run.folder.name}, {snapshot.progress}"
+    print(f"samples of {printable(source)}")
 
 
 def check_inception(weights: Path, dataset: Dataset) -> None:
@@ -102,9 +103,11 @@ def read_samples(path: Path) -> Tensor:
     import numpy as np
     import torch
 
-    from ..support.npy import opened_archive, read_member, told
+    from ..support.files import reading
+    from ..support.npy import opened_archive, read_member
 
-    with told(path, "is not a file of samples; make one with ndm sample --out x.npz"), opened_archive(path) as archive:
+    damaged = "is not a file of samples; make one with ndm sample --out x.npz"
+    with reading(path, damaged), opened_archive(path) as archive:
         if "x.npy" not in archive.namelist():
             raise InputError(f"{path} has no array x; make the samples with ndm sample --out x.npz")
         x = read_member(archive, "x", f"x in {path}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from ..support.devices import select_device
+from ..support.files import check_writable, whole_file
 from .commands import COMMANDS, Command, parsed_by
 from .common import (
     INTERRUPTED,
@@ -61,7 +60,7 @@ def run(args: Namespace) -> int:
     device = select_device(args.device)
     run, snapshot, dataset = open_run(args)
     solver = chosen_solver(args, run)
-    check_writable(args.out)
+    make_folder(args.out)
     if args.out.exists():
         warn(f"{args.out} exists and will be replaced")
     parts: list[Tensor] = []
@@ -79,7 +78,7 @@ def run(args: Namespace) -> int:
     return 0 if done else INTERRUPTED
 
 
-def check_writable(out: Path) -> None:
+def make_folder(out: Path) -> None:
     """Make the folder of a file, and refuse one in which no file can be made.
 
     Raises:
@@ -87,10 +86,9 @@ def check_writable(out: Path) -> None:
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
+    check_writable(out.parent)
 
 
 def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset, title: str) -> None:
@@ -105,16 +103,12 @@ def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset, title: str
 
     if not bool(x.isfinite().all()):
         raise InputError("the samples are not finite, as the model's weights are not; try --checkpoint best")
-    partial = out.with_name(f".{out.stem}.{os.getpid()}.partial{out.suffix}")
-    try:
-        if out.suffix == ".npz":
-            step = -1 if snapshot.step is None else snapshot.step
-            np.savez_compressed(partial, x=x.numpy(), step=np.int64(step), last_step=np.int64(snapshot.last_step))
-        else:
-            write_samples(snapshot.model, x, dataset.test, partial, title, dataset.distribution)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    if out.suffix == ".png":
+        write_samples(snapshot.model, x, dataset.test, out, title, dataset.distribution)
+        return
+    step = -1 if snapshot.step is None else snapshot.step
+    with whole_file(out) as partial_file:
+        np.savez_compressed(partial_file, x=x.numpy(), step=np.int64(step), last_step=np.int64(snapshot.last_step))
 
 
 COMMANDS.add("sample", Command("draw samples from a trained model", parsed_by(make_parser), run))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ DESCRIPTION = (
 def make_parser() -> ArgumentParser:
     more = " `ndm train RECIPE --help` shows a recipe's values."
     parser = ArgumentParser(prog="ndm train", exit_on_error=False, description=DESCRIPTION + more)
-    parser.add_argument("recipe", type=str, nargs="?", default=None, help="name of a recipe, or a YAML file")
+    parser.add_argument("recipe", type=str, nargs="?", help="name of a recipe, or a YAML file")
     parser.add_argument("--resume", type=Path, default=None, metavar="RUN", help="continue this run; give no recipe")
     parser.add_argument("--out", type=Path, default=None, help="folder of the run; the default is runs/RECIPE-seedN")
     parser.add_argument("--overwrite", action="store_true", help="replace a run that is already in that folder")
@@ -80,10 +80,12 @@ def parse(arguments: list[str]) -> Namespace:
             make_config(settings)  # a mistake in the recipe is told as such
         parser.set_defaults(named_settings(settings))
         parser.description = f"{DESCRIPTION} The defaults below are the recipe's."
+    from ..data.listing import absolute
+
     args = parse_with(parser, arguments)  # with --help this prints the help and exits
     args.config = config_of(args)
     paths = {"init": args.config.init, "data": args.config.data.path}
-    found = {name: str(Path(path).expanduser().resolve()) for name, path in paths.items() if path is not None}
+    found = {name: str(absolute(path).resolve()) for name, path in paths.items() if path is not None}
     data = replace(args.config.data, path=found.get("data"))  # the paths must hold from any directory
     args.config = replace(args.config, init=found.get("init"), data=data)
     return args
@@ -93,6 +95,7 @@ def run(args: Namespace) -> int:
     from accelerate import PartialState
 
     from ..experiment import Run
+    from ..support.processes import failing_together
     from ..support.progress import console
 
     device = select_device(args.device)
@@ -100,7 +103,10 @@ def run(args: Namespace) -> int:
     console.quiet |= not processes.is_main_process
     run = Run.started(args.resume) if args.resume else Run(args.out or default_folder(args))
     # The first process writes. It has the folder to itself from here on, before anything is read or replaced.
-    with run.lock if processes.is_main_process else nullcontext():
+    with ExitStack() as stack:
+        with failing_together():
+            if processes.is_main_process:
+                stack.enter_context(run.lock)
         trained = train(args, run, device, processes)
     processes.wait_for_everyone()  # a process that exits early closes its connections, and the others would abort
     if not trained.finished:
@@ -119,17 +125,19 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     from ..data import load_dataset
     from ..experiment.build import seeded_model
     from ..experiment.snapshot import start_from
+    from ..support.processes import failing_together, first_process_first
     from ..support.progress import console, progress_bar
     from ..training.optimization import check_start
 
     config, resumed = args.config, args.resume is not None
-    if processes.is_main_process and not resumed:
-        run.check_free(args.overwrite)
+    with failing_together():
+        if processes.is_main_process and not resumed:
+            run.check_free(args.overwrite)
     if config.init is not None and not resumed and Path(config.init).is_relative_to(run.folder.resolve()):
         raise InputError(f"--init {config.init} is in the run that would be replaced; choose another --out")
     check_start(config.training, processes.num_processes)
     # If there are several processes, the first one makes the folders and caches, and the others then find them.
-    with processes.main_process_first():
+    with first_process_first():
         dataset = load_dataset(**asdict(config.data))
         model = seeded_model(config, dataset)
         if config.init is not None and not resumed:

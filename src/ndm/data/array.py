@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError, printable
-from ..support.files import sha256
-from ..support.npy import opened_archive, read_member, read_npy, told
+from ..support.files import reading, sha256
+from ..support.npy import opened_archive, read_member, read_npy
 from .cache import say
 from .dataset import Dataset, held_out, image_dataset
 from .listing import absolute
@@ -41,7 +41,7 @@ def array(path: str | Path) -> Dataset:
     file = absolute(path)
     if not os.path.isfile(file):
         raise InputError(f"{file} is not a file; set path to a .npz or .npy file")
-    with told(file, "is damaged or not plain .npz or .npy; save uint8 arrays with numpy.savez"):
+    with reading(file, "is damaged or not plain .npz or .npy; save uint8 arrays with numpy.savez"):
         arrays, unused = _arrays(file)
         x = {name: _channels_first(a, f"{name} of {file}") for name, a in arrays.items()}
         checksum = sha256(file)[:16]

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import tempfile
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InputError, printable
+from ..errors import InputError
+from ..support.files import remove_abandoned
 from ..support.npy import read_npy
 from .listing import absolute
 
 LONG = 2_000  # number of rows from which a progress bar is shown
 BLOCK = 1 << 26  # number of bytes whose checksum is computed at a time
-ABANDONED = 24 * 3600  # seconds after which a file that is still incomplete is removed
 
 
 class Rows(NamedTuple):
@@ -46,7 +45,7 @@ def say(text: str) -> None:
     """Print one line on the error stream, as a warning."""
     from ..support.progress import warn
 
-    warn(printable(text))
+    warn(text)
 
 
 def cache_folder() -> Path:
@@ -207,10 +206,7 @@ def _remove_stale(name: str, key: str, path: Path) -> None:
     for other in cache_folder().glob(f"{name}-{key.partition('-')[0]}-*.npy"):
         if other != path:
             _remove(other)
-    for other in cache_folder().glob(f"{name}-*.tmp"):
-        with suppress(OSError):
-            if time.time() - other.stat().st_mtime > ABANDONED:
-                other.unlink()
+    remove_abandoned(cache_folder(), f"{name}-*.tmp")
 
 
 def _remove(path: Path) -> None:

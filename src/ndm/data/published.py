@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..support.npy import opened_archive, read_member, read_member_header, told
+from ..support.files import reading
+from ..support.npy import opened_archive, read_member, read_member_header
 from .cache import cache_folder, find_rows, fingerprint, write_rows
 from .dataset import Dataset, image_dataset
 from .listing import absolute, existing_folder, list_files
@@ -64,7 +65,7 @@ def _download(kind: str, folder: Path, advice: str) -> None:
 
 
 def _content(path: Path) -> bytes:
-    with told(path, "cannot be read"):
+    with reading(path, "is damaged"):
         return path.read_bytes()
 
 
@@ -127,7 +128,7 @@ def cifar10(path: str | Path | None = None) -> Dataset:
     if all((unpacked / name).is_file() for name in CIFAR10):
         place, contents = unpacked, {name: _content(unpacked / name) for name in CIFAR10}
     else:
-        with told(archive, "is damaged; delete it, and the next run downloads it"), tarfile.open(archive) as tar:
+        with reading(archive, "is damaged; delete it, and the next run downloads it"), tarfile.open(archive) as tar:
             place, contents = archive, {name: _member(tar, f"{unpacked.name}/{name}") for name in CIFAR10}
     parts = []
     for name, md5 in CIFAR10.items():
@@ -213,7 +214,7 @@ def imagenet(path: str | Path, size: int) -> Dataset:
 def _count(file: Path, size: int) -> int:
     """The number of rows in one file; only its header is read."""
     damaged = "is damaged or holds no array named data; get it again from image-net.org"
-    with told(file, damaged), opened_archive(file) as archive:
+    with reading(file, damaged), opened_archive(file) as archive:
         shape, _, dtype, _ = read_member_header(archive, "data", f"data of {file}")
     if dtype != np.uint8 or shape[1:] != (3 * size * size,):
         raise InputError(f"{file} holds {dtype} {shape}; {size}x{size} needs uint8 (N, {3 * size * size})")
@@ -223,7 +224,7 @@ def _count(file: Path, size: int) -> int:
 def imagenet_blocks(files: list[Path], size: int) -> Iterator[np.ndarray]:
     """The rows of all files in blocks ``(n, 3, size, size)``."""
     for file in files:
-        with told(file, "is damaged; get it again from image-net.org"), opened_archive(file) as archive:
+        with reading(file, "is damaged; get it again from image-net.org"), opened_archive(file) as archive:
             x = read_member(archive, "data", f"data of {file}").reshape(-1, 3, size, size)
         for start in range(0, len(x), BLOCK):
             yield x[start : start + BLOCK]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from ..model import NDM
 from ..solvers import SolverError
 from ..support.journal import Journal
 from ..support.lock import Lock
-from ..support.processes import rank_and_count
+from ..support.processes import failing_together, rank_and_count
 from ..support.progress import console
-from .results import check_finite, is_writable, warn_not_written, warn_unless_writable
+from .results import check_finite, warn_not_written, warn_unless_writable
 from .run import Run
 
 
@@ -58,12 +58,13 @@ def evaluate_run(
     rank, _ = rank_and_count()
     question = json.dumps([{**facts, "run": ""}, [asdict(protocol) for protocol in protocols]])
     name = hashlib.sha256(question.encode()).hexdigest()[:12]
-    if rank == 0:
-        warn_unless_writable(run.folder)
-    if not is_writable(run.folder):
+    if not warn_unless_writable(run.folder):  # only the first process prints warnings
         return _evaluate(run, model, x, protocols, facts, Journal())
     lock = Lock(run.folder / f".evaluation-{name}.lock", "evaluated in the same way", "wait for its result")
-    with lock if rank == 0 else nullcontext():
+    with ExitStack() as stack:
+        with failing_together():
+            if rank == 0:
+                stack.enter_context(lock)
         return _evaluate(run, model, x, protocols, facts, Pieces(_file(run, name), rank))
 
 

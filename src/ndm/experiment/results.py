@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..support.files import check_writable
 from ..support.journal import append_line
 from ..support.progress import warn
 
@@ -52,19 +52,18 @@ def as_json(record: dict[str, Any]) -> str:
     return json.dumps(record, indent=2, allow_nan=False)
 
 
-def is_writable(folder: Path) -> bool:
-    """Whether a file can be made in a folder."""
+def warn_unless_writable(folder: Path) -> bool:
+    """Say at the start that a result will be printed only, if the folder that should keep it cannot be written.
+
+    Returns:
+        Whether the folder can be written.
+    """
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
+        check_writable(folder)
+    except InputError as error:
+        warn(f"{error}, so the result will only be printed")
         return False
-
-
-def warn_unless_writable(folder: Path) -> None:
-    """Say at the start that a result will be printed only, if the folder that should keep it cannot be written."""
-    if not is_writable(folder):
-        warn(f"{folder} cannot be written, so the result will only be printed")
+    return True
 
 
 def keep_result(path: Path, record: dict[str, Any]) -> bool:

@@ -1,12 +1,10 @@
-"""A run is a folder: ``config.yaml``, ``data.json``, ``metrics.jsonl``, ``checkpoints/``, ``model/`` and pictures."""
+"""A run: a model that is trained with its settings on its data, in a folder of its own."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,27 +15,14 @@ from ..errors import InputError
 from ..model import NDM
 from ..support.checks import shown
 from ..support.files import read_json, write_whole
-from ..support.journal import append_line, read_lines
-from ..support.lock import Lock
 from ..support.processes import rank_and_count
 from ..support.progress import console, phase, progress_bar, training_news, warn
-from ..training import Checkpoints, State, Trainer, learning_rate
+from ..training import State, Trainer, learning_rate
 from ..training.state import check_weights, part_of
 from ..version import __version__
 from .build import make_model, seeded_model
-from .recipe import read_config_file
-from .results import keep_result, without_infinities
-from .settings import Config
+from .folder import RunFolder
 from .snapshot import Snapshot, find_checkpoint, save_model, start_from, step_of_model
-
-OUTPUTS = (
-    "config.yaml", "data.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl", "qualities.jsonl",
-    "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png", "ndm",
-)  # fmt: skip
-"""All files and folders that commands write into a run's folder; ``ndm`` holds TensorBoard's events.
-
-The lock is not among them: it must outlive what ``--overwrite`` deletes.
-"""
 
 
 class Trained(NamedTuple):
@@ -49,110 +34,8 @@ class Trained(NamedTuple):
     """False if Ctrl-C or SIGTERM stopped the training before its last step."""
 
 
-class Run:
-    """The folder of one run.
-
-    A run has one writer at a time. Whoever creates or trains it holds ``lock``; reading needs no lock.
-
-    Args:
-        folder: path of the folder. It need not exist yet.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.config_file = self.folder / "config.yaml"
-        self.data_file = self.folder / "data.json"
-        self.metrics_file = self.folder / "metrics.jsonl"
-        self.evaluations_file = self.folder / "evaluations.jsonl"
-        self.qualities_file = self.folder / "qualities.jsonl"
-        self.model_folder = self.folder / "model"
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
-        self.lock = Lock(self.folder / ".ndm-lock", "trained", "look at it with --checkpoint newest, or wait")
-
-    @classmethod
-    def create(cls, folder: str | Path, config: Config, overwrite: bool = False) -> Run:
-        """Start a run: write the resolved configuration and an empty metrics file; see :meth:`begin`."""
-        run = cls(folder)
-        run.begin(config, overwrite)
-        return run
-
-    def begin(self, config: Config, overwrite: bool = False) -> None:
-        """Start this run: write the resolved configuration and an empty metrics file.
-
-        Raises:
-            InputError: as :meth:`check_free`, or if the folder cannot be written, or if another process trains in it.
-        """
-        with self.lock:
-            earlier = self.check_free(overwrite)
-            try:
-                for path in earlier:  # no file of an earlier run may be taken for one of this run
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-                self.save_config(config)
-                self.metrics_file.write_text("")
-            except OSError as error:
-                raise InputError(f"cannot write to {self.folder}: {error.strerror}") from None
-
-    def check_free(self, overwrite: bool = False) -> list[Path]:
-        """Refuse a folder in which a run cannot start, and return the files of an earlier run that it would replace.
-
-        Raises:
-            InputError: if the folder already holds a run and ``overwrite`` is False, or if it is no run's folder but
-                holds files that a run would replace.
-        """
-        if self.config_file.exists() and not overwrite:
-            raise InputError(
-                f"{self.folder} already holds a run; choose another --out, pass --overwrite, or go on with "
-                f"ndm train --resume {self.folder}"
-            )
-        earlier = sorted(path for pattern in OUTPUTS for path in self.folder.glob(pattern))
-        if earlier and not self.config_file.exists():
-            raise InputError(
-                f"{self.folder} is not a run's folder, and a run would replace {earlier[0].name} in it; choose another "
-                "--out, or move it away"
-            )
-        return earlier
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Run:
-        """A run that has a model.
-
-        Raises:
-            InputError: if the folder is not a run's, or if its training has not saved a model yet.
-        """
-        run = cls.started(folder)
-        if not run.model_folder.is_dir():
-            run.lock.check()
-            raise InputError(f"{run.folder} has no model yet: go on with ndm train --resume {run.folder}")
-        return run
-
-    @classmethod
-    def started(cls, folder: str | Path) -> Run:
-        """A run, whether or not it has a model yet.
-
-        Raises:
-            InputError: if the folder is not a run's.
-        """
-        run = cls(folder)
-        if not run.config_file.is_file():
-            raise InputError(
-                f"{run.folder} is not a run folder (no config.yaml); make one with: ndm train digits --out RUN"
-            )
-        return run
-
-    @cached_property
-    def config(self) -> Config:
-        """The resolved configuration, read once."""
-        return read_config_file(self.config_file)
-
-    def save_config(self, config: Config) -> None:
-        """Write ``config.yaml``."""
-        config.save(self.config_file)
-        self.config = config
-
-    @property
-    def sampling_steps(self) -> int:
-        """The default number of sampling steps: the number that the model is trained for, or 50 in continuous time."""
-        return self.config.training.bound_steps or 50
+class Run(RunFolder):
+    """A run: its data, its training, and the models that the training has saved. Its folder need not exist yet."""
 
     def load_dataset(self, path: str | None = None) -> Dataset:
         """The data that the run is trained on.
@@ -300,36 +183,6 @@ class Run:
         """The facts that are recorded with every result of this run."""
         data = {"data": dataset.name, "release": dataset.release}
         return {"run": str(self.folder), "version": __version__, **data, **snapshot.facts}
-
-    @property
-    def stamp(self) -> tuple[int, int] | None:
-        """A mark that changes if another run takes the place of this one in its folder; None before the training."""
-        try:
-            found = self.data_file.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns
-
-    def keep(self, path: Path, result: dict[str, Any], stamp: tuple[int, int] | None) -> bool:
-        """Append a result to a file of this run, or say why it is not kept; see :func:`.results.keep_result`.
-
-        Args:
-            path: the file.
-            result: the result.
-            stamp: the run's ``stamp`` before the result was computed.
-        """
-        if self.stamp != stamp:
-            warn(f"another run has replaced {self.folder}, so the result is not kept there")
-            return False
-        return keep_result(path, result)
-
-    def log(self, record: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``."""
-        append_line(self.metrics_file, without_infinities(record))
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """All records of ``metrics.jsonl``; a line without a step is not from a training."""
-        return read_lines(self.metrics_file, lambda line: isinstance(line, dict) and isinstance(line.get("step"), int))
 
     def load_model(self, checkpoint: str | None = None, dataset: Dataset | None = None) -> NDM:
         """The model of :meth:`snapshot`."""

@@ -10,9 +10,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import lzma
 import stat
+import struct
+import tarfile
+import tempfile
+import time
+import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +35,13 @@ LARGEST_YAML = 2**16
 """Bytes of the largest YAML that is read; settings are a few thousand. Reading takes a second."""
 DEEPEST = 64
 """How deeply lists and mappings may be nested."""
+ABANDONED = 24 * 3600
+"""Seconds after which a file that is still incomplete is taken for that of a killed process, and is removed."""
+DAMAGED = (
+    OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
+    zlib.error, lzma.LZMAError, tarfile.TarError,
+)  # fmt: skip
+"""The errors that are raised while an archive is read if it is damaged or of another kind."""
 
 
 class BadFile(InputError):
@@ -52,23 +67,34 @@ def file_size(path: Path, largest: int | None = None) -> int:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path, damaged: str = "") -> Iterator[None]:
     """Tell errors of the system in one line with the file's name, each as what it is.
 
+    Args:
+        path: the file.
+        damaged: the end of the message ``"PATH ..."`` about an archive that is damaged or of another kind. If it is
+            given, the path must be a regular file, and any of :data:`DAMAGED` is told so.
+
     Raises:
-        BadFile: if there is no such file.
+        BadFile: if there is no such file, or if it is damaged.
         InputError: on any other error, such as a missing permission.
     """
+    if damaged:
+        file_size(path)
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise BadFile(f"cannot read {path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     except InputError:
         raise
-    except ValueError:  # a path with a null character
-        raise InputError(f"cannot read {str(path)!r}: it is no path") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadFile(f"cannot read {path}: no such file") from None
+    except DAMAGED as error:
+        if isinstance(error, OSError) and (error.strerror or not damaged):
+            raise InputError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        if damaged:
+            raise BadFile(f"{path} {damaged}") from None
+        if isinstance(error, ValueError):  # a path with a null character
+            raise InputError(f"cannot read {str(path)!r}: it is no path") from None
+        raise
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
@@ -193,20 +219,41 @@ def writing(path: Path, partial_file: Path | None = None) -> Iterator[None]:
 def whole_file(path: Path) -> Iterator[Path]:
     """A file that is never seen half written, by another process, after a kill, or on a full disk.
 
-    Write to the path that is given, which has the same ending. It takes the place of ``path`` in the end, or is removed
-    if there was an error.
+    Write to the path that is given, which has the same ending and a name that no other writer has. It takes the place
+    of ``path`` in the end, or is removed if there was an error. What a killed process left is removed after a day.
 
     Raises:
         OSError: with ``path`` as its ``filename``, if it cannot be written.
     """
-    partial_file = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial_file = path.with_name(f".ndm-{uuid.uuid4().hex}.partial{path.suffix}")
     with writing(path, partial_file):
-        partial_file.unlink(missing_ok=True)
+        remove_abandoned(path.parent, ".ndm-*.partial*")
         try:
             yield partial_file
             partial_file.replace(path)
         finally:
             partial_file.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path, pattern: str) -> None:
+    """Remove the files of a folder that killed processes have left incomplete."""
+    for left in folder.glob(pattern):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which no file can be made.
+
+    Raises:
+        InputError: with the reason of the system.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({(error.strerror or str(error)).lower()})") from None
 
 
 def write_whole(path: Path, text: str) -> None:

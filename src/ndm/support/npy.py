@@ -6,15 +6,10 @@ objects are never unpickled.
 
 from __future__ import annotations
 
-import lzma
 import math
 import os
-import stat
-import struct
-import tarfile
 import warnings
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,11 +23,6 @@ from ..errors import InputError
 LARGE = 1 << 30  # number of bytes from which an array's compression is questioned
 DENSEST = 100  # factor by which no large array of pictures can be compressed
 PIECE = 1 << 20  # number of bytes that are read at a time
-# The errors that are raised if an archive is damaged or of another kind.
-READ_ERRORS = (
-    OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
-    zlib.error, lzma.LZMAError, tarfile.TarError,
-)  # fmt: skip
 
 
 class Header(NamedTuple):
@@ -157,26 +147,3 @@ def opened_archive(path: Path) -> Iterator[zipfile.ZipFile]:
             if count > 1:
                 raise InputError(f"{path} holds {name} {count} times; save it again")
         yield archive
-
-
-@contextmanager
-def told(path: Path, what: str) -> Iterator[None]:
-    """Turn the errors of reading a file into one line.
-
-    Args:
-        path: the file.
-        what: the end of the message ``"PATH ..."`` if the file is damaged or of another kind.
-
-    Raises:
-        InputError: in place of any of :data:`READ_ERRORS`.
-    """
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise InputError(f"{path} is not a regular file")
-        yield
-    except InputError:
-        raise
-    except READ_ERRORS as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise InputError(f"{path} cannot be read: {error.strerror}") from None
-        raise InputError(f"{path} {what}") from None

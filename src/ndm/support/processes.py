@@ -5,9 +5,13 @@ They are the processes of ``torch.distributed``, if a launcher has started it. O
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from torch import distributed
+
+from ..errors import InputError
 
 T = TypeVar("T")
 
@@ -27,3 +31,42 @@ def gathered(value: T) -> list[T]:
     values: list[T] = [value] * count
     distributed.all_gather_object(values, value)
     return values
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """What every process does inside fails in all of them if it fails in one, so that none waits for one that is gone.
+
+    Raises:
+        Exception: the error of this process, if it has one.
+        InputError: if another process failed, with its number and its error.
+    """
+    error = None
+    try:
+        yield
+    except Exception as own:
+        error = own
+    failures = gathered(None if error is None else str(error) or type(error).__name__)
+    if error is not None:
+        raise error
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            raise InputError(f"process {rank} failed: {failure}")
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """What every process does inside, the first process does before the others start. They also fail together.
+
+    Raises:
+        Exception: see :func:`failing_together`.
+    """
+    is_first = rank_and_count()[0] == 0
+    if not is_first:
+        with failing_together():  # the part of the first process
+            pass
+    with failing_together():
+        yield
+    if is_first:
+        with failing_together():  # the part of the others
+            pass

@@ -17,16 +17,19 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID
 from rich.table import Column
 from rich.text import Text
 
+from ..errors import printable
 from .output import drop_unwritable_output
 
 EVERY = 30.0
 """The number of seconds after which there is another line, where progress is lines."""
+SHORT = 1.0
+"""The number of seconds below which the time that something took is not said."""
 NARROW, WIDE = 60, 110
 """The widths of a terminal up to which there is no bar, and from which the time spent is shown too."""
 
 
 class Messages(Console):
-    """The error stream. Text is printed as it is: without markup or colours, and never broken over lines."""
+    """The error stream. A text is one line: without markup or colours, never broken, its control characters escaped."""
 
     def __init__(self) -> None:
         super().__init__(stderr=True, markup=False, highlight=False, emoji=False)
@@ -35,7 +38,7 @@ class Messages(Console):
         """Print; see :meth:`rich.console.Console.print`."""
         if all(isinstance(part, str) for part in objects):
             options.setdefault("soft_wrap", True)
-        super().print(*objects, **options)
+        super().print(*(printable(part) if isinstance(part, str) else part for part in objects), **options)
 
     def on_broken_pipe(self) -> None:
         """Go on without messages if nobody reads them any more: work is not lost because a terminal was closed."""
@@ -85,8 +88,11 @@ class Lines(Progress):
         """Print the last line."""
         self.ended.set()
         for task in self.tasks:
-            whole = task.total is None or task.finished
-            self.tell(task, f"{'took' if whole else 'stopped after'} {duration(task.elapsed)}")
+            whole, seconds = task.total is None or task.finished, task.elapsed or 0.0
+            if seconds >= SHORT or not whole:
+                self.tell(task, f"{'took' if whole else 'stopped after'} {duration(seconds)}")
+            elif task.total is not None:
+                self.tell(task)
 
     def add_task(self, *args: Any, **options: Any) -> TaskID:
         """Add the task, and print its first line."""
@@ -102,7 +108,7 @@ class Lines(Progress):
             self.tell(self.tasks[0])
 
     def tell(self, task: Task, end: str = "") -> None:
-        """Print a line about the task."""
+        """Print a line about the task, with an end or the time that is left."""
         self.said = self.get_time()
         if not self.disable:
             words = (count(task, " of "), news(task), end or (left(task) if task.time_remaining else ""))
@@ -209,8 +215,9 @@ def phase(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if isinstance(bar, Lines):
-            bar.tell(task, f"took {duration(bar.get_time() - start)}")
+        seconds = bar.get_time() - start
+        if isinstance(bar, Lines) and seconds >= SHORT:
+            bar.tell(task, f"took {duration(seconds)}")
         task.fields["phase"] = before
 
 

@@ -74,7 +74,7 @@ class Header(NamedTuple):
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a file of tensors, with the permissions that the user's umask gives.
+    """Write a file of tensors, with the permissions that the user's umask gives. After an error there is no file.
 
     Raises:
         OSError: with ``path`` as its ``filename``.
@@ -92,6 +92,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         try:
             save_file(own, path, metadata)
         except SafetensorError as error:
+            path.unlink(missing_ok=True)
             number = re.search(r"os error (\d+)", str(error))
             raise (OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))) from None
         path.chmod(permissions)  # which the library sets to the owner's alone

@@ -17,8 +17,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..support.checks import require_count, shown
-from ..support.files import file_size, whole_file
-from ..support.npy import opened_archive, read_member, told
+from ..support.files import file_size, reading, whole_file
+from ..support.npy import opened_archive, read_member
 from .cells import Type, is_missing
 from .delimited import blocks, separator
 from .frame import Frame
@@ -194,7 +194,7 @@ def _parquet(path: Path, rows: int) -> Iterator[Any]:
 
 
 def _read_npz(path: Path) -> Frame:
-    with told(path, "is damaged or no .npz file; save it with numpy.savez"), opened_archive(path) as archive:
+    with reading(path, "is damaged or no .npz file; save it with numpy.savez"), opened_archive(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         whole = next((name for name in ("X", "data") if name in names), None)
         if whole is not None:

@@ -7,6 +7,9 @@ from typing import Literal
 
 from ..support.checks import require
 
+LARGEST_BATCH = 2**20
+"""The largest number of rows per step."""
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -73,6 +76,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"training.{name} must be at least 1", getattr(self, name))
+        size = self.batch_size  # the rows of a batch are gathered in memory, whatever the size of the data set
+        require(size <= LARGEST_BATCH, f"training.batch_size must be at most {LARGEST_BATCH:,}", size)
         for name in ("warmup", "learning_rate", "weight_decay", "evaluate_every", "sample_every", "patience"):
             require(getattr(self, name) >= 0, f"training.{name} must not be negative", getattr(self, name))
         for name in ("learning_rate", "weight_decay"):  # an optimiser refuses a step beyond the range of float32

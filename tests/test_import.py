@@ -1,4 +1,4 @@
-"""``import ndm`` stays light."""
+"""``import ndm`` stays light; its estimator alone needs scikit-learn, of which it is one."""
 
 import subprocess
 import sys
@@ -8,7 +8,8 @@ HEAVY = ("accelerate", "matplotlib", "sklearn", "torchvision", "torchdiffeq", "s
 
 def test_import_is_light():
     code = (
-        "import sys, time, torch; start = time.perf_counter(); from ndm import *; "
+        "import sys, time, torch; start = time.perf_counter(); import ndm; "
+        "[getattr(ndm, name) for name in ndm.__all__ if name != 'NeuralDiffusionDensity']; "
         "print(time.perf_counter() - start, *sys.modules)"
     )
     command = [sys.executable, "-c", code]

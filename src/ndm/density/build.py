@@ -51,5 +51,6 @@ def table_model(rows: Tensor, cells: Sequence[float], alphabets: Sequence[int], 
 def network(latents: int, outputs: int, plan: Plan) -> MLP:
     """The predictor's network."""
     return MLP(
-        (latents,), width=plan.width, depth=plan.depth, dropout=plan.dropout, outputs=outputs, uniform=plan.uniform
-    )
+        (latents,), width=plan.width, depth=plan.depth, dropout=plan.dropout, fourier=plan.fourier, outputs=outputs,
+        uniform=plan.uniform,
+    )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BATCH = 256
-EPOCHS = 200
+EPOCHS, EPOCHS_OF_FEW_COLUMNS = 200, 300
 FEWEST_STEPS, MOST_STEPS = 2_500, 20_000
 FEW_ROWS, FEW_COLUMNS = 2_000, 6
 
@@ -41,10 +41,13 @@ def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
         steps: the number of training steps, if it is given.
     """
     if steps is None:
-        steps = min(MOST_STEPS, max(FEWEST_STEPS, EPOCHS * rows // BATCH))
+        epochs = EPOCHS_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else EPOCHS
+        steps = min(MOST_STEPS, max(FEWEST_STEPS, epochs * rows // BATCH))
     batch, every = min(BATCH, max(32, rows // 8)), max(50, steps // 25)
     if rows < FEW_ROWS:
         return Plan(steps, batch, every, dropout=0.3, uniform=(0,))
     if columns <= FEW_COLUMNS:
-        return Plan(steps, batch, every, width=256, dropout=0.0, fourier=(1, 2, 3), uniform=(0, 1, 2), gamma_min=-11.0)
+        return Plan(
+            steps, batch, every, width=256, dropout=0.0, fourier=(1, 2, 3, 4), uniform=(0, 1, 2), gamma_min=-11.0
+        )
     return Plan(steps, batch, every)

@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from .build import table_model
     from .estimator import NeuralDiffusionDensity
     from .plan import Plan, plan_for
-    from .scores import denoising_error, log_density
+    from .scores import log_density
 
-__all__ = ["NeuralDiffusionDensity", "Plan", "denoising_error", "log_density", "plan_for", "table_model"]
+__all__ = ["NeuralDiffusionDensity", "Plan", "log_density", "plan_for", "table_model"]
 
 HOMES = {
     "build": "table_model",
     "estimator": "NeuralDiffusionDensity",
     "plan": "Plan plan_for",
-    "scores": "denoising_error log_density",
+    "scores": "log_density",
 }
 """The modules, and the public names that each of them defines."""
 

@@ -1,4 +1,4 @@
-r"""The log-likelihood of rows of a table, and how odd they are at two scales.
+"""The log-likelihood of rows of a table.
 
 The log-likelihood is that of the ODE (:mod:`ndm.likelihood`): exact for numbers, and with K importance samples for rows
 with symbols or rounded numbers. All rows get the same draws, so the value of a row does not depend on the others.
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..likelihood import Divergence, ode_likelihood
 from ..model import NDM
 from ..solvers import Solver
-from ..support.tensors import full_times, randn_like, seeded, sum_rows
+from ..support.tensors import seeded
 
 EXACT_UP_TO, EXACT_DRAWS_UP_TO = 64, 8
 """The most latents of a row for an exact divergence: without draws, and where each draw needs its own solution."""
@@ -44,36 +44,4 @@ def log_density(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:
         ).checked().log_prob.cpu()
         for block in rows.split(BLOCK)
     ]  # fmt: skip
-    return torch.cat(parts)
-
-
-@torch.no_grad()
-def denoising_error(model: NDM, rows: Tensor, gamma: float = 1.0, draws: int = 8, seed: int = 0) -> Tensor:
-    r"""How badly rows are restored from much noise: :math:`\mathrm{E}\|F(x, t) - F(\hat x(z_t), t)\|^2`, ``(N,)``.
-
-    The noise is common to all rows, and comes in pairs of opposite signs.
-
-    Args:
-        gamma: the logarithm of the ratio of noise to signal.
-        draws: how many pairs of noise.
-    """
-    generator = seeded(seed)
-    parts = []
-    x = model.decoder.jitter(rows, torch.full((1, model.decoder.rounded), 0.5, dtype=torch.float64))
-    for block in x.split(BLOCK):
-        x_model = model.encode(block)
-        q = model.process(x_model)
-        schedule = model.process.schedule
-        ends = [schedule(full_times(value, x_model[:1])).gamma.item() for value in (0.0, 1.0)]
-        t = full_times(min(1.0, max(0.0, (gamma - ends[0]) / (ends[1] - ends[0]))), x_model)
-        marginal = q.marginal(t)
-        alpha = schedule(t).alpha[:, None]
-        error = torch.zeros(len(block), device=x_model.device)
-        generator = seeded(seed)
-        for _ in range(draws):
-            eps = randn_like(marginal.mean[:1], generator)
-            for sign in (1, -1):
-                predicted = model(marginal.at(sign * eps), t).marginal(t).mean
-                error = error + sum_rows(((marginal.mean - predicted) / alpha) ** 2)
-        parts.append((error / (2 * draws)).double().cpu())
     return torch.cat(parts)

@@ -21,6 +21,7 @@ from ..support.journal import append_line, read_lines
 from ..support.lock import Lock
 from ..support.processes import rank_and_count
 from ..support.progress import console, phase, progress_bar, training_news, warn
+from ..tables import keep_schema
 from ..training import Checkpoints, State, Trainer, learning_rate
 from ..training.state import check_weights, part_of
 from ..version import __version__
@@ -31,8 +32,8 @@ from .settings import Config
 from .snapshot import Snapshot, find_checkpoint, save_model, start_from, step_of_model
 
 OUTPUTS = (
-    "config.yaml", "data.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl", "qualities.jsonl",
-    "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png", "ndm",
+    "config.yaml", "data.json", "schema.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl",
+    "qualities.jsonl", "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png", "ndm",
 )  # fmt: skip
 """All files and folders that commands write into a run's folder; ``ndm`` holds TensorBoard's events.
 
@@ -238,6 +239,8 @@ class Run:
             main = trainer.accelerator.is_main_process
             if main and not self.data_file.is_file():
                 write_whole(self.data_file, json.dumps(identity(dataset)))
+            if main and dataset.schema is not None:
+                keep_schema(dataset.schema, len(dataset.train), self.folder)
             if main and resume:
                 console.print(f"going on from step {trainer.step}")
                 self._forget_after(trainer.step)
@@ -248,6 +251,8 @@ class Run:
                 trainer.log = training_news(bar, self.log)
                 average = trainer.run()
             if main:
+                if dataset.schema is not None:
+                    keep_schema(dataset.schema, len(dataset.train), self.model_folder)
                 save_model(average, self.model_folder, trainer.step)
             if trainer.skipped:
                 warn(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")

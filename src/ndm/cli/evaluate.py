@@ -25,8 +25,9 @@ def make_parser() -> ArgumentParser:
         "bound and its terms, a mean of Monte-Carlo passes, at several numbers of steps and in continuous time. ode: "
         "the likelihood of the ODE, which for discrete data is a bound through the decoder. ode-uniform: the "
         "likelihood of the ODE by uniform dequantisation; many papers report it, for models trained on dequantised "
-        "data. For a table, numbers are in nats and bits per row, too. Each number is printed with its estimator, and appended to RUN/evaluations.jsonl. If an evaluation was "
-        "interrupted, the same command continues it. `accelerate launch -m ndm evaluate ...` uses several devices and "
+        "data. Each number is printed with its estimator, for tables in nats and bits per row too, and appended to "
+        "RUN/evaluations.jsonl. If an evaluation was interrupted, the same command continues it. `accelerate launch -m "
+        "ndm evaluate ...` uses several devices and "
         "gives the same figures.",
     )
     add_run(parser)

@@ -14,14 +14,14 @@ from .commands import COMMANDS, Command, parsed_by
 from .common import INTERRUPTED, add_common
 
 DESCRIPTION = (
-    "Score the rows of a table by a model that `ndm train table` made. Each row gets log_density, the natural logarithm "
-    "of its density under the model: densities in the units of the real columns, times probabilities of the rounded "
-    "numbers, counts, dates and categories. The numbers of two models of the same columns can be compared, and a row is "
-    "odd if its number is low beside those of other rows. rank 1 is the oddest row. A row that breaks what all training "
-    "rows have in common, such as a category that none has, gets log 1/(N + 2) for it, N being their number. The "
-    "columns are found by name, in any order. The file is read in parts, so it may be larger than the memory; ranks "
-    "need eight bytes a row, and there are none on standard output. Every row is checked before the first is scored, "
-    "and --out is written whole or not at all. Example: ndm score runs/table-seed0 rows.csv --out scores.csv"
+    "Score the rows of a table by a model that `ndm train table` made. Each row gets log_density, the natural "
+    "logarithm of its density: densities in the units of the real columns, times probabilities of the rounded numbers, counts, "
+    "dates and categories. A row is odd if its number is low beside those of other rows; rank 1 is the oddest. A row "
+    "that breaks what all training rows have in common, such as a category that none has, gets log 1/(N + 2) for it, N "
+    "being their number. The columns are found by name, in any order. The file is read in parts, so it may be larger "
+    "than the memory; ranks need eight bytes a row, and there are none on standard output. Every row is checked before "
+    "the first is scored, and --out is written whole or not at all. Example: ndm score runs/table-seed0 rows.csv --out "
+    "scores.csv"
 )
 
 
@@ -31,8 +31,8 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("rows", type=Path, help="the rows: a .csv, .tsv, .parquet or .npz file")
     parser.add_argument(
         "--out", type=Path, default=None,
-        help="a .csv or .parquet file for the scores, in the order of the rows; the default is standard output, without "
-        "ranks",
+        help="a .csv or .parquet file for the scores, in the order of the rows; the default is standard output, "
+        "without ranks",
     )  # fmt: skip
     parser.add_argument(
         "--explain", action="store_true",

@@ -1,6 +1,6 @@
 r"""A model as a distribution of PyTorch: that of the model's ODE.
 
-.. math:: z_1 \sim \mathcal{N}(0, I), \qquad dz = u_p(z, t)\,dt \text{ from } t = 1 \text{ to } 0, \qquad x = z_0 / \alpha_0
+.. math:: z_1 \sim \mathcal{N}(0, I), \qquad z_0 = z_1 - \int_0^1 u_p(z_t, t)\, dt, \qquad x = z_0 / \alpha_0
 
 and back to data units. So ``log_prob`` is exactly the density of ``sample``, up to the solver's error, where the data
 are real numbers. Levels and symbols are drawn from the decoder's :math:`p(x \mid z_0)`; their ``log_prob`` is a lower
@@ -79,7 +79,7 @@ class ModelDistribution(Distribution):
         return not self.model.decoder.drawn and not self.solver.name.startswith(NO_GRADIENT)
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         """Real numbers, levels 0..K-1, or in rows of a table real numbers and then the codes of symbols."""
         decoder = self.model.decoder
         if decoder.levels is not None:
@@ -151,11 +151,11 @@ class ModelDistribution(Distribution):
             ValueError: if a value is not in the support, or has another shape.
             SolverError: if the solver could not finish some rows.
         """
+        lead = value.shape[: value.ndim - len(self.event_shape)]
+        if not lead.numel():  # which PyTorch's own check cannot take
+            return self.model.reference.new_empty(torch.broadcast_shapes(lead, self.batch_shape))
         if self._validate_args:
             self._validate_sample(value)
-        lead = value.shape[: value.ndim - len(self.event_shape)]
-        if not lead.numel():
-            return self.model.reference.new_empty(torch.broadcast_shapes(lead, self.batch_shape))
         latent = self.model.latent_shape(tuple(self.event_shape))
         divergence = affordable_divergence(value.new_empty((1, *latent), device="meta"))
         found = ode_likelihood(

@@ -35,7 +35,7 @@ def make_parser() -> ArgumentParser:
         prog="ndm sample",
         exit_on_error=False,
         description="Draw samples from a run's model: a picture or an array, or for a run of `ndm train table` a table "
-        "with the columns and types of the training rows. Example: ndm sample runs/table-seed0 --num 1000 --out new.csv",
+        "with the columns and types of the training rows, e.g. ndm sample runs/table-seed0 --num 1000 --out new.csv",
     )
     add_run(parser)
     parser.add_argument("--num", type=int, default=64, help="number of samples")

@@ -15,13 +15,13 @@ from .common import INTERRUPTED, add_common
 
 DESCRIPTION = (
     "Score the rows of a table by a model that `ndm train table` made. Each row gets log_density, the natural "
-    "logarithm of its density: densities in the units of the real columns, times probabilities of the rounded numbers, counts, "
-    "dates and categories. A row is odd if its number is low beside those of other rows; rank 1 is the oddest. A row "
-    "that breaks what all training rows have in common, such as a category that none has, gets log 1/(N + 2) for it, N "
-    "being their number. The columns are found by name, in any order. The file is read in parts, so it may be larger "
-    "than the memory; ranks need eight bytes a row, and there are none on standard output. Every row is checked before "
-    "the first is scored, and --out is written whole or not at all. Example: ndm score runs/table-seed0 rows.csv --out "
-    "scores.csv"
+    "logarithm of its density: densities in the units of the real columns, times probabilities of the rounded "
+    "numbers, counts, dates and categories. A row is odd if its number is low beside those of other rows; rank 1 is "
+    "the oddest. A row that breaks what all training rows have in common, such as a category that none has, gets log "
+    "1/(N + 2) for it, N being their number. The columns are found by name, in any order. The file is read in parts, "
+    "so it may be larger than the memory; ranks need eight bytes a row, and there are none on standard output. Every "
+    "row is checked before the first is scored, and --out is written whole or not at all. Example: ndm score "
+    "runs/table-seed0 rows.csv --out scores.csv"
 )
 
 

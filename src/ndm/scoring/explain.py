@@ -3,8 +3,11 @@ r"""Which columns make a row odd: how far each value lies below what the other c
 .. math:: d_j(x) = \mathrm{E}_{x'_j \sim p(x_j \mid x_{-j})}[\log p(x'_j, x_{-j})] - \log p(x)
 
 is the drop of the log-density by the value of column j. The density of the other columns is in both terms, so that
-:math:`d_j = \mathrm{E}[\log p(x'_j \mid x_{-j})] - \log p(x_j \mid x_{-j})`, and no constant is missing. It is about 0 for an ordinary value, and positive for an odd one. For Gaussian rows it is :math:`(r^2 - 1) / 2`, with r
-the residual of column j given the others in its standard deviations.
+
+.. math:: d_j = \mathrm{E}[\log p(x'_j \mid x_{-j})] - \log p(x_j \mid x_{-j})
+
+and no constant is missing. It is about 0 for an ordinary value, and positive for an odd one. For Gaussian rows it is
+:math:`(r^2 - 1) / 2`, with r the residual of column j given the others in its standard deviations.
 
 Nothing is drawn. The expectation is a quadrature: with :math:`L_k = \log p(v_k, x_{-j})` at points :math:`v_k` of
 weights :math:`w_k`,

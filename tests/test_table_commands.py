@@ -31,6 +31,19 @@ def _float32():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Log-densities by ten steps and one draw: what is done with them does not depend on the solver."""
+
+    def log_density(model, rows, seed=0):
+        solver, generator = ndm.Solver("heun", steps=10), torch.Generator().manual_seed(seed)
+        options = {"dtype": torch.float64, "divergence": "hutchinson", "common": True, "generator": generator}
+        return ndm.log_prob(model, rows, solver=solver, **options)
+
+    monkeypatch.setattr("ndm.scoring.model.log_density", log_density)
+    return log_density
+
+
 def make_rows(n, seed=0):
     """Rows with a count, a real number, a category, and a column that is twice the first."""
     rng = np.random.default_rng(seed)
@@ -144,7 +157,14 @@ def test_estimators_of_tables_name_their_draws():
     assert ode.draws(drawn=False) == 1 and "through the decoder" not in ode.name(drawn=False)
 
 
-def test_scores_are_log_densities_in_the_order_of_the_file(folder, tmp_path, capsys, monkeypatch):
+def test_scores_are_those_of_the_density(folder):
+    scorer = TableModel.load(folder / "run", seed=3)
+    frame = read(folder / "x.csv").take(slice(0, 2))
+    rows = torch.from_numpy(scorer.schema.encode(frame))
+    np.testing.assert_allclose(scorer.score(frame).log_density, log_density(scorer.model, rows, 3).numpy())
+
+
+def test_scores_are_in_the_order_of_the_file(folder, tmp_path, capsys, monkeypatch, quick):
     rows = make_rows(7, 2)
     rows[3][2] = "Genf"  # which no training row has
     rows[5][3] += 1  # which breaks the relation
@@ -157,7 +177,7 @@ def test_scores_are_log_densities_in_the_order_of_the_file(folder, tmp_path, cap
     x = kept.schema.encode(read(data), "odd")
     x[:, 2] = x[:, 2].clip(0)
     model = ndm.NDM.from_pretrained(folder / "run")
-    expected = log_density(model, torch.from_numpy(x)).numpy() - np.isin(range(7), (3, 5)) * math.log(255 + 2)
+    expected = quick(model, torch.from_numpy(x)).numpy() - np.isin(range(7), (3, 5)) * math.log(255 + 2)
     np.testing.assert_allclose(found, expected, atol=1e-9)
     assert [int(row["rank"]) for row in scores] == [1 + sum(found < value) for value in found]
     assert list(tmp_path.rglob("*.partial*")) == []
@@ -174,7 +194,7 @@ def test_scores_are_log_densities_in_the_order_of_the_file(folder, tmp_path, cap
     assert read(parquet).column("rank").tolist() == [int(row["rank"]) for row in scores]
 
 
-def test_an_odd_value_is_explained_by_its_column(folder, tmp_path):
+def test_an_odd_value_is_explained_by_its_column(folder, tmp_path, quick):
     rows = make_rows(3, 4)
     rows[0][1] = 400.0
     rows[1][2] = "Genf"
@@ -203,7 +223,7 @@ def test_drops_of_numbers_are_those_of_a_correlated_gaussian(correlation, genera
     residual = (rows - p.mean) @ precision / precision.diagonal().sqrt()
     for j in range(3):
         found = drop_of_number(p.log_prob, rows, p.log_prob(rows), j, marginals)
-        torch.testing.assert_close(found, (residual[:, j] ** 2 - 1) / 2, rtol=0.02, atol=0.06)
+        torch.testing.assert_close(found, (residual[:, j] ** 2 - 1) / 2, rtol=0.02, atol=0.03)
 
 
 def test_drops_of_a_few_values_are_sums_over_them():

@@ -35,7 +35,7 @@ from ..mixed import MixedDecoder, MixedPredictor
 from ..model import NDM
 from ..tables import Column, Schema
 
-POINTS = 12
+POINTS = 16
 EXACT = 24
 REACH = 4.5
 """The largest score of the first points."""

@@ -84,7 +84,7 @@ class TableModel:
 
         Args:
             frame: the rows, with the columns of the training rows in any order.
-            explain: whether the columns that make each row odd are found. It costs about 24 times the number of
+            explain: whether the columns that make each row odd are found. It costs about 32 times the number of
                 columns as much.
 
         Raises:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from . import nn
     from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
     from .density.estimator import NeuralDiffusionDensity
+    from .distribution import ModelDistribution
     from .embedding import Embedding
     from .errors import InputError
     from .gaussian import Gaussian
@@ -65,6 +66,7 @@ __all__ = [
     "Marginals",
     "MixedDecoder",
     "MixedPredictor",
+    "ModelDistribution",
     "Network",
     "NeuralDiffusionDensity",
     "NoiseLevel",
@@ -91,6 +93,7 @@ HOMES = {
     "nn": "",
     "decoder": "CategoricalDecoder Decoder GaussianDecoder",
     "density": "NeuralDiffusionDensity",
+    "distribution": "ModelDistribution",
     "embedding": "Embedding",
     "errors": "InputError",
     "gaussian": "Gaussian",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,9 @@ from .predictor import BasePredictor
 from .process import ConditionalProcess, ForwardProcess
 from .support.checks import require_kind, row_shape
 from .transform import BasisCurve
+
+if TYPE_CHECKING:
+    from .distribution import ModelDistribution
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 RANDOM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.RReLU)
@@ -154,6 +157,19 @@ class NDM(nn.Module):
         if not self.decoder.discrete:
             check_magnitude(x_model)
         return x_model
+
+    def distribution(self, **options: Any) -> ModelDistribution:
+        """The model's ODE as a ``torch.distributions.Distribution``.
+
+        Args:
+            options: those of :class:`ndm.ModelDistribution`, such as ``solver``.
+
+        Raises:
+            InputError: if the model does not know its shape, or an option does not fit.
+        """
+        from .distribution import ModelDistribution
+
+        return ModelDistribution(self, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.

@@ -23,6 +23,7 @@ import torch
 
 from .errors import InputError
 from .levels import LevelsPredictor  # noqa: F401  a saved model may name it, and it registers itself
+from .mixed import MixedDecoder  # noqa: F401  the same, with its predictor and the transform Embedding
 from .nn import NETWORKS  # noqa: F401  the networks of the package register themselves
 from .predictor import BasePredictor
 from .support.arguments import check_arguments, is_own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,8 @@ def run(args: Namespace) -> None:
     model = snapshot.model.to(device)
     rows = dataset.validation[: args.limit].to(model.reference.device)
     with progress_bar("examining: bound, time profile, ODE", None):
-        diagnosis = diagnose(model, rows, args.seed)
+        unit = "bits/dim" if dataset.schema is None else "bits/column"
+        diagnosis = diagnose(model, rows, args.seed, unit=unit)
     result = {**snapshot.facts, **asdict(diagnosis)}
     check_finite(result)
     title = f"{run.folder.name}, {snapshot.progress}, {len(rows)} validation rows of {dataset.name}"
@@ -55,6 +57,9 @@ def run(args: Namespace) -> None:
         return
     print(f"{printable(run.folder.name)}, {snapshot.progress}: validation rows of {dataset.name}, seed {args.seed}")
     print(report(diagnosis))
+    if dataset.schema is not None:
+        nats = diagnosis.bound * rows.shape[1] * math.log(2)
+        print(f"\nthe bound of a row of {rows.shape[1]} columns is {nats:.3f} nats, {nats / math.log(2):.3f} bits")
 
 
 def draw_picture(diagnosis: Diagnosis, path: Path, title: str) -> None:

@@ -25,8 +25,9 @@ def make_parser() -> ArgumentParser:
         "bound and its terms, a mean of Monte-Carlo passes, at several numbers of steps and in continuous time. ode: "
         "the likelihood of the ODE, which for discrete data is a bound through the decoder. ode-uniform: the "
         "likelihood of the ODE by uniform dequantisation; many papers report it, for models trained on dequantised "
-        "data. Each number is printed with its estimator, and appended to RUN/evaluations.jsonl. If an evaluation was "
-        "interrupted, the same command continues it. `accelerate launch -m ndm evaluate ...` uses several devices and "
+        "data. Each number is printed with its estimator, for tables in nats and bits per row too, and appended to "
+        "RUN/evaluations.jsonl. If an evaluation was interrupted, the same command continues it. `accelerate launch -m "
+        "ndm evaluate ...` uses several devices and "
         "gives the same figures.",
     )
     add_run(parser)
@@ -107,7 +108,7 @@ def run(args: Namespace) -> None:
     import torch
 
     from ..evaluation import choose_protocols
-    from ..evaluation.tables import estimates_table
+    from ..evaluation.tables import estimates_table, rows_table
     from ..experiment.evaluation import evaluate_run
     from ..experiment.results import as_json
     from ..likelihood import bits_per_dim
@@ -143,9 +144,12 @@ def run(args: Namespace) -> None:
     if args.json:
         print(as_json({**facts, "estimates": [asdict(estimate) for estimate in estimates]}))
         return
-    print(estimates_table({printable(run.folder.name): estimates}))
+    as_table = estimates_table if dataset.schema is None else rows_table
+    print(as_table({printable(run.folder.name): estimates}))
     weights = f"{facts['weights']} weights, {snapshot.progress}, {args.dtype}"
     print(f"{weights}; {dataset.name}, {args.split} rows: {dataset.release}")
+    if dataset.schema is not None:
+        print("densities of real columns are in the columns' own units; other columns have probabilities")
     if entropy is not None:
         print(f"entropy of the data: {bits_per_dim(entropy, x):.3f} bits/dim ({entropy:.3f} nats)")
 

@@ -1,4 +1,4 @@
-"""``ndm sample``: draw samples from a trained model, as a picture or an array."""
+"""``ndm sample``: draw samples from a trained model, as a picture, an array or the rows of a table."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="ndm sample",
         exit_on_error=False,
-        description="Draw samples from a run's model, as a picture or as an array.",
+        description="Draw samples from a run's model: a picture or an array, or for a run of `ndm train table` a table "
+        "with the columns and types of the training rows, e.g. ndm sample runs/table-seed0 --num 1000 --out new.csv",
     )
     add_run(parser)
     parser.add_argument("--num", type=int, default=64, help="number of samples")
     add_sampling(parser)
     parser.add_argument("--mode", action="store_true", help="decode to the most probable value, not to a draw")
     parser.add_argument(
-        "--out", type=Path, default=Path("samples.png"), help="file: a .png picture, or an .npz with the array x"
-    )
+        "--out", type=Path, default=None,
+        help="file: a .png picture or an .npz with the array x, by default samples.png; for a table a .csv, .tsv, "
+        ".parquet or .npz file, by default samples.csv",
+    )  # fmt: skip
     add_common(parser)
     return parser
 
@@ -51,9 +54,9 @@ def run(args: Namespace) -> int:
 
     from ..sampling import SOLVERS
     from ..support.progress import console, warn
+    from ..tables import write as write_table
 
-    if args.out.suffix not in (".png", ".npz"):
-        raise InputError(f"--out must end in .png or .npz, got {args.out}")
+    args.out = chosen_file(args.run, args.out)
     require_positive(args, "num", "steps")
     if args.out.is_dir():
         raise InputError(f"--out {args.out} is a folder; give a file name")
@@ -71,11 +74,53 @@ def run(args: Namespace) -> int:
             console.print(f"interrupted before the first samples were finished; {args.out} is not written")
             return INTERRUPTED
     x = torch.cat(parts)
+    if dataset.schema is not None:
+        check_finite(x)
+        write_table(dataset.schema.decode(x.numpy()), args.out)
+        return told(len(x), args.num, args.out, snapshot)
     steps = f" {solver.steps} steps" if SOLVERS[solver.name].takes_steps else ""
     write(args.out, x, snapshot, dataset, f"{run.folder.name}, {snapshot.progress}, {solver.name}{steps}")
-    done = len(x) == args.num
-    console.print(f"{'' if done else 'interrupted: '}{len(x)} of {args.num} samples in {args.out}, {snapshot.progress}")
+    return told(len(x), args.num, args.out, snapshot)
+
+
+def chosen_file(run: Path, out: Path | None) -> Path:
+    """The file for the samples of a run.
+
+    Raises:
+        InputError: if the run's samples cannot be written in its format.
+    """
+    from ..tables import kept
+    from ..tables.files import SUFFIXES, check_format
+
+    if not (run / kept.FILE).is_file():
+        out = out or Path("samples.png")
+        if out.suffix not in (".png", ".npz"):
+            raise InputError(f"--out must end in .png or .npz, got {out}")
+        return out
+    out = out or Path("samples.csv")
+    if not out.name.lower().endswith(SUFFIXES):
+        raise InputError(f"--out of a table must end in {', '.join(SUFFIXES)}, got {out}")
+    check_format(out)
+    return out
+
+
+def told(drawn: int, wanted: int, out: Path, snapshot: Snapshot) -> int:
+    """Say how many samples are in the file, and return the exit status."""
+    from ..support.progress import console
+
+    done = drawn == wanted
+    console.print(f"{'' if done else 'interrupted: '}{drawn} of {wanted} samples in {out}, {snapshot.progress}")
     return 0 if done else INTERRUPTED
+
+
+def check_finite(x: Tensor) -> None:
+    """Refuse samples that are not finite.
+
+    Raises:
+        InputError: with what to try.
+    """
+    if not bool(x.isfinite().all()):
+        raise InputError("the samples are not finite, as the model's weights are not; try --checkpoint best")
 
 
 def make_folder(out: Path) -> None:
@@ -101,8 +146,7 @@ def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset, title: str
 
     from ..evaluation.pictures import write_samples
 
-    if not bool(x.isfinite().all()):
-        raise InputError("the samples are not finite, as the model's weights are not; try --checkpoint best")
+    check_finite(x)
     if out.suffix == ".png":
         write_samples(snapshot.model, x, dataset.test, out, title, dataset.distribution)
         return

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..errors import InputError
+from ..errors import InputError, printable
+from ..experiment.plan import PLANNED, planned
 from ..experiment.recipe import find_recipe, read_settings
 from ..experiment.settings import Config, add_settings, config_of, differences, make_config, named_settings
 from ..support.devices import select_device
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from ..experiment.run import Run, Trained
 
 
+TABLE = "table"
+"""The name of the data set of the user's own tables."""
 DESCRIPTION = (
     "Train a model. RECIPE is a name from `ndm recipes` or a YAML file. Options override its settings, e.g. `ndm train "
     "digits --out runs/digits --seed 0 --training.steps 300 --model.width 128`. On Ctrl-C or SIGTERM the run writes a "
@@ -74,21 +77,33 @@ def parse(arguments: list[str]) -> Namespace:
     """
     parser = make_parser()
     asked = [a for a in arguments if a not in ("-h", "--help")]
+    given: set[str] = set()
     if asked or not arguments:
-        settings = settings_of(parse_with(parser, asked, defaults=False))
+        options = parse_with(parser, asked, defaults=False)
+        settings = settings_of(options)
+        given = {*named_settings(settings), *options.keys()}
         if asked == arguments:  # the help does not wait for torch
             make_config(settings)  # a mistake in the recipe is told as such
         parser.set_defaults(named_settings(settings))
         parser.description = f"{DESCRIPTION} The defaults below are the recipe's."
+        if asked != arguments and is_table(settings, options):
+            for action in parser._actions:
+                if action.dest in PLANNED and action.dest not in given:
+                    action.default = "from the data"
     from ..data.listing import absolute
 
     args = parse_with(parser, arguments)  # with --help this prints the help and exits
-    args.config = config_of(args)
+    args.config, args.given = config_of(args), given
     paths = {"init": args.config.init, "data": args.config.data.path}
     found = {name: str(absolute(path).resolve()) for name, path in paths.items() if path is not None}
     data = replace(args.config.data, path=found.get("data"))  # the paths must hold from any directory
     args.config = replace(args.config, init=found.get("init"), data=data)
     return args
+
+
+def is_table(settings: dict[str, Any], options: Namespace) -> bool:
+    """Whether the data are a table, by the options or else by the recipe."""
+    return (options.get("data.name") or settings.get("data", {}).get("name")) == TABLE
 
 
 def run(args: Namespace) -> int:
@@ -111,6 +126,10 @@ def run(args: Namespace) -> int:
     processes.wait_for_everyone()  # a process that exits early closes its connections, and the others would abort
     if not trained.finished:
         return INTERRUPTED
+    if args.config.data.name == TABLE:
+        follows = f"ndm score {run.folder} ROWS --out scores.csv, ndm evaluate {run.folder}"
+        console.print(f"done: {run.folder} (schema.json, metrics.jsonl, model/). Next: {follows}")
+        return 0
     console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
     return 0
 
@@ -139,6 +158,10 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     # If there are several processes, the first one makes the folders and caches, and the others then find them.
     with first_process_first():
         dataset = load_dataset(**asdict(config.data))
+        if dataset.schema is not None:
+            rows, columns = dataset.train.shape
+            held_out = len(dataset.validation) + len(dataset.test)
+            args.config = config = planned(config, args.given, rows, held_out, columns)
         model = seeded_model(config, dataset)
         if config.init is not None and not resumed:
             start_from(model, config.init)  # before the run begins, as this may fail
@@ -148,8 +171,11 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
             run.begin(config, args.overwrite)
     size = f"{model.num_parameters:,} parameters"
     console.print(f"{run.folder}: {size}, {dataset.name} {tuple(dataset.shape)}, on {device}")
+    if dataset.schema is not None and not resumed:
+        console.print(printable_lines(dataset.schema.describe()))
+        console.print(f"{dataset.release}; {config.training.steps} steps of {config.training.batch_size} rows")
     trained = run.train(dataset, device, resume=resumed, model=model)
-    if trained.finished:
+    if trained.finished and dataset.schema is None:
         last = run.folder / f"samples-{config.training.steps:08d}.png"
         if not last.is_file():
             with progress_bar("drawing samples", None, visible=processes.is_main_process):
@@ -157,6 +183,11 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
         elif processes.is_main_process:
             shutil.copyfile(last, run.folder / "samples.png")
     return trained
+
+
+def printable_lines(text: str) -> str:
+    """Text of several lines without characters that do not print, which names of columns may hold."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def continue_run(run: Run, config: Config, dataset: Dataset, write: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from ..errors import InputError
 from ..support.streams import Stream
 from ..support.tensors import seeded
+
+if TYPE_CHECKING:
+    from ..tables import Schema
 
 Split = Literal["train", "validation", "test"]
 
@@ -59,6 +62,8 @@ class Dataset:
     checksum: str = ""
     """The first 16 digits of the SHA-256 of the file or of the rows. Equal digits mean the same data, whatever the
     names of the files. If it is empty, ``release`` tells the data from others."""
+    schema: Schema | None = None
+    """For a table, what its columns hold. The rows are then those of :meth:`ndm.tables.Schema.encode`."""
 
     def __post_init__(self) -> None:
         if self.levels is not None and (self.mean is not None or self.std is not None):

@@ -4,13 +4,14 @@
     def clouds(path: str | Path) -> Dataset: ...
 
 A loader is a function that returns a :class:`Dataset`. It takes those of the parameters ``path``, ``size``,
-``on_bad_file`` and ``background`` that it uses. The user must set a parameter that has no default value.
+``on_bad_file``, ``background``, ``columns``, ``impute`` and ``encoding`` that it uses. The user must set a parameter
+that has no default value.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -18,7 +19,7 @@ from typing import NamedTuple, TypeVar
 from ..errors import InputError
 from ..support.registry import Registry
 from .dataset import Dataset
-from .settings import BACKGROUND, OnBadFile
+from .settings import BACKGROUND, ENCODING, OnBadFile
 
 Shape = tuple[int | None, ...]
 Load = TypeVar("Load", bound=Callable[..., Dataset])
@@ -82,6 +83,9 @@ def load_dataset(
     flip: bool = False,
     on_bad_file: OnBadFile = "refuse",
     background: str = BACKGROUND,
+    columns: Mapping[str, str] | None = None,
+    impute: bool = False,
+    encoding: str = ENCODING,
 ) -> Dataset:
     """Load a data set by its name.
 
@@ -93,6 +97,9 @@ def load_dataset(
         flip: mirror each training image left to right with probability 1/2.
         on_bad_file: whether ``images`` refuses a folder with pictures that cannot be used, or skips those pictures.
         background: the colour that ``images`` puts behind transparent pictures: the name of a colour or ``#rrggbb``.
+        columns: the kinds of some columns of a ``table``, by name.
+        impute: whether missing numbers of a ``table`` are filled; otherwise they are refused.
+        encoding: the encoding of a ``table`` in text.
 
     Raises:
         InputError: if the name is unknown, if the data set needs an option that is not given or is given one that it
@@ -109,6 +116,9 @@ def load_dataset(
         "size": size,
         "on_bad_file": None if on_bad_file == "refuse" else on_bad_file,
         "background": None if background == BACKGROUND else background,
+        "columns": columns or None,
+        "impute": impute or None,
+        "encoding": None if encoding == ENCODING else encoding,
     }
     options = {option: value for option, value in given.items() if value is not None}
     known = inspect.signature(load).parameters

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 OnBadFile = Literal["refuse", "skip"]
 BACKGROUND = "white"
 """The default colour behind transparent pictures."""
+ENCODING = "utf-8"
+"""The default encoding of a table in text."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +17,9 @@ class DataConfig:
     """The data to learn from.
 
     Args:
-        name: name of the data set, such as digits, mnist, images (a folder of pictures) or array (a .npy or .npz file);
-            the error message for an unknown name lists all names.
+        name: name of the data set, such as digits, mnist, images (a folder of pictures), array (pictures in a .npy or
+            .npz file) or table (a .csv, .tsv, .parquet or .npz file); the error message for an unknown name lists all
+            names.
         path: file or folder that holds the data, for data sets that are read from disk; null means the user's cache for
             mnist and cifar10.
         size: for images, the height and width in pixels to which the pictures are resized; other data sets take none.
@@ -24,6 +27,10 @@ class DataConfig:
         on_bad_file: for images, what to do with pictures that cannot be used, such as damaged or too small ones: refuse
             the whole folder, or skip those pictures.
         background: for images, the colour behind transparent pictures: the name of a colour or #rrggbb.
+        columns: for a table, the kinds of some columns by name, e.g. {age: quantised}; they are real, quantised, count,
+            date and category. The kinds of the other columns are found out and printed.
+        impute: for a table, fill missing numbers with the median and tell the model where; otherwise they are refused.
+        encoding: for a table in text, the encoding of the file, such as utf-8, latin-1 or utf-16.
     """
 
     name: str = "digits"
@@ -32,3 +39,6 @@ class DataConfig:
     flip: bool = False
     on_bad_file: OnBadFile = "refuse"
     background: str = BACKGROUND
+    columns: dict[str, str] = field(default_factory=dict)
+    impute: bool = False
+    encoding: str = ENCODING

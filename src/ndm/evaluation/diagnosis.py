@@ -32,7 +32,7 @@ from ..support.tensors import full_times, seeded, sum_rows
 from ..times import LowDiscrepancyTimes
 from .estimate import summarise
 from .pieces import Piece, as_likelihood, column, make_pieces, nats_of_rows
-from .protocol import SOLVER, Protocol
+from .protocol import SOLVER, Protocol, latents_like
 
 BINS = 10
 CERTAIN = 2.0  # a figure is beyond a limit if it is so by this number of standard errors
@@ -60,7 +60,7 @@ class Figure(NamedTuple):
 
 @dataclass
 class Diagnosis:
-    """The result of :func:`diagnose`. Numbers are in bits/dim unless a field says otherwise.
+    """The result of :func:`diagnose`. Numbers are in ``unit`` unless a field says otherwise.
 
     A field ``*_error`` is the standard error of the field without this ending; None if there is only one row.
     """
@@ -104,9 +104,13 @@ class Diagnosis:
     """It is over the differences of the rows, and thus smaller than the errors of the two."""
     advice: list[str] = field(default_factory=list)
     """What to change, a sentence each."""
+    unit: str = "bits/dim"
+    """The word for the unit: bits/dim, or bits/column for a table."""
 
 
-def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 30, solves: int = 32) -> Diagnosis:
+def diagnose(
+    model: NDM, x: Tensor, seed: int = 0, passes: int = 30, solves: int = 32, unit: str = "bits/dim"
+) -> Diagnosis:
     """Examine a model on rows ``x`` in data units.
 
     Args:
@@ -114,6 +118,7 @@ def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 30, solves: int
         seed: seed of all random draws.
         passes: number of Monte-Carlo passes over the rows.
         solves: number of rows whose ODE is solved.
+        unit: the word for the unit in the report and the advice.
     """
     steps, generator = model.process.schedule.steps, seeded(seed)
     protocol = Protocol("bound", steps, passes, seed=seed)
@@ -127,7 +132,7 @@ def diagnose(model: NDM, x: Tensor, seed: int = 0, passes: int = 30, solves: int
     found = Diagnosis(
         len(x), whole.bpd, whole.standard_error, *prior, *diffusion, *reconstruction,
         [b.value for b in bins], [b.error for b in bins],
-        None if model.decoder.levels is None else 2 / model.decoder.levels / noise_std, noise_std, passes,
+        None if model.decoder.levels is None else 2 / model.decoder.levels / noise_std, noise_std, passes, unit=unit,
     )  # fmt: skip
     if steps is None:
         _examine_ode(found, model, x[:solves], seed, generator)
@@ -141,7 +146,7 @@ def _pieces(model: NDM, x: Tensor, protocol: Protocol) -> list[Piece]:
 
 def _examine_ode(found: Diagnosis, model: NDM, rows: Tensor, seed: int, generator: torch.Generator) -> None:
     """Add the ODE's likelihood, its distance from the bound on the same rows, its cost and its steepness."""
-    divergence = affordable_divergence(rows)
+    divergence = affordable_divergence(latents_like(model, rows))
     bound = Protocol("bound", passes=found.passes, seed=seed)
     ode = Protocol("ode", samples=1 if divergence == "exact" else 4, divergence=divergence, solver=SOLVER, seed=seed)
     bounds, odes = _pieces(model, rows, bound), _pieces(model, rows, ode)
@@ -228,13 +233,13 @@ def advise(d: Diagnosis, model: NDM, share: tuple[int, Figure]) -> list[str]:
     if prior.above(0.005):
         target = schedule.gamma_max + math.log(d.prior / 0.001)
         advice.append(
-            f"the prior gap costs {prior} bits/dim: raise model.gamma_max from {schedule.gamma_max:g} to {target:.1f}"
+            f"the prior gap costs {prior} {d.unit}: raise model.gamma_max from {schedule.gamma_max:g} to {target:.1f}"
         )
     if d.level_distance is not None and d.level_distance < 3:
         target = schedule.gamma_min - 2 * math.log(4 / d.level_distance)
         advice.append(
             f"at t = 0 the levels are only {d.level_distance:.1f} standard deviations apart, and it costs "
-            f"{d.reconstruction:.3f} bits/dim to distinguish them: "
+            f"{d.reconstruction:.3f} {d.unit} to distinguish them: "
             f"lower model.gamma_min from {schedule.gamma_min:g} to about {target:.1f}"
         )
     if d.level_distance is not None and d.level_distance > 12:
@@ -279,7 +284,7 @@ def _advise_on_ode(d: Diagnosis, model: NDM) -> list[str]:
 
 def report(d: Diagnosis) -> str:
     """The diagnosis as text. An error is one standard error over the rows."""
-    lines = [f"bound {Figure(d.bound, d.bound_error)} bits/dim on {d.rows} rows, {d.passes} passes"]
+    lines = [f"bound {Figure(d.bound, d.bound_error)} {d.unit} on {d.rows} rows, {d.passes} passes"]
     terms = {"prior": d.prior_error, "diffusion": d.diffusion_error, "reconstruction": d.reconstruction_error}
     for name, error in terms.items():
         value = getattr(d, name)

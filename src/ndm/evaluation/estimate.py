@@ -115,7 +115,7 @@ def evaluate_all(
     estimates = []
     with progress_bar(title, total, visible=rank == 0) as bar:
         for protocol in protocols:
-            with phase(protocol.name(model.decoder.discrete)):
+            with phase(protocol.name(model.decoder.drawn)):
                 estimates.append(evaluate(model, x, protocol, journal, lambda: bar.advance(bar.task_ids[0])))
     return estimates
 
@@ -153,7 +153,7 @@ def _summary(
     """The estimate, from the nats of every row and the variance of their mean in bits/dim."""
     prior, diffusion, reconstruction = terms
     return Estimate(
-        estimator=protocol.name(model.decoder.discrete),
+        estimator=protocol.name(model.decoder.drawn),
         bpd=bits_per_dim(nats, x).mean().item(),
         standard_error=variance.sqrt().item() if len(x) > 1 else None,
         nats=nats.mean().item(),
@@ -163,7 +163,7 @@ def _summary(
         nfe=column(pieces, "nfe").mean().item(),
         divergence_nfe=None,
         rows=len(x),
-        samples=protocol.draws(model.decoder.discrete),
+        samples=protocol.draws(model.decoder.drawn),
         seed=protocol.seed,
         seconds=sum(piece["seconds"] for piece in pieces),
     )

@@ -218,13 +218,13 @@ def draw_diagnosis(d: Diagnosis, path: Path, title: str = "") -> None:
         terms.axvline(0, color="black", lw=0.6)
         terms.margins(x=0.3)
         terms.invert_yaxis()
-        terms.set_title(f"bound: {sum(parts.values()):.4f} bits/dim", **FONT)
-        name_axes(terms, "bits/dim")
+        terms.set_title(f"bound: {sum(parts.values()):.4f} {d.unit}", **FONT)
+        name_axes(terms, d.unit)
         bins = len(d.profile)
         heights = [v if math.isfinite(v) else 0.0 for v in d.profile]
         time.bar([(k + 0.5) / bins for k in range(bins)], heights, width=0.9 / bins)
         time.set_title("diffusion term by time", **FONT)
-        name_axes(time, "t", f"bits/dim from each 1/{bins} of time")
+        name_axes(time, "t", f"{d.unit} from each 1/{bins} of time")
         norms = [(k / 10, v) for k, v in enumerate(d.lipschitz) if 0 < v < math.inf]
         if norms:
             ode.semilogy(*zip(*norms, strict=True), marker=".")

@@ -39,26 +39,30 @@ class Protocol:
     solver: Solver = SOLVER
     seed: int = 0
 
-    def draws(self, discrete: bool) -> int:
-        """The number of draws per row. It is 1 for an ODE with continuous data and the exact divergence."""
+    def draws(self, drawn: bool) -> int:
+        """The number of draws per row. It is 1 for an ODE with the exact divergence and z_0 a function of x.
+
+        Args:
+            drawn: whether z_0 is drawn given x, as :attr:`ndm.Decoder.drawn` says.
+        """
         if self.estimator == "bound":
             return self.passes
-        return self.samples if discrete or self.divergence != "exact" else 1
+        return self.samples if drawn or self.divergence != "exact" else 1
 
-    def name(self, discrete: bool) -> str:
-        """The name under which the number is reported."""
+    def name(self, drawn: bool) -> str:
+        """The name under which the number is reported; ``drawn`` as in :meth:`draws`."""
         if self.estimator == "bound":
             return "bound, continuous time" if self.steps is None else f"bound, T={self.steps}"
         kind = {"ode": "ODE through the decoder", "ode-uniform": "ODE, uniform dequantisation"}[self.estimator]
         draws = "importance samples" if self.divergence == "exact" else "draws averaged"
-        if not discrete:
+        if not drawn:
             kind, draws = "ODE", "probes averaged"
         solver = self.solver
         if ODE_SOLVERS.find(solver.name).takes_steps:
             accuracy = f"{solver.steps} steps"
         else:
             accuracy = f"rtol {solver.rtol:g}" + (f", atol {solver.atol:g}" if solver.atol != solver.rtol else "")
-        several = f", {self.draws(discrete)} {draws}" if self.draws(discrete) > 1 else ""
+        several = f", {self.draws(drawn)} {draws}" if self.draws(drawn) > 1 else ""
         return f"{kind} ({self.divergence} divergence, {solver.name} {accuracy}{several})"
 
 
@@ -96,7 +100,12 @@ def choose_protocols(
         chosen += [Protocol("bound", number, **for_bound) for number in numbers]
     if estimator in ("ode", "ode-uniform") or (estimator == "all" and only is None):
         kind: Estimator = "ode" if estimator in ("all", "ode") else "ode-uniform"
-        exact = affordable_divergence(x) if divergence == "auto" else divergence
+        exact = affordable_divergence(latents_like(model, x)) if divergence == "auto" else divergence
         for_ode = {name: value for name, value in options.items() if name != "passes"}
         chosen.append(Protocol(kind, divergence=exact, **for_ode))
     return chosen
+
+
+def latents_like(model: NDM, x: Tensor) -> Tensor:
+    """A latent of the shape that rows like those of ``x`` have, without memory. The divergence is over latents."""
+    return x.new_empty((1, *model.latent_shape(tuple(x.shape[1:]))), device="meta")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .estimate import Estimate
@@ -25,6 +26,24 @@ def estimates_table(estimates: dict[str, list[Estimate]]) -> str:
             apart = e.divergence_nfe is not None and e.divergence_nfe != e.nfe
             nfe = f"{e.nfe:.0f}" + (f" + {e.divergence_nfe:.0f} div" if apart else "")
             rows.append([model, e.estimator, f"{e.bpd:.3f}", error, *terms, nfe, str(e.rows), f"{e.seconds:.1f}"])
+    return markdown_table(header, rows)
+
+
+def rows_table(estimates: dict[str, list[Estimate]]) -> str:
+    """A table of the estimates of several models of rows of a table: nats and bits of a row, and bits of a column.
+
+    The standard error is that of the nats of a row.
+    """
+    header = ["model", "estimator", "-log p, nats/row", "s.e.", "bits/row", "bits/column", "NFE", "n", "seconds"]
+    rows = []
+    for model, items in estimates.items():
+        for e in items:
+            # bits/column and nats/row differ by a factor: the number of columns times ln 2.
+            columns = e.nats / (e.bpd * math.log(2)) if e.bpd else math.nan
+            error = "" if e.standard_error is None else f"{e.standard_error * columns * math.log(2):.3f}"
+            bits = f"{e.nats / math.log(2):.3f}"
+            work = [f"{e.nfe:.0f}", str(e.rows), f"{e.seconds:.1f}"]
+            rows.append([model, e.estimator, f"{e.nats:.3f}", error, bits, f"{e.bpd:.3f}", *work])
     return markdown_table(header, rows)
 
 

@@ -10,11 +10,15 @@ from torch import nn
 
 from ..data import Dataset, shape_of
 from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
+from ..density.build import table_model
 from ..errors import InputError
 from ..model import NDM
+from ..nn import MLP
 from ..process import ForwardProcess
+from ..support.checks import require
 from ..support.outline import outline
 from .parts import NETWORKS, PREDICTORS, SCHEDULES, TRANSFORMS
+from .plan import plan_of
 from .settings import Config, ModelConfig
 
 LARGEST = (10**5, 10**10)
@@ -44,7 +48,33 @@ class Blueprint:
 
 def make_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) -> NDM:
     """The untrained model that a config describes, for a data set; ``most`` is that of :func:`build_model`."""
+    if dataset.schema is not None:
+        return make_table_model(config, dataset, most)
     return build_model(config, dataset.shape, make_decoder(dataset), most)
+
+
+def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) -> NDM:
+    """The untrained model of a table; it starts at the marginal distributions of the training rows.
+
+    Args:
+        dataset: the table, with its schema.
+        most: that of :func:`build_model`, for the network alone.
+
+    Raises:
+        InputError: if the config has a setting that is not for tables, or if the model is too large.
+    """
+    if dataset.schema is None:
+        raise InputError(f"the data set {dataset.name} is no table")
+    plan = plan_of(config, *dataset.train.shape)
+    cells = [step for _, step in dataset.schema.numeric]
+    alphabets = [count for _, count in dataset.schema.categories]
+    latents, outputs = len(cells) + len(alphabets) * plan.dim, len(cells) + sum(alphabets)
+    try:
+        with outline(*most):
+            MLP((latents,), outputs=outputs, width=plan.width, depth=plan.depth, uniform=plan.uniform)
+        return table_model(dataset.train, cells, alphabets, plan, config.seed)
+    except RuntimeError as error:  # torch's message about sizes that no memory can hold
+        raise InputError(f"cannot build the model of these settings: {str(error).splitlines()[0]}") from None
 
 
 def seeded_model(config: Config, dataset: Dataset) -> NDM:
@@ -71,6 +101,8 @@ def build_model(config: Config, shape: Sequence[int], decoder: Decoder, most: Se
         InputError: if settings contradict each other or do not fit the data, or if the model is too large.
     """
     m = config.model
+    for name, value, idle in (("uniform", m.uniform, []), ("dim", m.dim, 4)):
+        require(value == idle, f"model.{name} is for tables; with other data set it to {idle}", value)
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
     blueprint = Blueprint(m, config.training.bound_steps, tuple(shape), decoder.levels)

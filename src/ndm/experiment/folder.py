@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 OUTPUTS = (
-    "config.yaml", "data.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl", "qualities.jsonl",
+    "config.yaml", "data.json", "schema.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl",
+    "qualities.jsonl",
     "evaluation-*.partial.*.jsonl", "samples*.png", "doctor.png", "ndm",
 )  # fmt: skip
 """All files and folders that commands write into a run's folder; ``ndm`` holds TensorBoard's events.

@@ -17,6 +17,7 @@ from ..support.checks import shown
 from ..support.files import read_json, write_whole
 from ..support.processes import rank_and_count
 from ..support.progress import console, phase, progress_bar, training_news, warn
+from ..tables import keep_schema
 from ..training import State, Trainer, learning_rate
 from ..training.state import check_weights, part_of
 from ..version import __version__
@@ -121,6 +122,8 @@ class Run(RunFolder):
             main = trainer.accelerator.is_main_process
             if main and not self.data_file.is_file():
                 write_whole(self.data_file, json.dumps(identity(dataset)))
+            if main and dataset.schema is not None:
+                keep_schema(dataset.schema, len(dataset.train), self.folder)
             if main and resume:
                 console.print(f"going on from step {trainer.step}")
                 self._forget_after(trainer.step)
@@ -131,6 +134,8 @@ class Run(RunFolder):
                 trainer.log = training_news(bar, self.log)
                 average = trainer.run()
             if main:
+                if dataset.schema is not None:
+                    keep_schema(dataset.schema, len(dataset.train), self.model_folder)
                 save_model(average, self.model_folder, trainer.step)
             if trainer.skipped:
                 warn(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")

@@ -58,6 +58,9 @@ class ModelConfig:
         fourier: exponents k of the features sin(2^k pi z) and cos(2^k pi z) that a unet or flat_unet predictor gets
             besides z; F gets none. Choose none if F runs in bf16, because the features multiply the rounding error of
             their input by 2^k pi.
+        uniform: for a table, exponents k of the features sin(2^k pi u) and cos(2^k pi u) of the uniform scores u of the
+            numbers.
+        dim: for a table, the dimension of the points that stand for the categories.
     """
 
     gamma_min: float = -7.0
@@ -81,11 +84,14 @@ class ModelConfig:
     heads: int = 1
     patch: int = 1
     fourier: list[int] = field(default_factory=list)
+    uniform: list[int] = field(default_factory=list)
+    dim: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("num_basis", "width", "depth", "transform_width", "transform_depth"):
+        for name in ("num_basis", "width", "depth", "transform_width", "transform_depth", "dim"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
         require(all(abs(k) <= 64 for k in self.fourier), "model.fourier must be between -64 and 64", self.fourier)
+        require(all(0 <= k <= 64 for k in self.uniform), "model.uniform must be between 0 and 64", self.uniform)
         require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
         from .parts import NETWORKS, PARTS
 
@@ -133,7 +139,7 @@ LONGEST, LONGEST_TEXT = 64, 4096
 LARGEST_SIZE = 2**20
 """The largest whole number among the sizes of a model."""
 GROUPS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "training": TrainingConfig}
-NULLABLE = ("init", "training.bound_steps", "data.path", "data.size")
+NULLABLE = ("init", "training.bound_steps", "training.max_seconds", "data.path", "data.size")
 
 
 def add_settings(parser: ArgumentParser) -> None:
@@ -196,7 +202,10 @@ def check_values(tree: dict[str, Any]) -> None:
     """
     for key, value in named_settings(tree).items():
         values = value if isinstance(value, list) else [value]
-        require(len(values) <= LONGEST, f"{key} takes at most {LONGEST} values", f"{len(values):,}")
+        most = LONGEST
+        if isinstance(value, dict):  # a table may have many columns
+            values, most = [part for pair in value.items() for part in pair], LONGEST_TEXT
+        require(len(values) <= most, f"{key} takes at most {most} values", f"{len(values):,}")
         for one in values:
             if isinstance(one, str):
                 require(len(one) <= LONGEST_TEXT, f"{key} takes at most {LONGEST_TEXT:,} characters", f"{len(one):,}")

@@ -9,15 +9,19 @@ if TYPE_CHECKING:
     from .column import Column
     from .files import batches, read, write
     from .frame import Frame
+    from .kept import KeptSchema, keep_schema, kept_schema
     from .schema import Schema
 
-__all__ = ["Column", "Frame", "Schema", "Type", "batches", "read", "write"]
+__all__ = [
+    "Column", "Frame", "KeptSchema", "Schema", "Type", "batches", "keep_schema", "kept_schema", "read", "write",
+]  # fmt: skip
 
 HOMES = {
     "cells": "Type",
     "column": "Column",
     "files": "batches read write",
     "frame": "Frame",
+    "kept": "KeptSchema keep_schema kept_schema",
     "schema": "Schema",
 }
 """The modules, and the public names that each of them defines."""

@@ -133,6 +133,16 @@ def write(frame: Frame, path: str | Path) -> None:
             csv.write_csv(text, stream, options)
 
 
+def check_format(path: str | Path) -> None:
+    """Refuse a file that :func:`write` cannot write, by its name.
+
+    Raises:
+        InputError: if there is no such format, or its library is not installed.
+    """
+    if _suffix(Path(path)) != ".npz":
+        _need_pyarrow(Path(path))
+
+
 def _suffix(path: Path) -> str:
     name = path.name.lower()
     for suffix in sorted(SUFFIXES, key=len, reverse=True):

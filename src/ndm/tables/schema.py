@@ -152,25 +152,30 @@ class Schema:
         return np.stack([x[column.name] for column in self.model_columns], 1)
 
     def violations(self, frame: Frame) -> np.ndarray:
-        """Whether a row is impossible by the training rows, bool of shape ``(N,)``.
+        """Whether a row is impossible by the training rows, bool of shape ``(N,)``: see :meth:`broken`."""
+        return np.any(list(self.broken(frame).values()), axis=0)
 
-        It is if it has a category that they do not have, another value in a constant column, breaks a relation between
-        columns, or has a missing number in a column where they have none.
+    def broken(self, frame: Frame) -> dict[str, np.ndarray]:
+        """Whether a row is impossible by the training rows because of a column, bool of shape ``(N,)``, by column.
+
+        It is if it has a category that they do not have, another value in a constant column, breaks the relation that
+        gives a column, or has a missing number in a column where they have none.
 
         Raises:
             InputError: as :meth:`encode` does, but not for these rows.
         """
         frame = self._aligned(frame)
         x, missing = self._numbers(frame, [column.name for column in (*self.columns, *self.indicators)])
-        broken = np.zeros(len(frame), bool)
         indicated = {column.name for column in self.indicators}
+        broken = {}
         for column in self.columns:
+            broken[column.name] = np.zeros(len(frame), bool)
             if column.numeric and column.name + MISSING not in indicated:
-                broken |= missing[column.name]
+                broken[column.name] |= missing[column.name]
             elif not column.numeric:
-                broken |= x[column.name] == UNKNOWN
+                broken[column.name] |= x[column.name] == UNKNOWN
         for relation in self.relations:
-            broken |= relation.broken(x)
+            broken[relation.name] = broken.get(relation.name, False) | relation.broken(x)
         return broken
 
     def decode(self, array: np.ndarray) -> Frame:

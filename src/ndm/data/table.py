@@ -1,0 +1,83 @@
+"""Tables of the user's own: rows of numbers, dates and categories in a .csv, .tsv, .parquet or .npz file.
+
+The rows are split in a seeded random order. What the columns hold is found out from the training rows alone, so the
+figures of the test rows are honest. Test and validation rows that no training row allows for (a new category, another
+value in a constant column) have no density under a model of the training rows: they are left out and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import InputError, printable
+from ..support.files import sha256
+from ..tables import Frame, Schema, read
+from ..tables.schema import refuse_missing
+from .cache import say
+from .dataset import Dataset, held_out
+from .listing import absolute
+from .names import register
+
+
+@register("table")
+def table(
+    path: str | Path, columns: Mapping[str, str] | None = None, impute: bool = False, encoding: str = "utf-8"
+) -> Dataset:
+    """A table from one file, which is held in memory. The rows of all splits are numbers in float64, then codes.
+
+    Args:
+        path: the file; its name tells its format (:mod:`ndm.tables.files`).
+        columns: the kinds of some columns by name: real, quantised, count, date or category.
+        impute: fill missing numbers with the median and say where, instead of refusing them.
+        encoding: the encoding of a text file.
+
+    Raises:
+        InputError: if the file cannot be read or a column cannot be used; the message names it and says what to do.
+    """
+    file = Path(absolute(path))
+    frame = read(file, encoding)
+    validation, test = held_out(len(frame), str(file))
+    order = np.random.default_rng(0).permutation(len(frame))
+    ends = len(frame) - validation - test, len(frame) - test
+    first, *rest = (frame.take(np.sort(part)) for part in np.split(order, ends))
+    try:
+        schema = Schema.fit(first, columns or None, impute)
+        if not impute:
+            for part in rest:
+                _refuse_missing(schema, part)
+        training = torch.from_numpy(schema.encode(first))
+        (checking, lost), (testing, missed) = (_possible(schema, part) for part in rest)
+    except InputError as error:  # the schema's own words are those of Python
+        raise InputError(f"{file}: {error}".replace("impute=True", "--data.impute true")) from None
+    checksum = sha256(file)[:16]
+    split = "/".join(str(len(x)) for x in (training, checking, testing))
+    release = f"{printable(file.name)}, sha256 {checksum}; permutation seed 0, split {split}"
+    left_out = [f"{count} {name}" for name, count in (("validation", lost), ("test", missed)) if count]
+    if left_out:
+        words = f"{' and '.join(left_out)} rows left out, which hold what no training row holds"
+        say(f"{file}: {words}")
+        release += f", {words}"
+    return Dataset("table", training, checking, testing, release=release, checksum=checksum, schema=schema)
+
+
+def _refuse_missing(schema: Schema, frame: Frame) -> None:
+    """Refuse missing numbers in rows that are held out, as those in training rows are refused."""
+    numeric = [column for column in schema.columns if column.numeric]
+    missing = {column.name: np.isnan(column.encode(frame.column(column.name))) for column in numeric}
+    refuse_missing(missing, "fill them, leave these rows out, or set impute=True")
+
+
+def _possible(schema: Schema, frame: Frame) -> tuple[Tensor, int]:
+    """The rows that the training rows allow for, as numbers, and how many they do not."""
+    broken = schema.violations(frame)
+    if broken.all():
+        raise InputError(
+            f"all {len(frame)} rows of a part that is held out hold what no training row holds; give more rows, or "
+            "merge rare categories"
+        )
+    return torch.from_numpy(schema.encode(frame.take(~broken))), int(broken.sum())

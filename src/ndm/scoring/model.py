@@ -1,0 +1,111 @@
+r"""A saved model of a table, with what its columns hold: all that scoring needs.
+
+The score of a row is log p(row) in nats, less :math:`\log(N + 2)` if the row breaks what all N training rows have in
+common, by Laplace's rule of succession.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..density import log_density
+from ..errors import InputError
+from ..mixed import MixedDecoder
+from ..model import NDM
+from ..saving import model_folder
+from ..tables import Frame, Schema, kept_schema
+from .explain import conditional_drops
+
+MOST = 3
+"""The number of columns that explain a row."""
+
+
+class Scores(NamedTuple):
+    """The scores of N rows."""
+
+    log_density: np.ndarray
+    """log p of each row in nats, ``(N,)``."""
+    columns: np.ndarray
+    """The columns that make each row odd, as places in ``TableModel.names``, the worst first, ``(N, M)``; M is 0
+    without an explanation, and else at most 3."""
+    drops: np.ndarray
+    """What each of these columns costs in nats, ``(N, M)``; see :mod:`ndm.scoring.explain`."""
+
+
+class TableModel:
+    """A model of a table.
+
+    Args:
+        model: the model, in evaluation mode.
+        schema: what the columns hold.
+        rows: the number of training rows.
+        seed: seed of the draws, which are the same for all rows.
+
+    Raises:
+        InputError: if the model is not one of this table.
+    """
+
+    def __init__(self, model: NDM, schema: Schema, rows: int, seed: int = 0) -> None:
+        fits = isinstance(model.decoder, MixedDecoder) and model.shape == (len(schema.model_columns),)
+        if not fits or model.decoder.alphabets != tuple(count for _, count in schema.categories):
+            raise InputError("the model and the schema do not belong together; restore both, or train again")
+        self.model, self.schema, self.rows, self.seed = model, schema, rows, seed
+        self.names = tuple(dict.fromkeys([*(c.name for c in schema.model_columns), *schema.names]))
+        """The columns of the model, and then the others."""
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu", seed: int = 0) -> TableModel:
+        """The model in a folder, or in the folder of a run.
+
+        Raises:
+            InputError: if there is none, or it is no model of a table.
+        """
+        place = model_folder(Path(folder))
+        kept = kept_schema(place)
+        model = NDM.from_pretrained(place).requires_grad_(False)
+        return cls(model.to(device), kept.schema, kept.rows, seed)
+
+    def check(self, frame: Frame) -> None:
+        """Refuse rows that cannot be scored, before any work.
+
+        Raises:
+            InputError: if columns are missing or additional, or hold what has no density.
+        """
+        self.schema.encode(frame, unknown="odd")
+
+    def score(self, frame: Frame, explain: bool = False) -> Scores:
+        """The scores of rows.
+
+        Args:
+            frame: the rows, with the columns of the training rows in any order.
+            explain: whether the columns that make each row odd are found. It costs about 32 times the number of
+                columns as much.
+
+        Raises:
+            InputError: if the rows cannot be scored; a :class:`SolverError` if the solver could not finish some.
+        """
+        x = self.schema.encode(frame, unknown="odd")
+        symbols = len(self.schema.numeric)
+        x[:, symbols:] = x[:, symbols:].clip(0)
+        rows, broken = torch.from_numpy(x), self.schema.broken(frame)
+        penalty = math.log(self.rows + 2)
+        log_p = self._log_density(rows)
+        any_broken = np.any(list(broken.values()), axis=0)
+        total = log_p.numpy() - penalty * any_broken
+        if not explain:
+            return Scores(total, np.zeros((len(total), 0), np.int64), np.zeros((len(total), 0)))
+        drops = np.full((len(total), len(self.names)), -np.inf)
+        drops[:, : x.shape[1]] = conditional_drops(self._log_density, rows, log_p, self.model, self.schema).numpy()
+        for name, where in broken.items():
+            drops[where, self.names.index(name)] = penalty
+        worst = np.argsort(-drops, axis=1, kind="stable")[:, : min(MOST, x.shape[1])]
+        return Scores(total, worst, np.take_along_axis(drops, worst, 1))
+
+    def _log_density(self, rows: Tensor) -> Tensor:
+        return log_density(self.model, rows, self.seed)

@@ -1,0 +1,181 @@
+"""Scores of the rows of a file, part by part: the memory does not grow with the file.
+
+A file is gone through twice. First every row is checked, so that a bad one is told before any work. Then the rows are
+scored. If the scores go to a file, they wait in a temporary file, without the rows; ranks need all of them, eight bytes
+each. The file is written at the end, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..solvers import SolverError
+from ..support.files import whole_file
+from ..support.progress import progress_bar
+from ..tables import batches
+from .model import MOST, Scores, TableModel
+
+ROWS = 4096
+"""The number of rows that are scored at a time without an explanation."""
+SUFFIXES = (".csv", ".parquet")
+"""The endings of files of scores."""
+
+
+def check_rows(model: TableModel, path: Path, encoding: str = "utf-8") -> int:
+    """The number of rows of a file, all of which can be scored.
+
+    Raises:
+        InputError: if the file cannot be read or a row cannot be scored; the message says where and what to do.
+    """
+    count = 0
+    for frame in _parts(model, path, ROWS, encoding):
+        with _told(path, count, len(frame)):
+            model.check(frame)
+        count += len(frame)
+    return count
+
+
+def stream_scores(
+    model: TableModel, path: Path, total: int, explain: bool = False, encoding: str = "utf-8"
+) -> Iterator[Scores]:
+    """The scores of the rows of a file in its order, part by part, with progress and the speed.
+
+    Args:
+        model: the model.
+        path: a file that :func:`ndm.tables.batches` reads.
+        total: its number of rows, which :func:`check_rows` gives.
+        explain: see :meth:`TableModel.score`.
+        encoding: the encoding of a text file.
+
+    Raises:
+        InputError: if rows cannot be scored.
+    """
+    done, start = 0, time.perf_counter()
+    with progress_bar("scoring", total, unit="row") as bar:
+        for frame in _parts(model, path, ROWS // 64 if explain else ROWS, encoding):
+            with _told(path, done, len(frame)):
+                scores = model.score(frame, explain)
+            done += len(frame)
+            speed = done / (time.perf_counter() - start)
+            bar.update(bar.task_ids[0], completed=done, news=f"{speed:,.3g} rows/s")
+            yield scores
+
+
+def score_file(model: TableModel, path: Path, out: Path, explain: bool = False, encoding: str = "utf-8") -> int:
+    """Write the scores of a file into another: ``log_density``, ``rank``, and ``column_1, drop_1, ...``.
+
+    Rank 1 is the row with the lowest log-density. Rows of equal log-density have the same rank.
+
+    Args:
+        out: a .csv or .parquet file, which is written whole or not at all.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        InputError: if rows cannot be scored.
+        OSError: with ``out`` as its ``filename``, if it cannot be written.
+    """
+    total = check_rows(model, path, encoding)
+    most = min(MOST, len(model.schema.model_columns)) if explain else 0
+    record = np.dtype([("log_density", "f8"), ("columns", "i4", (most,)), ("drops", "f8", (most,))])
+    with tempfile.TemporaryFile() as kept:
+        for scores in stream_scores(model, path, total, explain, encoding):
+            part = np.empty(len(scores.log_density), record)
+            part["log_density"], part["columns"], part["drops"] = scores
+            kept.write(part.tobytes())
+        ordered = np.empty(total)
+        for start, part in _records(kept, record):
+            ordered[start : start + len(part)] = part["log_density"]
+        ordered.sort()
+        with whole_file(out) as partial, _writer(partial) as write:
+            for _, part in _records(kept, record):
+                scores = Scores(part["log_density"], part["columns"], part["drops"])
+                rank = np.searchsorted(ordered, scores.log_density, "left") + 1
+                write(columns_of(model, scores, rank))
+    return total
+
+
+def columns_of(model: TableModel, scores: Scores, rank: np.ndarray | None = None) -> dict[str, list[Any]]:
+    """Scores as named columns, in the order in which they are written."""
+    found: dict[str, list[Any]] = {"log_density": scores.log_density.tolist()}
+    if rank is not None:
+        found["rank"] = rank.tolist()
+    for k in range(scores.columns.shape[1]):
+        found[f"column_{k + 1}"] = [model.names[place] for place in scores.columns[:, k].tolist()]
+        found[f"drop_{k + 1}"] = scores.drops[:, k].tolist()
+    return found
+
+
+class CsvWriter:
+    """Writes named columns as text, with a header above the first."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self.writer, self.begun = csv.writer(file, lineterminator="\n"), False
+
+    def __call__(self, columns: dict[str, list[Any]]) -> None:
+        if not self.begun:
+            self.writer.writerow(columns)
+        self.begun = True
+        self.writer.writerows(zip(*columns.values(), strict=True))
+
+
+@contextmanager
+def _writer(path: Path) -> Iterator[Callable[[dict[str, list[Any]]], None]]:
+    """A function that appends named columns to a file."""
+    if path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            yield CsvWriter(file)
+        return
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    found: list[parquet.ParquetWriter] = []
+
+    def write(columns: dict[str, list[Any]]) -> None:
+        table = pa.table(columns)
+        if not found:
+            found.append(parquet.ParquetWriter(path, table.schema))
+        found[0].write_table(table)
+
+    try:
+        yield write
+    finally:
+        for writer in found:
+            writer.close()
+
+
+def _records(file: IO[bytes], record: np.dtype[Any]) -> Iterator[tuple[int, np.ndarray]]:
+    """The records of a temporary file, part by part, each with the place of its first."""
+    file.seek(0)
+    start, size = 0, 16 * ROWS * record.itemsize
+    while block := file.read(size):
+        part = np.frombuffer(block, record)
+        yield start, part
+        start += len(part)
+
+
+def _parts(model: TableModel, path: Path, rows: int, encoding: str) -> Iterator[Any]:
+    return batches(path, rows, encoding, {column.name: column.type for column in model.schema.columns})
+
+
+@contextmanager
+def _told(path: Path, first: int, rows: int) -> Iterator[None]:
+    """Tell errors with the file and the rows."""
+    try:
+        yield
+    except SolverError as error:
+        raise InputError(f"{path}, among rows {first} to {first + rows - 1}: {error}") from None
+    except InputError as error:
+        text = str(error).replace("; leave these rows out, or score them as impossible with unknown='odd'", "")
+        where = "" if first == 0 else f", from row {first}"
+        raise InputError(f"{path}{where}: {text}") from None

@@ -1,0 +1,358 @@
+"""Tables on the command line: train, evaluate, score, explain and sample, and what is refused with one line."""
+
+import csv
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import MultivariateNormal
+
+import ndm
+from ndm.cli import main
+from ndm.data import load_dataset
+from ndm.density import log_density, plan_for
+from ndm.experiment import Run
+from ndm.experiment.plan import PLANNED, planned
+from ndm.experiment.settings import Config, make_config, named_settings
+from ndm.scoring import TableModel, conditional_drops, stream
+from ndm.scoring.explain import drop_of_number, drop_of_values
+from ndm.tables import Frame, Schema, kept_schema, read, write
+
+pytest.importorskip("pyarrow")
+HEADER = ["age", "height", "city", "twice"]
+ROWS = 300
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Log-densities by ten steps and one draw: what is done with them does not depend on the solver."""
+
+    def log_density(model, rows, seed=0):
+        solver, generator = ndm.Solver("heun", steps=10), torch.Generator().manual_seed(seed)
+        options = {"dtype": torch.float64, "divergence": "hutchinson", "common": True, "generator": generator}
+        return ndm.log_prob(model, rows, solver=solver, **options)
+
+    monkeypatch.setattr("ndm.scoring.model.log_density", log_density)
+    return log_density
+
+
+def make_rows(n, seed=0):
+    """Rows with a count, a real number, a category, and a column that is twice the first."""
+    rng = np.random.default_rng(seed)
+    age = rng.integers(18, 60, n)
+    height = rng.normal(170, 8, n) + age / 10
+    city = rng.choice(["Basel", "Bern"], n)
+    return [[int(a), float(h), str(c), 2 * int(a)] for a, h, c in zip(age, height, city, strict=True)]
+
+
+def write_csv(path, rows, header=HEADER):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the table x.csv and a run."""
+    torch.set_default_dtype(torch.float32)
+    folder = tmp_path_factory.mktemp("tables")
+    write_csv(folder / "x.csv", make_rows(ROWS))
+    arguments = ["train", "table", "--data.path", str(folder / "x.csv"), "--out", str(folder / "run")]
+    assert main([*arguments, "--training.steps", "20", "--model.depth", "1", "--device", "cpu"]) == 0
+    return folder
+
+
+def refused(arguments, capsys):
+    """The one line with which a command refuses its input."""
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ndm: error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def read_scores(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_sizes_come_from_the_data_and_are_written_as_numbers(folder):
+    config = Run(folder / "run").config
+    plan = plan_for(255, 3, 20)
+    assert (config.training.steps, config.model.depth) == (20, 1)  # as given
+    assert (config.model.width, config.training.batch_size) == (plan.width, plan.batch_size)
+    assert config.model.uniform == list(plan.uniform) and config.model.dropout == plan.dropout
+    assert config.training.evaluate_every == plan.evaluate_every and config.training.patience == 4
+    written = (folder / "run" / "config.yaml").read_text()
+    assert f"width: {plan.width}\n" in written and "learning_rate: 0.002\n" in written
+
+
+def test_what_is_given_is_not_planned():
+    given = {"model.width": 7, "training.batch_size": 3, "training.patience": 9}
+    tree = {"model": {"width": 7}, "training": {"batch_size": 3, "patience": 9}}
+    config = planned(make_config(tree), given, rows=50_000, held_out=5_000, columns=4)
+    plan = plan_for(50_000, 4)
+    assert (config.model.width, config.training.batch_size, config.training.patience) == (7, 3, 9)
+    assert (config.training.steps, config.model.uniform) == (plan.steps, list(plan.uniform))
+    assert planned(config, named_settings({}) | dict.fromkeys(PLANNED), 10, 3, 2) == config
+    few = planned(Config(), (), rows=100, held_out=20, columns=4)
+    assert (few.training.evaluate_every, few.training.patience) == (0, 0)
+
+
+def test_the_schema_is_kept_with_the_run_and_with_the_model(folder):
+    run = folder / "run"
+    dataset = Run(run).load_dataset()
+    for place in (run, run / "model"):
+        json.loads((place / "schema.json").read_text(), parse_constant=lambda word: pytest.fail(word))
+        kept = kept_schema(place)
+        assert kept.schema == dataset.schema and kept.rows == len(dataset.train) == 255
+    assert not list(run.glob("*.png"))
+    assert dataset.train.dtype == torch.float64 and dataset.schema.names == tuple(HEADER)
+    parts = torch.cat([dataset.train, dataset.validation, dataset.test])
+    whole = torch.from_numpy(dataset.schema.encode(read(folder / "x.csv")))
+    assert torch.equal(parts.sort(0).values, whole.sort(0).values) and not torch.equal(parts, whole)
+    for text, match in (("{}", "does not say the number"), ('{"rows": 3}', "damaged"), ("[", "damaged")):
+        (folder / "other").mkdir(exist_ok=True)
+        (folder / "other" / "schema.json").write_text(text)
+        with pytest.raises(ndm.InputError, match=match):
+            kept_schema(folder / "other")
+
+
+def test_a_run_goes_on(folder, tmp_path, capsys):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    assert main(["train", "--resume", str(tmp_path / "run"), "--training.steps", "22", "--device", "cpu"]) == 0
+    assert Run(tmp_path / "run").config.training.steps == 22 and "going on from step 20" in capsys.readouterr().err
+    write_csv(tmp_path / "y.csv", make_rows(ROWS, 1))
+    arguments = ["train", "--resume", tmp_path / "run", "--training.steps", 24, "--data.path", tmp_path / "y.csv"]
+    assert "the data have changed" in refused(arguments, capsys)
+
+
+def test_evaluate_and_doctor_tell_nats_and_bits_of_rows_and_columns(folder, capsys):
+    options = ["--device", "cpu", "--quiet"]
+    arguments = ["evaluate", str(folder / "run"), "--estimator", "bound", "--steps", "5", "--passes", "2", *options]
+    assert main(arguments) == 0
+    header, _, row = capsys.readouterr().out.splitlines()[:3]
+    found = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+    nats, bits, each = (float(found[name]) for name in ("-log p, nats/row", "bits/row", "bits/column"))
+    assert bits == pytest.approx(nats / math.log(2), abs=2e-3) and each == pytest.approx(bits / 3, abs=2e-3)
+    assert found["estimator"] == "bound, T=5" and found["n"] == "30"
+    assert main([*arguments, "--json"]) == 0
+    estimate = json.loads(capsys.readouterr().out)["estimates"][0]
+    assert estimate["nats"] == pytest.approx(nats, abs=1e-3)
+    assert main(["doctor", str(folder / "run"), "--limit", "3", *options]) == 0
+    report = capsys.readouterr().out
+    assert "bits/column on 3 rows" in report and "bits/dim" not in report and "of a row of 3 columns is" in report
+
+
+def test_estimators_of_tables_name_their_draws():
+    ode = ndm.evaluation.Protocol("ode", samples=3)
+    assert ode.draws(drawn=True) == 3 and "through the decoder" in ode.name(drawn=True)
+    assert ode.draws(drawn=False) == 1 and "through the decoder" not in ode.name(drawn=False)
+
+
+def test_scores_are_those_of_the_density(folder):
+    scorer = TableModel.load(folder / "run", seed=3)
+    frame = read(folder / "x.csv").take(slice(0, 2))
+    rows = torch.from_numpy(scorer.schema.encode(frame))
+    np.testing.assert_allclose(scorer.score(frame).log_density, log_density(scorer.model, rows, 3).numpy())
+
+
+def test_scores_are_in_the_order_of_the_file(folder, tmp_path, capsys, monkeypatch, quick):
+    rows = make_rows(7, 2)
+    rows[3][2] = "Genf"  # which no training row has
+    rows[5][3] += 1  # which breaks the relation
+    data = write_csv(tmp_path / "rows.csv", [row[::-1] for row in rows], HEADER[::-1])
+    out = tmp_path / "deep" / "scores.csv"
+    assert main(["score", str(folder / "run"), str(data), "--out", str(out), "--device", "cpu"]) == 0
+    scores = read_scores(out)
+    found = np.array([float(row["log_density"]) for row in scores])
+    kept = kept_schema(folder / "run")
+    x = kept.schema.encode(read(data), "odd")
+    x[:, 2] = x[:, 2].clip(0)
+    model = ndm.NDM.from_pretrained(folder / "run")
+    expected = quick(model, torch.from_numpy(x)).numpy() - np.isin(range(7), (3, 5)) * math.log(255 + 2)
+    np.testing.assert_allclose(found, expected, atol=1e-9)
+    assert [int(row["rank"]) for row in scores] == [1 + sum(found < value) for value in found]
+    assert list(tmp_path.rglob("*.partial*")) == []
+    monkeypatch.setattr(stream, "ROWS", 3)  # the parts of the file change nothing
+    capsys.readouterr()
+    assert main(["score", str(folder / "run" / "model"), str(data), "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert lines[0] == "log_density" and "ranks need --out" in said.err and "7 of 7" in said.err
+    np.testing.assert_allclose([float(line) for line in lines[1:]], expected, atol=1e-6)
+    parquet = tmp_path / "scores.parquet"
+    assert main(["score", str(folder / "run"), str(data), "--out", str(parquet), "--device", "cpu"]) == 0
+    np.testing.assert_allclose(read(parquet).column("log_density"), expected, atol=1e-6)
+    assert read(parquet).column("rank").tolist() == [int(row["rank"]) for row in scores]
+
+
+def test_an_odd_value_is_explained_by_its_column(folder, tmp_path, quick):
+    rows = make_rows(3, 4)
+    rows[0][1] = 400.0
+    rows[1][2] = "Genf"
+    data = write_csv(tmp_path / "rows.csv", rows)
+    out = tmp_path / "scores.csv"
+    assert main(["score", str(folder / "run"), str(data), "--out", str(out), "--explain", "--device", "cpu"]) == 0
+    scores = read_scores(out)
+    assert list(scores[0]) == ["log_density", "rank", *(f"{w}_{k}" for k in (1, 2, 3) for w in ("column", "drop"))]
+    assert scores[0]["column_1"] == "height" and float(scores[0]["drop_1"]) > 3 and scores[0]["rank"] == "1"
+    assert scores[1]["column_1"] == "city" and float(scores[1]["drop_1"]) == pytest.approx(math.log(257))
+    assert sorted(scores[2][f"column_{k}"] for k in (1, 2, 3)) == ["age", "city", "height"]
+    assert all(float(row["drop_1"]) >= float(row["drop_2"]) >= float(row["drop_3"]) for row in scores)
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.98])
+def test_drops_of_numbers_are_those_of_a_correlated_gaussian(correlation, generator):
+    """(r^2 - 1) / 2 with r the standardised residual of a column given the others, in any units."""
+    torch.set_default_dtype(torch.float64)
+    scale = torch.tensor([1.0, 20.0, 0.1])
+    matrix = (torch.full((3, 3), correlation) + (1 - correlation) * torch.eye(3)) * scale[:, None] * scale
+    p = MultivariateNormal(torch.tensor([0.0, 100.0, -3.0]), matrix)
+    marginals = ndm.Marginals.fit(p.mean + torch.randn(4000, 3, generator=generator) @ torch.linalg.cholesky(matrix).T)
+    rows = p.mean + torch.randn(20, 3, generator=generator) @ torch.linalg.cholesky(matrix).T
+    rows[0] = p.mean + scale * torch.tensor([4.0, -4.0, 0.0])
+    precision = torch.linalg.inv(matrix)
+    residual = (rows - p.mean) @ precision / precision.diagonal().sqrt()
+    for j in range(3):
+        found = drop_of_number(p.log_prob, rows, p.log_prob(rows), j, marginals)
+        torch.testing.assert_close(found, (residual[:, j] ** 2 - 1) / 2, rtol=0.02, atol=0.03)
+
+
+def test_drops_of_a_few_values_are_sums_over_them():
+    table = torch.tensor([[0.1, 0.3, 0.05], [0.25, 0.2, 0.1]], dtype=torch.float64)
+    density = lambda rows: table[rows[:, 0].long(), rows[:, 1].long()].log()  # noqa: E731
+    rows = torch.cartesian_prod(torch.arange(2.0), torch.arange(3.0)).double()
+    found = drop_of_values(density, rows, density(rows), 1, torch.arange(3).double())
+    for (a, b), drop in zip(rows.long().tolist(), found.tolist(), strict=True):
+        given = table[a] / table[a].sum()
+        assert drop == pytest.approx((given @ given.log()).item() - given[b].log().item())
+
+
+def test_every_kind_of_column_has_a_drop(folder):
+    """Columns with many categories take the most frequent; the mean of drops over a column's own draws is 0."""
+    scorer = TableModel.load(folder / "run")
+    rows = torch.from_numpy(scorer.schema.encode(Frame.of(read(folder / "x.csv")).take(slice(0, 2))))
+    flat = lambda rows: -((rows[:, 0] - 40) ** 2) / 200 - (rows[:, 1] - 170) ** 2 / 50  # noqa: E731
+    drops = conditional_drops(flat, rows, flat(rows), scorer.model, scorer.schema)
+    assert drops.shape == (2, 3) and drops[:, 2].abs().max() < 1e-9  # both cities are as likely
+    expected = (rows[:, 1] - 170) ** 2 / 50 - 0.5
+    torch.testing.assert_close(drops[:, 1], expected, rtol=0.05, atol=0.05)
+
+
+def test_samples_are_rows_of_the_table(folder, tmp_path):
+    for name in ("new.csv", "new.parquet"):
+        out = tmp_path / name
+        arguments = ["sample", str(folder / "run"), "--num", "40", "--steps", "5", "--out", str(out), "--device", "cpu"]
+        assert main(arguments) == 0
+        new, old = read(out), read(folder / "x.csv")
+        assert new.names == old.names and [t.name for t in new.types] == [t.name for t in old.types] and len(new) == 40
+        assert (new.column("twice") == 2 * new.column("age")).all()
+        assert set(new.column("city")) <= {"Basel", "Bern"} and new.column("age").min() >= 18
+
+
+HOSTILE = {
+    "a column missing": ("age,height,city\n30,170.5,Bern\n", "missing: twice"),
+    "a column more": ("age,height,city,twice,other\n30,170.5,Bern,60,1\n", "other"),
+    "an infinity": ("age,height,city,twice\n30,170.5,Bern,60\n31,inf,Bern,62\n", "infinity"),
+    "a missing number": ("age,height,city,twice\n30,,Bern,60\n", "height"),
+    "text for numbers": ("age,height,city,twice\nold,170.5,Bern,60\n", "numbers are expected"),
+    "nothing": ("", "is empty"),
+    "no rows": ("age,height,city,twice\n", "no rows"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_rows_that_cannot_be_scored_are_refused_before_any_work(case, folder, tmp_path, capsys, monkeypatch):
+    text, match = HOSTILE[case]
+    monkeypatch.setattr(TableModel, "score", lambda *_: pytest.fail("work before the checks"))
+    monkeypatch.setattr(stream, "ROWS", 1)
+    (tmp_path / "rows.csv").write_text(text)
+    for more in (["--out", tmp_path / "scores.csv"], []):
+        assert match in refused(["score", folder / "run", tmp_path / "rows.csv", *more], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_other_mistakes_at_scoring_are_one_line(folder, tmp_path, capsys):
+    rows = write_csv(tmp_path / "rows.csv", make_rows(2))
+    run = folder / "run"
+    assert "must end in .csv or .parquet" in refused(["score", run, rows, "--out", tmp_path / "x.png"], capsys)
+    assert "is the file of the rows" in refused(["score", run, rows, "--out", rows], capsys)
+    assert "no such file" in refused(["score", run, tmp_path / "nothing.csv"], capsys)
+    assert "no model of a table" in refused(["score", tmp_path, rows], capsys)
+    shutil.copytree(run / "model", tmp_path / "model")
+    (tmp_path / "model" / "schema.json").unlink()
+    assert "no model of a table" in refused(["score", tmp_path / "model", rows], capsys)
+    assert "of a table must end in" in refused(["sample", run, "--out", tmp_path / "x.png"], capsys)
+    schema = Schema.fit(Frame.of(np.random.default_rng(0).normal(size=(9, 5))))
+    with pytest.raises(ndm.InputError, match="do not belong together"):
+        TableModel(ndm.NDM.from_pretrained(run), schema, 9)
+
+
+def test_tables_that_cannot_be_trained_on_are_one_line(folder, tmp_path, capsys):
+    train = ["train", "table", "--out", tmp_path / "run", "--data.path"]
+    data = folder / "x.csv"
+    assert "needs path" in refused(["train", "table", "--out", tmp_path / "run"], capsys)
+    assert "model.transform is not for tables" in refused([*train, data, "--model.transform", "linear"], capsys)
+    assert "training.sample_every" in refused([*train, data, "--training.sample_every", 5], capsys)
+    assert "did you mean height" in refused([*train, data, "--data.columns", "{heigt: real}"], capsys)
+    assert "model of more than" in refused([*train, data, "--model.width", 1_000_000], capsys)
+    rows = make_rows(60)
+    rows[7][1] = ""
+    missing = write_csv(tmp_path / "missing.csv", rows)
+    assert "set --data.impute true" in refused([*train, missing], capsys)
+    assert "model.uniform is for tables" in refused(["train", "moons", "--model.uniform", "[1]"], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_values_are_refused_wherever_the_split_puts_them_and_imputed_on_demand(tmp_path):
+    rows = make_rows(40)
+    for place in range(0, 40, 5):
+        changed = [list(row) for row in rows]
+        changed[place][1] = ""
+        path = write_csv(tmp_path / "x.csv", changed)
+        with pytest.raises(ndm.InputError, match=r"height \(1\).*--data.impute true"):
+            load_dataset("table", path)
+        dataset = load_dataset("table", path, impute=True)
+        assert len(dataset.train) + len(dataset.validation) + len(dataset.test) in (39, 40)
+
+
+def test_held_out_rows_that_no_training_row_allows_for_are_left_out_and_counted(tmp_path, capsys):
+    rows, found, path = make_rows(60), set(), tmp_path / "x.csv"
+    for place in range(len(rows)):
+        changed = [list(row) for row in rows]
+        changed[place][2] = "Genf"
+        dataset = load_dataset("table", write_csv(path, changed))
+        left_out = 60 - len(dataset.train) - len(dataset.validation) - len(dataset.test)
+        found.add(left_out)
+        assert ("1 test rows left out" in dataset.release or "1 validation rows" in dataset.release) == (left_out == 1)
+        assert dataset.schema.categories == (("city", 3 - left_out),)
+        if len(found) == 2:
+            break
+    assert found == {0, 1} and "left out, which hold what no training row holds" in capsys.readouterr().err
+
+
+def test_columns_and_encodings_are_the_users_choice(tmp_path):
+    rows = [[a, h, "Zürich" if c == "Bern" else c, 2 * a] for a, h, c, _ in make_rows(60)]
+    text = "\n".join(",".join(map(str, row)) for row in [HEADER, *rows])
+    (tmp_path / "x.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ndm.InputError, match=r"--data.encoding latin-1"):
+        load_dataset("table", tmp_path / "x.csv")
+    dataset = load_dataset("table", tmp_path / "x.csv", columns={"age": "real"}, encoding="latin-1")
+    kinds = {column.name: column.kind for column in dataset.schema.columns}
+    assert kinds["age"] == "real" and "Zürich" in dataset.schema.columns[2].values
+    with pytest.raises(ndm.InputError, match="the data set digits has no columns"):
+        load_dataset("digits", columns={"age": "real"})
+
+
+def test_a_table_of_arrays_needs_no_names(tmp_path):
+    write(Frame.of(np.random.default_rng(0).normal(size=(50, 2))), tmp_path / "x.npz")
+    dataset = load_dataset("table", tmp_path / "x.npz")
+    assert dataset.shape == (2,) and dataset.schema.names == ("x0", "x1")

@@ -344,7 +344,7 @@ MUTATIONS = [
         ("any gap taken for the step of a grid", "tables/grid.py::_whole",
          "np.gcd.reduce(np.diff(k.astype(np.int64)))",
          "np.diff(k).min()", "test_columns"),
-        ("broken relations not seen", "tables/schema.py::Schema.violations",
+        ("broken relations not seen", "tables/schema.py::Schema.broken",
          "relation.broken(x)",
          "np.zeros(len(frame), bool)", "test_schema"),
         ("dataframes matched by position", "tables/align.py::aligned",

@@ -150,7 +150,7 @@ def test_settings_that_a_network_does_not_read_are_refused():
     for settings, message in (
         ({"model.multipliers": [1]}, r"model.multipliers is for a unet; with mlp set it to \[1, 2, 2\]"),
         ({"model.network": "flat_unet", "model.patch": 2}, "model.patch is for a unet; with flat_unet set it to 1"),
-        ({"model.fourier": [7]}, r"model.fourier is for a flat_unet or a unet; with mlp set it to \[\]"),
+        ({"model.heads": 2}, r"model.heads is for a flat_unet or a unet; with mlp set it to 1"),
     ):
         with pytest.raises(ndm.InputError, match=message):
             make_config(nested(settings))

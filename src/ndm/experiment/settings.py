@@ -55,8 +55,8 @@ class ModelConfig:
         heads: number of attention heads of a unet or flat_unet.
         patch: side in pixels of the squares that a unet turns into one pixel with more channels; the cost falls with
             the square of this number, and 1 leaves the image as it is.
-        fourier: exponents k of the features sin(2^k pi z) and cos(2^k pi z) that a unet or flat_unet predictor gets
-            besides z; F gets none. Choose none if F runs in bf16, because the features multiply the rounding error of
+        fourier: exponents k of the features sin(2^k pi z) and cos(2^k pi z) that the predictor gets besides z;
+            F gets none. Choose none if F runs in bf16, because the features multiply the rounding error of
             their input by 2^k pi.
         uniform: for a table, exponents k of the features sin(2^k pi u) and cos(2^k pi u) of the uniform scores u of the
             numbers.

@@ -57,7 +57,7 @@ class MLP(nn.Module):
             dropout is not in [0, 1); in ``forward``, if t is missing.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[tuple[str, ...]] = ("fourier",)
 
     @classmethod
     def build(

@@ -89,7 +89,7 @@ def test_paths_and_advice_do_not_break_at_80_columns(shown):
 
 def test_at_60_columns_the_step_and_the_time_left_are_shown(shown):
     lines, _ = shown[60]
-    assert any(re.search(r"\d+/120\b.*left", line) for line in lines)
+    assert any(re.search(r"\b\d+/120\b.*\d:\d\d left.*train \d", line) for line in lines)
 
 
 @pytest.mark.parametrize("name", ["validating", "drawing samples"])

@@ -169,7 +169,7 @@ def test_a_batch_may_span_epochs():
 
 def test_every_purpose_has_a_stream_of_its_own():
     """Two names with one value would be the same enum member. The values are those that earlier runs used as seeds."""
-    purposes = {"NOISE": 0, "ORDER": 1, "ROWS": 2, "ETA": 3, "DROPOUT": 4, "FLIPS": 11}
+    purposes = {"NOISE": 0, "ORDER": 1, "ROWS": 2, "ETA": 3, "DROPOUT": 4, "FLIPS": 11, "CELLS": 12}
     assert {name: int(stream) for name, stream in Stream.__members__.items()} == purposes
     assert len(set(Stream)) == len(purposes)
 

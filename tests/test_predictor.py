@@ -22,24 +22,26 @@ class Fixed(nn.Module):
 def test_perfect_target_gives_x(parameterization):
     x, eps = torch.randn(4, 3), torch.randn(4, 3)
     t = torch.tensor([0.1, 0.4, 0.7, 1.0])
-    level = ndm.LinearSchedule(-5.0, 4.0)(t)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 4.0))
+    level = process.schedule(t)
     alpha, sigma = level.alpha[:, None], level.sigma[:, None]
     target = {"x": x, "eps": eps, "v": alpha * eps - sigma * x}[parameterization]
-    prediction = ndm.Predictor(Fixed(target), parameterization)(alpha * x + sigma * eps, t, level)
+    prediction = ndm.Predictor(Fixed(target), parameterization)(alpha * x + sigma * eps, t, process)
     torch.testing.assert_close(prediction.x_hat, x)
     assert prediction.coefficients is None and prediction.variance is None
 
 
 def test_outputs_lie_side_by_side():
     t = torch.rand(4)
-    level = ndm.LinearSchedule(-5.0, 4.0)(t)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 4.0))
     out = torch.randn(4, 8, 3)
     x_hat, coefficients, variance = ndm.Predictor(Fixed(out), "x", num_basis=2, variance=True)(
-        torch.randn(4, 2, 3), t, level
+        torch.randn(4, 2, 3), t, process
     )
     torch.testing.assert_close(x_hat, out[:, :2])
     torch.testing.assert_close(coefficients, out[:, 2:6])
-    torch.testing.assert_close(variance, level.sigma[:, None, None] ** 2 * torch.log1p(out[:, 6:].exp()))
+    sigma = process.schedule(t).sigma[:, None, None]
+    torch.testing.assert_close(variance, sigma**2 * torch.log1p(out[:, 6:].exp()))
 
 
 def test_a_predicted_curve_is_the_one_the_reverse_process_follows():

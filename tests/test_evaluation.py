@@ -174,8 +174,8 @@ def test_a_number_is_called_what_it_is():
     assert "scipy:RK45 rtol 0.0001)" in name(solver=Solver("scipy:RK45", rtol=1e-4, atol=1e-4))
     assert "dopri5 rtol 0.0001)" in name()
     assert "rtol 0.01, atol 0.1" in name(solver=Solver(rtol=1e-2, atol=1e-1))
-    assert Protocol("ode", samples=10).draws(False) == 1
-    assert Protocol("ode", samples=10, divergence="hutchinson").draws(False) == 10
+    assert Protocol("ode", samples=10).draws(drawn=False) == 1
+    assert Protocol("ode", samples=10, divergence="hutchinson").draws(drawn=False) == 10
 
 
 def test_doctor_finds_what_was_broken():

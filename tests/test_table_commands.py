@@ -236,6 +236,19 @@ def test_the_quadrature_of_a_drop_is_precise_where_the_scores_are_smooth(generat
     torch.testing.assert_close(found, (squares - 1) / 2, rtol=0, atol=2e-3)
 
 
+def test_drops_of_a_skewed_column_weigh_its_values_by_their_widths(generator):
+    """x = exp(g) with correlated normal g: the drop is (r^2 - 1) / 2 + g_j - E[g_j | the others]."""
+    torch.set_default_dtype(torch.float64)
+    matrix = torch.tensor([[1.0, 0.6], [0.6, 1.0]])
+    p, root = MultivariateNormal(torch.zeros(2), matrix), torch.linalg.cholesky(matrix)
+    density = lambda x: p.log_prob(x.clamp(min=1e-300).log()) - x.clamp(min=1e-300).log().sum(1)  # noqa: E731
+    marginals = ndm.Marginals.fit((torch.randn(4000, 2, generator=generator) @ root.T).exp())
+    g = torch.randn(20, 2, generator=generator).clamp(-1.5, 1.5) @ root.T
+    found = drop_of_number(density, g.exp(), density(g.exp()), 1, marginals)
+    residual = g[:, 1] - 0.6 * g[:, 0]
+    torch.testing.assert_close(found, (residual**2 / 0.64 - 1) / 2 + residual, rtol=0.02, atol=0.15)
+
+
 def test_drops_of_a_few_values_are_sums_over_them():
     table = torch.tensor([[0.1, 0.3, 0.05], [0.25, 0.2, 0.1]], dtype=torch.float64)
     density = lambda rows: table[rows[:, 0].long(), rows[:, 1].long()].log()  # noqa: E731

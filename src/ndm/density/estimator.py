@@ -21,14 +21,11 @@ from ..support.progress import progress_bar, training_news
 from ..tables import Frame, Schema
 from ..training import TrainingConfig, train
 from .build import table_model
-from .plan import plan_for
+from .plan import FEWEST_VALIDATED, PATIENCE, plan_for
 from .scores import log_density
 
-FEWEST_VALIDATED = 200
-"""The least number of rows of which some validate."""
 THRESHOLD_ROWS = 2_000
 """The most training rows whose scores set the threshold of outliers."""
-PATIENCE = 10
 
 
 class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]

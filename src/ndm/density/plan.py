@@ -12,6 +12,10 @@ BATCH = 256
 EPOCHS, EPOCHS_OF_FEW_COLUMNS = 200, 300
 FEWEST_STEPS, MOST_STEPS = 2_500, 20_000
 FEW_ROWS, FEW_COLUMNS = 2_000, 6
+FEWEST_VALIDATED = 200
+"""The least number of rows of which some validate, and decide when training stops."""
+PATIENCE = 10
+"""The number of validations in a row without a better bound after which training stops."""
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,11 @@ from collections.abc import Collection
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from ..density.plan import Plan, plan_for
+from ..density.plan import FEWEST_VALIDATED, PATIENCE, Plan, plan_for
 from ..support.checks import require
 from ..training.settings import TrainingConfig
 from .settings import Config, ModelConfig
 
-FEWEST_VALIDATED = 200
-"""The number of rows from which the validation rows decide when training stops."""
-PATIENCE = 4
 MODEL = tuple(f.name for f in fields(ModelConfig) if f.name in {size.name for size in fields(Plan)})
 TRAINING = tuple(f.name for f in fields(TrainingConfig) if f.name in {size.name for size in fields(Plan)})
 PLANNED = (*(f"model.{name}" for name in MODEL), *(f"training.{name}" for name in TRAINING), "training.patience")

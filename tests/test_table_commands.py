@@ -14,6 +14,7 @@ import ndm
 from ndm.cli import main
 from ndm.data import load_dataset
 from ndm.density import log_density, plan_for
+from ndm.density.plan import PATIENCE
 from ndm.experiment import Run
 from ndm.experiment.plan import PLANNED, planned
 from ndm.experiment.settings import Config, make_config, named_settings
@@ -89,7 +90,7 @@ def test_sizes_come_from_the_data_and_are_written_as_numbers(folder):
     assert (config.training.steps, config.model.depth) == (20, 1)  # as given
     assert (config.model.width, config.training.batch_size) == (plan.width, plan.batch_size)
     assert config.model.uniform == list(plan.uniform) and config.model.dropout == plan.dropout
-    assert config.training.evaluate_every == plan.evaluate_every and config.training.patience == ndm.density.plan.PATIENCE
+    assert config.training.evaluate_every == plan.evaluate_every and config.training.patience == PATIENCE
     written = (folder / "run" / "config.yaml").read_text()
     assert f"width: {plan.width}\n" in written and "learning_rate: 0.002\n" in written
 

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import importlib
 import re
 from pathlib import Path
 
@@ -55,6 +56,17 @@ def imports(path):
 
 
 FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if part_of(p) not in ("__init__", "__main__")]
+
+
+def test_no_public_name_is_the_name_of_a_module_beside_it():
+    """Whoever imports the module first would get it in place of the name."""
+    packages = [p for p in sorted(PACKAGE.rglob("__init__.py")) if "HOMES" in p.read_text()]
+    assert len(packages) >= 5
+    for file in packages:
+        modules = {p.stem for p in file.parent.glob("*.py")}
+        homes = importlib.import_module(".".join(("ndm", *file.parent.relative_to(PACKAGE).parts))).HOMES
+        clashes = modules & {name for names in homes.values() for name in names.split()}
+        assert not clashes, f"{file.parent.name}: {clashes}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from ..support.lazy import lazy
 
 if TYPE_CHECKING:
+    from .comparison import identity, same_data
     from .dataset import Dataset
-    from .identity import identity, same_data
     from .mixture import GaussianMixture
     from .sets import DATASETS, load_dataset, register, shape_of
     from .settings import DataConfig
@@ -29,7 +29,7 @@ __all__ = [
 
 HOMES = {
     "dataset": "Dataset",
-    "identity": "identity same_data",
+    "comparison": "identity same_data",
     "mixture": "GaussianMixture",
     "sets": "DATASETS load_dataset register shape_of",
     "settings": "DataConfig",

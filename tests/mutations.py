@@ -314,7 +314,7 @@ MUTATIONS = [
         ("other data taken on resuming", "experiment/run.py::Run.check_data",
          "not same_data(before, now)",
          "False", "test_training"),
-        ("names of files taken for the identity of data", "data/identity.py::same_data",
+        ("names of files taken for the identity of data", "data/comparison.py::same_data",
          "old == new if old and new else before.get('release') == now.get('release')",
          "before.get('release') == now.get('release')", "test_archives"),
         ("alpha dropped", "data/picture.py::decode_picture",

@@ -117,7 +117,7 @@ def test_it_works_with_pytorchs_own_functions():
 
 
 def test_symbols_have_the_probabilities_of_the_draws():
-    p = symbol_model().distribution(solver=ndm.Solver("rk4", steps=20), samples=16)
+    p = symbol_model().distribution(solver=ndm.Solver("rk4", steps=16), samples=8)
     rows = torch.tensor(list(itertools.product(range(3), range(2)))).double()
     probabilities = p.log_prob(rows).exp()
     assert probabilities.sum() == pytest.approx(1.0, abs=0.05)
@@ -125,7 +125,7 @@ def test_symbols_have_the_probabilities_of_the_draws():
     draws = p.sample((n,))
     assert p.support.check(draws).all() and not p.has_rsample
     counts = torch.stack([(draws == row).all(1).sum() for row in rows])
-    # Five standard deviations of a binomial count, and the error of 16 importance samples.
+    # Five standard deviations of a binomial count, and the error of 8 importance samples.
     error = 5 * (probabilities * (1 - probabilities) / n).sqrt() + 0.1 * probabilities
     assert ((counts / n - probabilities).abs() < error).all()
     assert probabilities[5] > 2 * probabilities[0]

@@ -121,7 +121,7 @@ def test_symbols_have_the_probabilities_of_the_draws():
     rows = torch.tensor(list(itertools.product(range(3), range(2)))).double()
     probabilities = p.log_prob(rows).exp()
     assert probabilities.sum() == pytest.approx(1.0, abs=0.05)
-    n = 400
+    n = 300
     draws = p.sample((n,))
     assert p.support.check(draws).all() and not p.has_rsample
     counts = torch.stack([(draws == row).all(1).sum() for row in rows])
@@ -131,7 +131,7 @@ def test_symbols_have_the_probabilities_of_the_draws():
     assert probabilities[5] > 2 * probabilities[0]
     with pytest.raises(NotImplementedError, match="no gradient"):
         p.rsample()
-    torch.testing.assert_close(p.log_prob(rows), p.log_prob(rows))  # the same draws at every call
+    torch.testing.assert_close(p.log_prob(rows[:1]).exp(), probabilities[:1])  # the same draws at every call
 
 
 def test_numbers_and_symbols_of_a_row_have_their_own_support():

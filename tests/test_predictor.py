@@ -61,7 +61,7 @@ def test_wrong_output_shapes_and_impossible_combinations_are_refused():
     with pytest.raises(ndm.InputError, match=r"\(4, 6\).*got \(4, 3\)"):
         ndm.Predictor(Fixed(torch.zeros(4, 3)), variance=True)(torch.zeros(4, 3), t, level)
     with pytest.raises(ndm.InputError, match="parameterization"):
-        ndm.Predictor(nn.Identity(), "score")
+        ndm.Predictor(nn.Identity(), "noise")
     with pytest.raises(ndm.InputError, match="TimeBasis"):
         process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 4.0))
         ndm.NDM(process, ndm.Predictor(nn.Identity(), num_basis=2), ndm.GaussianDecoder())

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         LinearSchedule,
         NoiseLevel,
         Schedule,
+        StaggeredSchedule,
         StepwiseSchedule,
     )
     from .solvers import ODE_SOLVERS, SDE_SOLVERS, Failures, Solution, Solver, SolverError
@@ -76,6 +77,7 @@ __all__ = [
     "Solution",
     "Solver",
     "SolverError",
+    "StaggeredSchedule",
     "StepwiseSchedule",
     "TimeBasis",
     "Transform",
@@ -106,7 +108,7 @@ HOMES = {
     "predictor": "Prediction Predictor",
     "process": "ConditionalProcess ForwardProcess",
     "sampling": "SOLVERS sample",
-    "schedule": "CosineSchedule LearnedSchedule LinearSchedule NoiseLevel Schedule StepwiseSchedule",
+    "schedule": "CosineSchedule LearnedSchedule LinearSchedule NoiseLevel Schedule StaggeredSchedule StepwiseSchedule",
     "solvers": "ODE_SOLVERS SDE_SOLVERS Failures Solution Solver SolverError",
     "times": "ImportanceTimes LowDiscrepancyTimes",
     "transform": "BasisCurve Curve Identity Linear Network TimeBasis Transform",

@@ -156,11 +156,11 @@ class CategoricalDecoder(Decoder):
 
     def log_probs(self, z_0: Tensor, process: ForwardProcess) -> Tensor:
         """log p(x_i = k | z_0) of every level, ``(B, *, K)``."""
-        noise = process.schedule(full_times(0.0, z_0))
+        noise = process.schedule.start(z_0)
         return functional.log_softmax(log_likelihoods(z_0, noise, self.levels), dim=-1)
 
     def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
-        noise = process.schedule(full_times(0.0, z_0))
+        noise = process.schedule.start(z_0)
         alpha, sigma = expand(noise.alpha, z_0), expand(noise.sigma, z_0)
         # Relative to the nearest level, a level d steps away has a weight of at most
         # exp(-d (d - 1) (cell alpha / sigma)^2 / 2). Weights below e^-40 change no digit and are left out; with little
@@ -254,19 +254,19 @@ class GaussianDecoder(Decoder):
 
     def latent(self, x: Tensor, x_model: Tensor, process: ForwardProcess, eps: Tensor) -> tuple[Tensor, Tensor]:
         """z_0 = alpha_0 x_model, and the log-determinant of the map from x to z_0; nothing is drawn."""
-        noise = process.schedule(full_times(0.0, x_model))
+        noise = process.schedule.start(x_model)
         z_0 = expand(noise.alpha, x_model) * x_model
         return z_0, x[0].numel() * noise.alpha.log() - self.log_scale(z_0)
 
     def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
-        noise = process.schedule(full_times(0.0, z_0))
+        noise = process.schedule.start(z_0)
         per_element = (math.log(2 * math.pi) + noise.gamma + 1) / 2
         return x[0].numel() * per_element + self.log_scale(z_0)
 
     def decode(
         self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
-        noise = process.schedule(full_times(0.0, z_0))
+        noise = process.schedule.start(z_0)
         x = z_0 / expand(noise.alpha, z_0)
         if not mode:
             x = x + expand((noise.gamma / 2).exp(), z_0) * randn_like(z_0, generator)

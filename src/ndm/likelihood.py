@@ -43,7 +43,7 @@ from .model import NDM, check_model, check_not_random
 from .sampling import velocity_field
 from .solvers import ODE_SOLVERS, Failures, Solver, VectorField, find_solver, solve_ode
 from .support.checks import require_count
-from .support.tensors import expand, full_times, rand, randn_like, require_generator, sum_rows
+from .support.tensors import expand, rand, randn_like, require_generator, sum_rows
 
 Divergence = Literal["exact", "hutchinson", "hutchinson-gaussian"]
 Dequantization = Literal["decoder", "uniform"]
@@ -238,7 +238,7 @@ def draw_latent(
         if decoder.drawn:
             eps = randn_like(eps[:rows], generator).expand_as(eps)
         return decoder.latent(x, x_model, model.process, eps)
-    noise = model.process.schedule(full_times(0.0, x_model))
+    noise = model.process.schedule.start(x_model)
     u, log_volume = decoder.dequantize(x_model, generator)
     return expand(noise.alpha, u) * u, u[0].numel() * noise.alpha.log() + log_volume
 

@@ -119,8 +119,7 @@ class MixedDecoder(Decoder):
         return -slopes - self.widths(slopes).log().sum()
 
     def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
-        start = full_times(0.0, z_0)
-        per_number = (math.log(2 * math.pi) + process.schedule(start).gamma + 1) / 2
+        per_number = (math.log(2 * math.pi) + process.schedule.start(z_0).gamma + 1) / 2
         numbers = self.numbers * per_number + self.log_scale(x).to(z_0.dtype)
         return numbers - self.log_symbols(x, z_0, process)
 
@@ -143,7 +142,7 @@ class MixedDecoder(Decoder):
         mean, z_0 = q_0.mean, q_0.at(eps)
         z_0 = torch.cat([mean[:, : self.numbers], z_0[:, self.numbers :]], dim=1)
         drawn = Gaussian(mean[:, self.numbers :], q_0.std.expand_as(mean)[:, self.numbers :])
-        log_alpha = process.schedule(full_times(0.0, z_0)).alpha.log()
+        log_alpha = process.schedule.start(z_0).alpha.log()
         log_weight = self.numbers * log_alpha - self.log_scale(x).to(z_0.dtype)
         if self.alphabets:
             log_weight = log_weight + self.log_symbols(x, z_0, process) - drawn.log_prob(z_0[:, self.numbers :])
@@ -153,7 +152,7 @@ class MixedDecoder(Decoder):
         self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
         """Numbers and codes in float64. Rounded numbers are not rounded: a cell is the caller's to choose."""
-        noise = process.schedule(full_times(0.0, z_0))
+        noise = process.schedule.start(z_0)
         scores = z_0[:, : self.numbers] / expand(noise.alpha, z_0)
         if not mode:
             scores = scores + expand((noise.gamma / 2).exp(), scores) * randn_like(scores, generator)

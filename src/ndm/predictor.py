@@ -3,15 +3,22 @@ r"""The predictor turns a network's output into a prediction of x.
 .. math::
     \hat x = \text{out}, \qquad
     \hat x = (z_t - \sigma_t\, \text{out}) / \alpha_t, \qquad
-    \hat x = (\alpha_t z_t - \sigma_t\, \text{out}) / (\alpha_t^2 + \sigma_t^2)
+    \hat x = (\alpha_t z_t - \sigma_t\, \text{out}) / (\alpha_t^2 + \sigma_t^2), \qquad
+    \hat x = (\alpha_t z_t - \sigma_t^2\, \text{out}) / (\alpha_t^2 + \sigma_t^2)
 
-for the parameterisations ``x``, ``eps`` and ``v``. They are reparameterisations of :math:`\hat x`: with a transform
-other than the identity, the output for ``eps`` or ``v`` is not a prediction of the noise or of v itself.
+for the parameterisations ``x``, ``eps``, ``v`` and ``score``. The last one says how the score differs from that of a
+standard normal variable: with the identity transform, :math:`\nabla \log p(z_t) = -z_t - \alpha_t\, \text{out}`. Where
+noise vanishes, the error of the output hardly counts, so times at which there is nothing to learn add little to the
+variance of the gradient. It suits densities that are smooth at the scale of the data's standard deviation. A density
+that is narrow in some direction has large scores, and ``v`` learns it faster.
+
+They are reparameterisations of :math:`\hat x`: with a transform other than the identity, the output for ``eps`` or
+``v`` is not a prediction of the noise or of v itself.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,7 +30,7 @@ from .support.checks import require_count, require_kind
 from .support.registry import Registry
 from .support.tensors import expand
 
-Parameterization = Literal["x", "eps", "v"]
+Parameterization = Literal["x", "eps", "v", "score"]
 
 
 class Prediction(NamedTuple):
@@ -104,13 +111,14 @@ PREDICTORS = Registry[type[BasePredictor]]("parameterization")
 @PREDICTORS.register("x")
 @PREDICTORS.register("eps")
 @PREDICTORS.register("v")
+@PREDICTORS.register("score")
 class Predictor(BasePredictor):
-    """Reads ``net(z_t, t)`` as a prediction of x in one of three parameterisations.
+    """Reads ``net(z_t, t)`` as a prediction of x in one of four parameterisations.
 
     Args:
         net: module with ``net(z_t, t) -> (B, C * (1 + num_basis + variance), *)``, ``z_t`` of shape ``(B, C, *)`` and
             ``t`` of shape ``(B,)``.
-        parameterization: ``"x"``, ``"eps"`` or ``"v"``.
+        parameterization: ``"x"``, ``"eps"``, ``"v"`` or ``"score"``.
         num_basis: the number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
         variance: whether the network also gives a variance of the prediction, which widens the reverse process at any
             number of steps (not used in continuous time).
@@ -124,8 +132,8 @@ class Predictor(BasePredictor):
         variance: bool = False,
     ) -> None:
         super().__init__(net, num_basis, variance)
-        if parameterization not in ("x", "eps", "v"):
-            raise InputError(f"parameterization must be 'x', 'eps' or 'v', got {parameterization!r}")
+        if parameterization not in get_args(Parameterization):
+            raise InputError(f"parameterization must be 'x', 'eps', 'v' or 'score', got {parameterization!r}")
         self.parameterization = parameterization
 
     @classmethod
@@ -143,7 +151,8 @@ class Predictor(BasePredictor):
         elif self.parameterization == "eps":
             x_hat = (z_t - sigma * target) / alpha
         else:
-            x_hat = (alpha * z_t - sigma * target) / (alpha**2 + sigma**2)
+            scale = sigma if self.parameterization == "v" else sigma**2
+            x_hat = (alpha * z_t - scale * target) / (alpha**2 + sigma**2)
         # sigma^2 is Var[x | z_t] for standard normal data, so the network learns a factor of order one.
         variance = sigma**2 * functional.softplus(raw_variance) if self.variance else None
         return Prediction(x_hat, coefficients if self.num_basis else None, variance)

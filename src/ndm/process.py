@@ -78,6 +78,7 @@ class ForwardProcess(nn.Module):
             raise InputError(f"tied_to must be 'time' or 'noise', got {tied_to!r}")
         transform = Identity() if transform is None else transform
         require_kind(schedule=(schedule, Schedule), transform=(transform, Transform))
+        require(not schedule.per_channel or tied_to == "time", "F has one time: tied_to must be 'time'", tied_to)
         require_number(eta=eta)
         if not eta > 0:
             raise InputError(f"eta must be positive (the bound is infinite at 0), got {eta}")
@@ -154,6 +155,13 @@ class ConditionalProcess:
         self.curve = curve
         self.variance = variance
         self.eta = eta
+        self._known: tuple[Tensor, NoiseLevel] | None = None
+
+    def noise(self, t: Tensor) -> NoiseLevel:
+        """The noise level at ``t``, which is computed once for the same tensor."""
+        if self._known is None or self._known[0] is not t:
+            self._known = t, self.process.schedule(t)
+        return self._known[1]
 
     def check(self, z: Tensor, **times: Tensor) -> None:
         """Refuse latents that are not shaped like x, and times that are not one per row.
@@ -166,22 +174,22 @@ class ConditionalProcess:
 
     def clock(self, t: Tensor) -> Tensor:
         """Gamma at ``t``, ``(B,)``."""
-        return self.eta * self.process.schedule(t).gamma
+        return self.eta * self.noise(t).gamma
 
     def noise_rate(self, t: Tensor) -> Tensor:
         """The diffusion coefficient g of the reverse SDE at ``t``, shape ``(B,)``."""
-        return noise_rate(self.process.schedule(t), self.eta)
+        return noise_rate(self.noise(t), self.eta)
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """m and s at ``t``; s broadcasts against m."""
-        noise = self.process.schedule(t)
+        noise = self.noise(t)
         value = self.curve(self.process.curve_time(t, noise)[0])
         require_shape("F(x, t)", value, self.curve.x, "x")
         return expand(noise.alpha, value) * value, expand(noise.sigma, value)
 
     def affine_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """m, s and their time derivatives at ``t``."""
-        noise = self.process.schedule(t)
+        noise = self.noise(t)
         tau, d_tau = self.process.curve_time(t, noise)
         value, slope = self.curve.with_derivative(tau)
         require_shape("F(x, t)", value, self.curve.x, "x")
@@ -219,7 +227,7 @@ class ConditionalProcess:
         variance = -(s_s**2) * torch.expm1(2 * log_rho)
         if self.variance is not None:
             # alpha_s - kappa alpha_t, the weight of the prediction in the mean, computed without cancellation.
-            at_s, at_t = self.process.schedule(s), self.process.schedule(t)
+            at_s, at_t = self.process.schedule(s), self.noise(t)
             weight = -expand(at_s.alpha, z_t) * torch.expm1(log_rho + expand(at_s.gamma - at_t.gamma, z_t) / 2)
             variance = variance + weight**2 * self.variance
         return Gaussian(m_s + kappa * (z_t - m_t), variance.sqrt())

@@ -16,6 +16,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,8 +25,9 @@ from torch.nn import functional
 
 from .errors import InputError
 from .support.blueprint import Blueprint
-from .support.checks import require_count, require_number
-from .support.registry import Registry
+from .support.checks import require, require_count, require_number
+from .support.registry import Registry, savable
+from .support.tensors import full_times
 
 FAITHFUL_STEPS = 0.02
 """The largest number of steps T in units of 1 / eps: with more of them t - s has too few digits."""
@@ -34,8 +36,14 @@ FAITHFUL_STEP_NOISE = 0.25
 less noise than rounding does."""
 
 
+REST = 0.02
+"""The share of a channel's noise that :class:`StaggeredSchedule` spreads over all times: gamma always increases."""
+SHARPNESS = 80.0
+"""The inverse of the time that a corner of :class:`StaggeredSchedule` takes."""
+
+
 class NoiseLevel(NamedTuple):
-    """Values and time derivatives at ``t``, each with the shape of ``t``."""
+    """Values and time derivatives at ``t``, each with the shape of ``t``, or ``(B, C)`` where channels differ."""
 
     gamma: Tensor
     alpha: Tensor
@@ -58,6 +66,8 @@ class Schedule(nn.Module):
 
     steps: int | None = None
     """The only number of steps that this schedule allows; None allows any number, and continuous time."""
+    per_channel = False
+    """Whether the channels of z have noise of their own."""
 
     def __init__(self, gamma_min: float, gamma_max: float) -> None:
         super().__init__()
@@ -73,7 +83,7 @@ class Schedule(nn.Module):
         return cls(blueprint.settings.gamma_min, blueprint.settings.gamma_max)
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """gamma(t) and its time derivative, both with the shape of ``t``."""
+        """gamma(t) and its time derivative, both with the shape of ``t``, or ``(B, C)`` for times ``(B,)``."""
         raise NotImplementedError
 
     def forward(self, t: Tensor) -> NoiseLevel:
@@ -84,6 +94,15 @@ class Schedule(nn.Module):
         d_alpha = -sigma2 * d_gamma * alpha / 2
         d_sigma = alpha2 * d_gamma * sigma / 2
         return NoiseLevel(gamma, alpha, sigma, d_gamma, d_alpha, d_sigma)
+
+    def start(self, x: Tensor) -> NoiseLevel:
+        """The noise level at t = 0 for each row of ``x``, each value ``(B,)``; no channel has another."""
+        return self(full_times(0.0, x))
+
+    def balance(self, t: Tensor) -> Tensor:
+        """Weights of the diffusion term at ``t``, ``(B,)``, with which no time has a larger gradient because more
+        channels get their noise then. Training may use them; the bound does not."""
+        return torch.ones_like(t)
 
     def check_steps(self, steps: int | None) -> None:
         """Refuse a number of steps for which this schedule was not made (None means continuous time).
@@ -227,3 +246,67 @@ class StepwiseSchedule(Schedule):
         span = self.gamma_max - self.gamma_min
         fraction = low + (high - low) * (position - index)
         return self.gamma_min + span * fraction, span * steps * (high - low)
+
+
+@savable
+class StaggeredSchedule(Schedule):
+    r"""The channels get their noise one after another.
+
+    .. math::
+        \gamma_j(t) = \gamma_{\min} + (\gamma_{\max} - \gamma_{\min}) \big[\rho t + (1 - \rho)\,
+            \mathrm{ramp}((t - a_j) / w)\big], \qquad \rho = 0.02
+
+    where the ramp goes from 0 to 1 while t goes from :math:`a_j` to :math:`a_j + w`, with rounded corners. Outside of
+    it a channel hardly changes: while one gets its noise, the others are data or pure noise. So the reverse process
+    first makes the channels that start late, and then the others given these, which is the chain rule
+    :math:`p(x) = p(x_{\text{late}})\, p(x_{\text{early}} \mid x_{\text{late}})` with learned conditional densities.
+
+    All channels have :math:`\gamma_{\min}` at t = 0 and :math:`\gamma_{\max}` at t = 1. With equal starts this is a
+    schedule like any other. The bound depends on the order, though not on the shape of the schedules within it.
+
+    Args:
+        starts: the time :math:`a_j` at which each channel starts to get its noise.
+        duration: the time w that it takes.
+
+    Raises:
+        InputError: if a channel would start before 0 or end after 1.
+    """
+
+    per_channel = True
+    begin: Tensor
+
+    def __init__(self, gamma_min: float, gamma_max: float, starts: Sequence[float], duration: float) -> None:
+        super().__init__(gamma_min, gamma_max)
+        require_number(duration=duration, **{f"starts[{j}]": start for j, start in enumerate(starts)})
+        fits = 0 < duration <= 1 and all(0 <= start <= 1 - duration + 1e-9 for start in starts) and len(starts) > 0
+        require(fits, "every channel must start and end in [0, 1]", (starts, duration))
+        self.duration = float(duration)
+        self.register_buffer("begin", torch.tensor([float(start) for start in starts]))
+
+    @property
+    def starts(self) -> list[float]:
+        """The starts of all channels. They are saved with the weights, so a run goes on with those it began with."""
+        return list(self.begin.tolist())
+
+    def start(self, x: Tensor) -> NoiseLevel:
+        return NoiseLevel(*(value[:, 0] for value in self(full_times(0.0, x))))
+
+    def _ramp(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The difference of two softplus functions is a ramp with rounded corners; ``(B,)`` to ``(B, C)``."""
+        u = SHARPNESS * (t[:, None] - self.begin.to(t))
+        v = u - SHARPNESS * self.duration
+        height = SHARPNESS * self.duration
+        # softplus(u) = -logsigmoid(-u), but functional.softplus has a jump at its threshold.
+        ramp = (functional.logsigmoid(-v) - functional.logsigmoid(-u)) / height
+        return ramp, (u.sigmoid() - v.sigmoid()) / self.duration
+
+    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        value, derivative = self._ramp(t)
+        first, last = self._ramp(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))[0]
+        span = self.gamma_max - self.gamma_min
+        fraction = REST * t[:, None] + (1 - REST) * (value - first) / (last - first)
+        return self.gamma_min + span * fraction, span * (REST + (1 - REST) * derivative / (last - first))
+
+    def balance(self, t: Tensor) -> Tensor:
+        rate = self.gamma_with_derivative(t)[1]
+        return (self.gamma_max - self.gamma_min) / rate.mean(1)

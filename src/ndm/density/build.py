@@ -1,4 +1,9 @@
-"""The model of a table: its numbers as normal scores, its symbols as points that move."""
+"""The model of a table: its numbers as normal scores, its symbols as points that move.
+
+A column that gets its noise first (:mod:`ndm.density.order`) is learned as a regression, whose error is not much
+narrower than the data: there the parameterisation ``score`` learns many times faster than ``v``. Where columns nearly
+determine each other, densities are narrow and scores large, and ``v`` is better.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +20,9 @@ from ..model import NDM
 from ..nn import MLP
 from ..predictor import Predictor
 from ..process import ForwardProcess
-from ..schedule import LinearSchedule
+from ..schedule import LinearSchedule, StaggeredSchedule
 from ..transform import Identity
+from .order import first_column
 from .plan import Plan
 
 
@@ -33,12 +39,14 @@ def table_model(rows: Tensor, cells: Sequence[float], alphabets: Sequence[int], 
     numbers, alphabets = len(cells), tuple(alphabets)
     # Rounded numbers are spread over their cells, as they are in training: a spike is as wide as its cell.
     noise = np.random.default_rng(seed).random((len(rows), numbers)) - 0.5
-    marginals = Marginals.fit(rows[:, :numbers].double() + torch.from_numpy(noise) * torch.tensor(cells))
+    spread = rows[:, :numbers].double() + torch.from_numpy(noise) * torch.tensor(cells)
+    marginals = Marginals.fit(spread)
     decoder = MixedDecoder(marginals, alphabets, list(cells))
-    schedule = LinearSchedule(plan.gamma_min, plan.gamma_max)
     torch.manual_seed(seed)
     if not alphabets:
-        return NDM(ForwardProcess(schedule, Identity()), Predictor(network(numbers, numbers, plan), "v"), decoder)
+        first = first_column(marginals(spread)[0], seed)
+        return NDM(*numbers_model(numbers, first, plan), decoder)
+    schedule = LinearSchedule(plan.gamma_min, plan.gamma_max)
     embedding = Embedding(alphabets, plan.dim, numbers=numbers)
     latents = numbers + len(alphabets) * plan.dim
     net = network(latents, numbers + sum(alphabets), plan)
@@ -46,6 +54,16 @@ def table_model(rows: Tensor, cells: Sequence[float], alphabets: Sequence[int], 
     predictor.start_at(rows[:, numbers:])
     process = ForwardProcess(schedule, embedding, tied_to="noise")
     return NDM(process, predictor, decoder, shape=(numbers + len(alphabets),))
+
+
+def numbers_model(columns: int, first: int | None, plan: Plan) -> tuple[ForwardProcess, Predictor]:
+    """The process and the predictor of a table of numbers, of which one may get its noise first."""
+    net = network(columns, columns, plan)
+    if first is None:
+        return ForwardProcess(LinearSchedule(plan.gamma_min, plan.gamma_max), Identity()), Predictor(net, "v")
+    starts = [0.0 if j == first else 0.5 for j in range(columns)]
+    schedule = StaggeredSchedule(plan.gamma_min, plan.gamma_max, starts, 0.5)
+    return ForwardProcess(schedule, Identity()), Predictor(net, "score")
 
 
 def network(latents: int, outputs: int, plan: Plan) -> MLP:

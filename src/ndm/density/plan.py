@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BATCH = 256
-EPOCHS, EPOCHS_OF_FEW_COLUMNS = 200, 300
-FEWEST_STEPS, MOST_STEPS = 2_500, 20_000
+EPOCHS, EPOCHS_OF_FEW_COLUMNS = 100, 150
+FEWEST_STEPS, MOST_STEPS = 2_000, 20_000
 FEW_ROWS, FEW_COLUMNS = 2_000, 6
 FEWEST_VALIDATED = 200
 """The least number of rows of which some validate, and decide when training stops."""

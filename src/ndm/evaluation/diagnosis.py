@@ -126,7 +126,7 @@ def diagnose(
     whole = summarise(model, x, protocol, pieces)
     prior, diffusion, reconstruction = (Figure.of(term) for term in bits_per_dim(column(pieces, "nats").T, x))
     profile = _profile(model, x, steps, passes, generator)
-    noise = model.process.schedule(full_times(0.0, model.encode(x[:1])))
+    noise = model.process.schedule.start(model.encode(x[:1]))
     noise_std = (noise.gamma / 2).exp().item()
     bins = [Figure.of(values) for values in profile]
     found = Diagnosis(

@@ -59,7 +59,7 @@ def checked_quadrature(q: Quadrature) -> Quadrature:
 
 
 def checked_rate(g: NoiseRate) -> NoiseRate:
-    """``g``, refusing a value that is not one per row.
+    """``g``, refusing a value that is not one per row, or one per row and channel.
 
     Raises:
         InputError: when called, with both shapes.
@@ -67,7 +67,8 @@ def checked_rate(g: NoiseRate) -> NoiseRate:
 
     def rate(t: Tensor) -> Tensor:
         value = g(t)
-        require_shape("the noise rate g(t)", value, t, "t")
+        if getattr(value, "ndim", 0) != 2 or len(value) != len(t):
+            require_shape("the noise rate g(t)", value, t, "t")
         return value
 
     return rate

@@ -14,8 +14,8 @@ from ..errors import InputError
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:
-    """View ``t`` of shape ``(B,)`` as ``(B, 1, ..., 1)`` so that it broadcasts against ``x`` of shape ``(B, *)``."""
-    return t.view(-1, *[1] * (x.ndim - 1))
+    """View ``t``, one value per row or ``(B, C)`` per channel, so that it broadcasts against ``x``, ``(B, C, *)``."""
+    return t.view(*t.shape, *[1] * (x.ndim - t.ndim))
 
 
 def sum_rows(x: Tensor) -> Tensor:
@@ -117,3 +117,15 @@ def hashed(*key: int) -> int:
     # The length is included because SeedSequence treats (5,) and (5, 0) as equal.
     state = np.random.SeedSequence((len(key), *key)).generate_state(2)
     return int(state[0]) << 31 | int(state[1]) >> 1
+
+
+def seed_dropout(seed: int) -> None:
+    """Seed PyTorch's global random numbers of all devices, from which dropout draws.
+
+    ``torch.manual_seed`` does the same, but as long as CUDA is not in use it remembers every call with its traceback.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)

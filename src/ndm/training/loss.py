@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ..likelihood import bits_per_dim
 from ..model import NDM
-from ..objective import bound_terms, draw
+from ..objective import Bound, bound_terms, draw
 from ..support.streams import Stream
-from ..support.tensors import hashed, rand, seeded
+from ..support.tensors import hashed, rand, seed_dropout, seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
 from .settings import TrainingConfig
 
@@ -54,10 +54,15 @@ class Loss(nn.Module):
         latents = self.model.process.transform.latents(x_model)
         draws = draw(latents, self.times, seeded(self.seed, Stream.NOISE, *key), self.rank, self.count)
         if self.training:
-            torch.manual_seed(hashed(self.seed, Stream.DROPOUT, *key, self.rank))
+            seed_dropout(hashed(self.seed, Stream.DROPOUT, *key, self.rank))
         terms = self.terms(self.model, x, x_model, draws, self.steps, eta)
-        self.times.observe(draws.t, terms.diffusion.detach())
-        return torch.stack([bits_per_dim(term, x).mean() for term in terms.weighted(draws.weight)])
+        balanced = terms.weighted(self.model.process.schedule.balance(draws.t))
+        self.times.observe(draws.t, balanced.diffusion.detach())
+        terms, balanced = terms.weighted(draws.weight), balanced.weighted(draws.weight)
+        if self.model.process.schedule.per_channel:
+            # The gradient is that of the balanced terms, and the figure is the bound.
+            terms = Bound(*(new + (old - new).detach() for old, new in zip(terms, balanced, strict=True)))
+        return torch.stack([bits_per_dim(term, x).mean() for term in terms])
 
     def draw_eta(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """One eta per row, log-uniform in [1 / eta_range, eta_range]; for a range of 1 None, the process's own eta."""

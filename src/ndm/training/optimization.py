@@ -100,6 +100,7 @@ def suit_sharding(plugin: Any) -> None:
 def make_optimizer(model: NDM, settings: TrainingConfig) -> torch.optim.Optimizer:
     """Adam or AdamW over all parameters. The training loop sets the learning rate at every step."""
     betas = (0.9, settings.beta2)
+    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())
     if settings.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=1.0, betas=betas)
-    return torch.optim.AdamW(model.parameters(), lr=1.0, betas=betas, weight_decay=settings.weight_decay)
+        return torch.optim.Adam(model.parameters(), lr=1.0, betas=betas, fused=fused)
+    return torch.optim.AdamW(model.parameters(), lr=1.0, betas=betas, weight_decay=settings.weight_decay, fused=fused)

@@ -18,7 +18,7 @@ The score of a detector is higher for a row that is less normal, and its figure 
 
 .. math:: P(\text{score of an anomaly} > \text{score of a normal row}) + P(\text{equal}) / 2
 
-Our estimator gets the columns as they are, and its score is the negative log-density. With ``--contaminate C``
+Our detector gets the columns as they are. With ``--contaminate C``
 randomly drawn anomalies, a share ``C`` of the training rows but at most half of all anomalies, train and do not test;
 the records are in a file of their own.
 
@@ -39,8 +39,9 @@ from typing import Any
 
 import numpy as np
 
+import ndm
 from anomaly_rivals import Score, gmm, iforest, kde, knn, lof, ocsvm
-from cells import OURS, Cells, choose, clock, common_options, ends, folder_of, limit_threads, note_machine, ours, say
+from cells import OURS, Cells, choose, clock, common_options, ends, folder_of, limit_threads, note_machine, say
 from ndm.errors import InputError
 from ndm.evaluation.tables import markdown_table
 
@@ -120,8 +121,8 @@ def area(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def fit_ours(train: np.ndarray, seed: int) -> Score:
-    """Our estimator."""
-    model = ours(seed).fit(train)
+    """Our detector."""
+    model = ndm.NeuralDiffusionDetector(random_state=seed).fit(train)
     return lambda x: -np.asarray(model.score_samples(x), dtype=np.float64)
 
 

@@ -300,6 +300,9 @@ class Estimator:
 
     fits: ClassVar[list] = []
 
+    def __init__(self, random_state=None):
+        self.seed = random_state
+
     def get_params(self):
         return {"random_state": None}
 
@@ -318,6 +321,7 @@ class Estimator:
 def command(monkeypatch, tmp_path, capsys):
     """Run a benchmark with our estimator replaced, and give what it prints."""
     monkeypatch.setattr(ndm, "NeuralDiffusionDensity", Estimator, raising=False)
+    monkeypatch.setattr(ndm, "NeuralDiffusionDetector", Estimator, raising=False)
     monkeypatch.setattr(ndm, "__all__", [*ndm.__all__, "NeuralDiffusionDensity"])
     Estimator.fits.clear()
 

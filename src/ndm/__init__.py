@@ -10,6 +10,7 @@ from .support.lazy import lazy
 if TYPE_CHECKING:
     from . import nn
     from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
+    from .density.detector import NeuralDiffusionDetector
     from .density.estimator import NeuralDiffusionDensity
     from .distribution import ModelDistribution
     from .embedding import Embedding
@@ -70,6 +71,7 @@ __all__ = [
     "ModelDistribution",
     "Network",
     "NeuralDiffusionDensity",
+    "NeuralDiffusionDetector",
     "NoiseLevel",
     "Prediction",
     "Predictor",
@@ -94,7 +96,7 @@ __all__ = [
 HOMES = {
     "nn": "",
     "decoder": "CategoricalDecoder Decoder GaussianDecoder",
-    "density": "NeuralDiffusionDensity",
+    "density": "NeuralDiffusionDensity NeuralDiffusionDetector",
     "distribution": "ModelDistribution",
     "embedding": "Embedding",
     "errors": "InputError",

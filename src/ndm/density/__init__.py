@@ -1,4 +1,4 @@
-"""The density of a table, as an estimator of scikit-learn."""
+"""The density of a table, as estimators of scikit-learn."""
 
 from typing import TYPE_CHECKING
 
@@ -6,14 +6,16 @@ from ..support.lazy import lazy
 
 if TYPE_CHECKING:
     from .build import table_model
+    from .detector import NeuralDiffusionDetector
     from .estimator import NeuralDiffusionDensity
     from .plan import Plan, plan_for
     from .scores import log_density
 
-__all__ = ["NeuralDiffusionDensity", "Plan", "log_density", "plan_for", "table_model"]
+__all__ = ["NeuralDiffusionDensity", "NeuralDiffusionDetector", "Plan", "log_density", "plan_for", "table_model"]
 
 HOMES = {
     "build": "table_model",
+    "detector": "NeuralDiffusionDetector",
     "estimator": "NeuralDiffusionDensity",
     "plan": "Plan plan_for",
     "scores": "log_density",

@@ -129,8 +129,10 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self.feature_names_in_ = np.array(frame.names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
+        self._compare(rows)
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:THRESHOLD_ROWS]
-        self.offset_ = float(np.quantile(self._log_density(rows[chosen]).numpy(), self.contamination))
+        scores = self._score_rows(rows[chosen], np.zeros(len(chosen), bool))
+        self.offset_ = float(np.quantile(scores, self.contamination))
         return self
 
     def score_samples(self, X: Any) -> np.ndarray:
@@ -139,8 +141,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         A row that breaks what all training rows have in common (a category that none has, another value in a constant
         column) gets log 1/(N + 2) for it, by Laplace's rule of succession.
         """
-        rows, broken = self._rows(X)
-        return self._log_density(rows).numpy() - broken * math.log(self.n_rows_ + 2)
+        return self._score_rows(*self._rows(X))
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of :meth:`score_samples`."""
@@ -197,10 +198,14 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows = self.schema_.encode(frame, unknown="odd")
         symbols = len(self.schema_.numeric)
         rows[:, symbols:] = rows[:, symbols:].clip(0)
-        return torch.from_numpy(rows), self.schema_.violations(frame).astype(float)
+        return torch.from_numpy(rows), self.schema_.violations(frame)
 
-    def _log_density(self, rows: torch.Tensor) -> torch.Tensor:
-        return log_density(self.model_, rows, self.seed_)
+    def _compare(self, rows: torch.Tensor) -> None:
+        """Learn what scores need besides the model."""
+
+    def _score_rows(self, rows: torch.Tensor, broken: np.ndarray) -> np.ndarray:
+        """Scores of encoded rows, of which some break what all training rows have in common."""
+        return log_density(self.model_, rows, self.seed_).numpy() - broken * math.log(self.n_rows_ + 2)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 BATCH = 256
 EPOCHS, EPOCHS_OF_FEW_COLUMNS = 100, 150
-FEWEST_STEPS, MOST_STEPS = 2_000, 20_000
-FEW_ROWS, FEW_COLUMNS = 2_000, 6
+FEWEST_STEPS, STEPS_OF_VERY_FEW_ROWS, MOST_STEPS = 2_000, 1_500, 20_000
+VERY_FEW_ROWS, FEW_ROWS, FEW_COLUMNS = 1_000, 2_000, 6
 FEWEST_VALIDATED = 200
 """The least number of rows of which some validate, and decide when training stops."""
 PATIENCE = 10
@@ -45,8 +45,9 @@ def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
         steps: the number of training steps, if it is given.
     """
     if steps is None:
+        fewest = STEPS_OF_VERY_FEW_ROWS if rows < VERY_FEW_ROWS else FEWEST_STEPS
         epochs = EPOCHS_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else EPOCHS
-        steps = min(MOST_STEPS, max(FEWEST_STEPS, epochs * rows // BATCH))
+        steps = min(MOST_STEPS, max(fewest, epochs * rows // BATCH))
     batch, every = min(BATCH, max(32, rows // 8)), max(50, steps // 25)
     if rows < FEW_ROWS:
         return Plan(steps, batch, every, dropout=0.3, uniform=(0,))

@@ -1,0 +1,160 @@
+r"""How odd a row is, seen in several ways that no unit changes.
+
+A density finds rows where few others are. But a rare row of a large, thin region is not odd, and densities in the
+data's own units follow the units and the rounding of each column. So the densities here are of normal scores or of
+standardised columns, and each is only compared with those of the training rows:
+
+.. math:: \ell(x) = -\log P\big(s(X) \ge s(x)\big), \qquad X \text{ a training row}
+
+is the tail of a score s: how many nats of chance it takes to see such a value. Three scores are used.
+
+* The diffusion term of the bound, which is :math:`-\log p` of the normal scores up to a constant. It finds what breaks
+  a fine structure, such as a relation of columns.
+* A kernel density of the normal scores and one of the standardised columns. A kernel density is what the reverse
+  process of the training rows themselves gives at one noise level, without a network, and it finds what is far from
+  everything. The bandwidth has the largest leave-one-out likelihood; where rows repeat, as in resampled data, it is so
+  small that a copy of a training row is known as one.
+
+The oddness is :math:`\max_k \ell_k + \operatorname{mean}_k \ell_k`: a row is odd if one view finds it very odd, and
+more so if they agree.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..mixed import MixedDecoder
+from ..model import NDM
+from ..objective import continuous_diffusion
+from ..support.tensors import full_times, seeded
+
+KERNELS, LEFT_OUT, REFERENCE = 8_000, 1_500, 2_000
+"""The most rows that are kernels, that choose the bandwidth, and with which the diffusion term is compared."""
+BANDWIDTHS = np.geomspace(0.02, 2.0, 24)
+TIMES, DRAWS = 24, 2
+BLOCK = 1024
+
+
+class Tail:
+    """The tail probabilities of a score among training rows.
+
+    Args:
+        scores: the scores of training rows, larger for odder rows, ``(N,)``.
+    """
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self.sorted = np.sort(scores)
+        middle, high = np.quantile(self.sorted, [0.5, 0.9])
+        self.middle, self.scale = float(middle), max(float(high - middle), 1e-12)
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """-log P, ``(M,)``. Beyond all training rows it still grows a little, so that rows keep their order."""
+        count = len(self.sorted)
+        at_least = count - np.searchsorted(self.sorted, scores, "left") + 1
+        beyond = np.log1p(np.maximum(scores - self.middle, 0) / self.scale)
+        return -np.log(at_least / (count + 1)) + 1e-3 * beyond
+
+
+class Kernels:
+    """A density of Gaussian kernels, compared with the training rows.
+
+    Args:
+        rows: the training rows as points, ``(N, D)``.
+        seed: seed of the rows that are taken, if there are many.
+    """
+
+    def __init__(self, rows: np.ndarray, seed: int = 0) -> None:
+        order = np.random.default_rng(seed).permutation(len(rows))
+        self.points = rows[order[:KERNELS]].astype(np.float32)
+        chosen = np.arange(min(LEFT_OUT, len(self.points)))
+        squares = self._squares(self.points[chosen])
+        squares[torch.arange(len(chosen)), torch.from_numpy(chosen)] = math.inf  # a row is not its own kernel
+        dim = rows.shape[1]
+        fits = [(-score(squares, h)).clamp(min=-1e4).mean().item() - dim * math.log(h) for h in BANDWIDTHS]
+        self.bandwidth = float(BANDWIDTHS[int(np.argmax(fits))])
+        self.tail = Tail(score(squares, self.bandwidth).numpy())
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """-log P of rows, ``(M,)``."""
+        points = rows.astype(np.float32)
+        parts = [points[start : start + BLOCK] for start in range(0, len(points), BLOCK)]
+        return self.tail(np.concatenate([score(self._squares(part), self.bandwidth).numpy() for part in parts]))
+
+    def _squares(self, rows: np.ndarray) -> Tensor:
+        """The squared distances of rows from all kernels, ``(M, N)``."""
+        a, b = torch.from_numpy(rows), torch.from_numpy(self.points)
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square().double()
+
+
+def score(squares: Tensor, bandwidth: float) -> Tensor:
+    """-log of the sum of kernels, ``(M,)``; at most 1e6, so that it is finite."""
+    return -torch.logsumexp(-squares / (2 * bandwidth**2), 1).clamp(min=-1e6)
+
+
+@torch.no_grad()
+def diffusion_term(model: NDM, rows: Tensor, seed: int = 0) -> np.ndarray:
+    """The diffusion term of the bound, nats, ``(N,)``: all rows get the same times and noise.
+
+    Args:
+        model: a model of a table, in evaluation mode.
+        rows: ``(N, n)`` in data units.
+        seed: seed of the noise.
+    """
+    generator, parts = seeded(seed), []
+    noise = torch.randn(TIMES, DRAWS, *model.latent_shape(tuple(rows.shape[1:])), generator=generator)
+    for block in rows.split(BLOCK):
+        q, total = model.process(model.encode(block)), torch.zeros(len(block), dtype=torch.float64)
+        for k in range(TIMES):
+            t = full_times((k + 0.5) / TIMES, q.curve.x)
+            for eps in noise[k]:
+                for sign in (1, -1):
+                    z_t = q.marginal(t).at(sign * eps.to(q.curve.x))
+                    total += continuous_diffusion(model, q, z_t, t).double().cpu() / (2 * DRAWS * TIMES)
+        parts.append(total.clamp(max=1e12))
+    return torch.cat(parts).numpy()
+
+
+class Oddness:
+    """The oddness of rows, from a model and its training rows.
+
+    Args:
+        model: a model of a table, in evaluation mode.
+        rows: its training rows, ``(N, n)`` in data units.
+        seed: seed of all draws.
+    """
+
+    def __init__(self, model: NDM, rows: Tensor, seed: int = 0) -> None:
+        decoder = model.decoder
+        assert isinstance(decoder, MixedDecoder)
+        self.numbers, self.seed = decoder.numbers, seed
+        numbers = rows[:, : self.numbers].numpy()
+        self.mean, self.std = numbers.mean(0), np.maximum(numbers.std(0), 1e-12)
+        reference = rows[torch.randperm(len(rows), generator=seeded(seed))[:REFERENCE]]
+        self.term = Tail(diffusion_term(model, reference, seed))
+        self.scores = Kernels(self._points(model, rows, scores=True), seed)
+        self.columns = Kernels(self._points(model, rows, scores=False), seed)
+
+    def __call__(self, model: NDM, rows: Tensor) -> np.ndarray:
+        """The views -log P of rows, ``(3, N)``."""
+        return np.stack([
+            self.term(diffusion_term(model, rows, self.seed)),
+            self.scores(self._points(model, rows, scores=True)),
+            self.columns(self._points(model, rows, scores=False)),
+        ])  # fmt: skip
+
+    def _points(self, model: NDM, rows: Tensor, scores: bool) -> np.ndarray:
+        """Rows as points: normal scores or standardised numbers, and symbols a distance of one apart."""
+        x = model.encode(rows).double().cpu().numpy().copy()
+        x[:, self.numbers :] /= math.sqrt(2)
+        if not scores:
+            x[:, : self.numbers] = (rows[:, : self.numbers].numpy() - self.mean) / self.std
+        return x
+
+
+def combined(views: np.ndarray) -> np.ndarray:
+    """The oddness of views ``(K, N)``, ``(N,)``."""
+    return np.asarray(views.max(0) + views.mean(0))

@@ -1,0 +1,128 @@
+"""The detector of odd rows: its views are right one by one, depend on no unit, and find what they are for."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.neighbors import KernelDensity
+from sklearn.utils.estimator_checks import check_estimator
+
+from ndm import NeuralDiffusionDetector
+from ndm.density import plan_for, table_model
+from ndm.density.oddness import BANDWIDTHS, Kernels, Tail, combined, diffusion_term
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    torch.set_default_dtype(torch.float32)
+
+
+def ring(count, seed=0):
+    """Points near a circle, with a third column that is about their product."""
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi, count)
+    x = np.stack([np.cos(angle), np.sin(angle)], 1) + 0.05 * rng.normal(size=(count, 2))
+    return np.column_stack([x, x[:, 0] * x[:, 1] + 0.02 * rng.normal(size=count)])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return NeuralDiffusionDetector(max_steps=60, random_state=0).fit(ring(300))
+
+
+def test_a_tail_is_the_share_of_training_rows_that_are_at_least_as_odd():
+    tail = Tail(np.arange(9.0))
+    np.testing.assert_allclose(tail(np.array([0.0, 4.0, 8.0])), -np.log([1.0, 0.6, 0.2]), atol=2e-3)
+    assert -np.log(0.1) < tail(np.array([9.0]))[0] < tail(np.array([90.0]))[0] < -np.log(0.1) + 0.01
+
+
+def test_kernels_are_those_of_scikit_learn_with_the_best_left_out_likelihood():
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    kernels = Kernels(rows)
+    points = kernels.points.astype(np.float64)
+
+    def left_out(h):
+        fits = [KernelDensity(bandwidth=h).fit(np.delete(points, i, 0)).score(points[i : i + 1]) for i in range(60)]
+        return np.mean(np.maximum(fits, -1e3))
+
+    assert kernels.bandwidth == max(BANDWIDTHS[6:], key=left_out)
+    new = np.random.default_rng(1).normal(size=(40, 2))
+    density = KernelDensity(bandwidth=kernels.bandwidth).fit(points).score_samples(new)
+    odd = kernels(new)
+    assert all(odd[i] >= odd[j] for i in range(40) for j in range(40) if density[i] < density[j] - 1e-4)
+
+
+def test_copies_of_training_rows_are_known():
+    rng = np.random.default_rng(0)
+    once = rng.normal(size=(100, 3))
+    assert Kernels(once).bandwidth > 0.2
+    drawn = once[rng.integers(100, size=200)]
+    assert Kernels(drawn).bandwidth < 0.5 * Kernels(once).bandwidth
+    near = drawn[:50] + 0.3
+    assert np.median(Kernels(drawn)(drawn[:50])) + 1 < np.median(Kernels(drawn)(near))
+
+
+def test_the_diffusion_term_of_a_model_that_knows_nothing_is_that_of_a_normal():
+    """It starts at independent columns, whose normal scores z have -log p = |z|^2 / 2 and a constant."""
+    rows = torch.from_numpy(ring(100))
+    model = table_model(rows, [0.0] * 3, [], plan_for(100, 3)).eval()
+    squares = model.encode(rows).double().square().sum(1)
+    found = torch.from_numpy(diffusion_term(model, rows))
+    schedule = model.process.schedule
+    span = schedule(torch.tensor([1.0])).sigma ** 2 - schedule(torch.tensor([0.0])).sigma ** 2
+    torch.testing.assert_close(found - found[0], span * (squares - squares[0]) / 2, rtol=0.02, atol=0.02)
+
+
+def test_the_oddness_is_the_largest_view_and_their_mean():
+    np.testing.assert_allclose(combined(np.array([[1.0, 0.0], [4.0, 0.0], [1.0, 3.0]])), [6.0, 4.0])
+
+
+def test_far_rows_and_broken_relations_are_odd(fitted):
+    rows = ring(100, seed=1)
+    broken, far = rows.copy(), rows.copy()
+    broken[:, 2] *= -1
+    far[:, 0] += 3
+    broken = broken[np.abs(rows[:, 2]) > 0.3]
+    ordinary = fitted.score_samples(rows)
+    assert np.median(fitted.score_samples(broken)) < np.quantile(ordinary, 0.15)
+    assert fitted.score_samples(far).max() < np.quantile(ordinary, 0.05)
+    assert (fitted.predict(far) == -1).all()
+
+
+def test_a_row_has_the_same_score_beside_any_others(fitted):
+    rows = ring(40, seed=2)
+    np.testing.assert_allclose(fitted.score_samples(rows)[7:9], fitted.score_samples(rows[7:9]), atol=1e-3)
+
+
+def test_units_do_not_matter():
+    scale, shift = np.array([1e5, 1.0, 1e-4]), np.array([0.0, 300.0, 1.0])
+    one = NeuralDiffusionDetector(max_steps=5, random_state=0).fit(ring(100))
+    other = NeuralDiffusionDetector(max_steps=5, random_state=0).fit(ring(100) * scale + shift)
+    rows = ring(30, seed=3)
+    np.testing.assert_allclose(one.score_samples(rows), other.score_samples(rows * scale + shift), atol=0.3)
+
+
+def test_a_pickled_detector_gives_the_same_scores(fitted):
+    rows = ring(10, seed=4)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).score_samples(rows), fitted.score_samples(rows))
+
+
+def test_what_no_training_row_has_is_odder():
+    table = pd.DataFrame({"a": ring(120)[:, 0], "city": ["Rome", "Oslo"] * 60})
+    detector = NeuralDiffusionDetector(max_steps=5, random_state=0).fit(table)
+    odd = table[:4].copy()
+    odd.loc[0, "city"] = "Atlantis"
+    drop = detector.score_samples(table[:4]) - detector.score_samples(odd)
+    assert drop[0] > 0.5 * np.log(122)
+    np.testing.assert_allclose(drop[1:], 0)
+
+
+def test_the_share_of_outliers_is_that_of_contamination(fitted):
+    assert (fitted.predict(ring(300)) == -1).mean() == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_rules_of_scikit_learn():
+    check_estimator(NeuralDiffusionDetector(max_steps=10))

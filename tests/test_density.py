@@ -151,6 +151,16 @@ def test_the_share_of_outliers_is_that_of_contamination():
     np.testing.assert_array_equal(density.predict(x) == -1, density.decision_function(x) < 0)
 
 
+def test_the_global_random_numbers_stay_as_they_are():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    density = NeuralDiffusionDensity(max_steps=3, random_state=0).fit(normal_rows(60)[0])
+    density.score_samples(normal_rows(5)[0])
+    density.sample(2)
+    torch.testing.assert_close(torch.rand(3), expected)
+
+
 def test_training_stops_in_time():
     density = NeuralDiffusionDensity(max_time=0.5, random_state=0).fit(normal_rows(300)[0])
     assert density.history_[-1]["seconds"] < 5

@@ -107,20 +107,21 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows = torch.from_numpy(schema.encode(frame))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         training, validation = self._split(rows, seed)
-        cells, alphabets = [step for _, step in schema.numeric], [count for _, count in schema.categories]
         plan = plan_for(len(training), rows.shape[1], self.max_steps)
-        model = self.model_.train() if again else table_model(training, cells, alphabets, plan, seed)
+        stops = len(validation) > 0
         settings = TrainingConfig(
             steps=plan.steps, batch_size=plan.batch_size, learning_rate=plan.learning_rate,
-            evaluate_every=plan.evaluate_every if len(validation) else 0, patience=PATIENCE if len(validation) else 0,
-            max_seconds=self.max_time,
+            evaluate_every=plan.evaluate_every * stops, patience=PATIENCE * stops, max_seconds=self.max_time,
         )  # fmt: skip
         dataset = Dataset("table", training, validation, validation)
+        cells, alphabets = [step for _, step in schema.numeric], [count for _, count in schema.categories]
+        device = self._device()
         self.history_ = []
-        with progress_bar("fitting", plan.steps, visible=bool(self.verbose), unit="step") as bar:
+        forked = torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else [])
+        with forked, progress_bar("fitting", plan.steps, visible=bool(self.verbose), unit="step") as bar:
             log = training_news(bar, self.history_.append)
-            model.requires_grad_(True)
-            self.model_ = train(model, dataset, settings, seed, self._device(), log).cpu()
+            model = self.model_.train() if again else table_model(training, cells, alphabets, plan, seed)
+            self.model_ = train(model.requires_grad_(True), dataset, settings, seed, device, log).cpu()
         self.schema_ = schema
         self.seed_ = seed
         self.n_rows_ = len(rows)

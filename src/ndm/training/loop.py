@@ -22,15 +22,22 @@ from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
-from ..support.checks import shown
-from ..support.files import BadFile
 from ..support.progress import phase, reached
 from .average import Average
 from .checkpoint import Checkpoints, State
 from .loss import Loss
 from .optimization import learning_rate, make_accelerator, make_optimizer
 from .settings import TrainingConfig
-from .state import check_moments, check_weights, get_moments, get_weights, part_of, set_moments, set_weights
+from .state import (
+    check_moments,
+    check_values,
+    check_weights,
+    get_moments,
+    get_weights,
+    part_of,
+    set_moments,
+    set_weights,
+)  # fmt: skip
 from .stop import StopRequest
 from .validation import VALIDATION_ROWS, validation_nats
 
@@ -291,13 +298,7 @@ class Trainer:
         Raises:
             BadFile: saying what does not fit.
         """
-        kinds: dict[str, Any] = {
-            "skipped": int, "skipped_in_a_row": int, "best": (int, float), "best_step": (int, type(None)),
-            "seconds": (int, float),
-        }  # fmt: skip
-        for name, kind in kinds.items():
-            if not isinstance(state.values.get(name, "nothing"), kind):
-                raise BadFile(f"its {name} is {shown(state.values.get(name))}")
+        check_values(state.values)
         own = self.plain.state_dict()
         parameters = {name: value for name, value in self.module.model.named_parameters() if value.requires_grad}
         check_weights(part_of(state.tensors, "model."), own, "its model")
@@ -341,24 +342,3 @@ class Trainer:
             for value in plain.state_dict().values():
                 torch.distributed.broadcast(value, 0)
         return plain
-
-
-def train(
-    model: NDM,
-    dataset: Dataset,
-    settings: TrainingConfig,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    log: Callable[[dict[str, Any]], None] = lambda _: None,
-) -> NDM:
-    """Train ``model`` in place and return the average of its weights, which is the model to use.
-
-    No checkpoints are written; :class:`ndm.experiment.Run` does that. The arguments are those of :class:`Trainer`.
-
-    Returns:
-        The averaged model, in evaluation mode. After Ctrl-C or SIGTERM it is the average up to that step.
-
-    Raises:
-        InputError: after ``max_skipped`` steps in a row without a finite gradient.
-    """
-    return Trainer(model, dataset, settings, seed, device, log).run()

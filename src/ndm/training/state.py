@@ -13,6 +13,11 @@ from ..support.checks import shown
 from ..support.files import BadFile
 from ..support.weights import FLOATS, forms_of, misfit, not_finite
 
+VALUES: dict[str, Any] = {
+    "skipped": int, "skipped_in_a_row": int, "best": (int, float), "best_step": (int, type(None)),
+    "seconds": (int, float),
+}  # fmt: skip
+"""The plain values of a state of training, with their types."""
 _WHOLE = dcp.StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -49,6 +54,17 @@ def set_moments(module: nn.Module, optimizer: torch.optim.Optimizer, moments: di
 def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin with ``prefix``, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Refuse the plain values of a state if one is missing or of another kind.
+
+    Raises:
+        BadFile: naming it.
+    """
+    for name, kind in VALUES.items():
+        if not isinstance(values.get(name, "nothing"), kind):
+            raise BadFile(f"its {name} is {shown(values.get(name))}")
 
 
 def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:

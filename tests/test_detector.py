@@ -91,6 +91,16 @@ def test_far_rows_and_broken_relations_are_odd(fitted):
     assert (fitted.predict(far) == -1).all()
 
 
+def test_each_view_is_the_tail_of_its_own_score(fitted):
+    rows = torch.from_numpy(ring(50, seed=5))
+    views = fitted.oddness_(fitted.model_, rows)
+    points = [fitted.model_.encode(rows).numpy(), (rows.numpy() - ring(300).mean(0)) / ring(300).std(0)]
+    np.testing.assert_allclose(views[0], fitted.oddness_.term(diffusion_term(fitted.model_, rows, fitted.seed_)))
+    np.testing.assert_allclose(views[1], fitted.oddness_.scores(points[0]), atol=1e-3)
+    np.testing.assert_allclose(views[2], fitted.oddness_.columns(points[1]), atol=1e-3)
+    assert (views.std(1) > 0.3).all()
+
+
 def test_a_row_has_the_same_score_beside_any_others(fitted):
     rows = ring(40, seed=2)
     np.testing.assert_allclose(fitted.score_samples(rows)[7:9], fitted.score_samples(rows[7:9]), atol=1e-3)

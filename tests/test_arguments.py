@@ -166,8 +166,8 @@ def test_solvers_called_by_themselves_check_their_fields_too():
     ):
         with pytest.raises(ndm.InputError, match=r"got \(4, 1\)"):
             call()
-    with pytest.raises(ndm.InputError, match=r"g\(t\) must have shape \(4,\) like t, got \(4, 3\)"):
-        solve_sde(lambda t, z: -z, lambda t: torch.ones(4, 3), z, 0.0, 1.0)
+    with pytest.raises(ndm.InputError, match=r"g\(t\) must have shape \(4,\) like t, got \(4, 2\)"):
+        solve_sde(lambda t, z: -z, lambda t: torch.ones(4, 2), z, 0.0, 1.0)
     with pytest.raises(ndm.InputError, match="generator must be"):
         solve_sde(lambda t, z: -z, rate, z, 0.0, 1.0, generator=5)
 

@@ -85,4 +85,4 @@ def solve_sde(
     method = find_solver(solver.name, SDE_SOLVERS)
     check_problem(z, start, end)
     require_generator(generator)
-    return method.solve(checked_field(f), checked_rate(g), z, start, end, solver, generator)
+    return method.solve(checked_field(f), checked_rate(g, z), z, start, end, solver, generator)

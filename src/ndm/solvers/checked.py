@@ -58,8 +58,8 @@ def checked_quadrature(q: Quadrature) -> Quadrature:
     return quadrature
 
 
-def checked_rate(g: NoiseRate) -> NoiseRate:
-    """``g``, refusing a value that is not one per row, or one per row and channel.
+def checked_rate(g: NoiseRate, z: Tensor) -> NoiseRate:
+    """``g``, refusing a value that is not one per row, or one per row and channel of ``z``.
 
     Raises:
         InputError: when called, with both shapes.
@@ -67,7 +67,7 @@ def checked_rate(g: NoiseRate) -> NoiseRate:
 
     def rate(t: Tensor) -> Tensor:
         value = g(t)
-        if getattr(value, "ndim", 0) != 2 or len(value) != len(t):
+        if getattr(value, "shape", None) != (len(t), *z.shape[1:2]):
             require_shape("the noise rate g(t)", value, t, "t")
         return value
 

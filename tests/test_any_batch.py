@@ -167,3 +167,13 @@ def test_samples_have_the_shape_that_is_asked_for_or_it_is_refused(shape):
     assert (drawn is not None) == fits
     if fits:
         assert drawn.shape == (rows, DIM) and drawn.isfinite().all()
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 4.2e9), (torch.float64, 1.1e77)])
+def test_numbers_whose_squares_would_overflow_are_refused(dtype, limit):
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
+    model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,), width=8)), ndm.GaussianDecoder()).to(dtype)
+    x = torch.tensor([[0.0, 1.0], [limit, 0.0]], dtype=dtype)
+    assert ndm.bound(model, x).total.isfinite().all()
+    with pytest.raises(ndm.InputError, match="standard deviations from the mean .row 1."):
+        ndm.bound(model, 1.2 * x)

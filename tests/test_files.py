@@ -242,3 +242,12 @@ def test_a_number_that_changed_in_a_journal_is_computed_again(tmp_path):
     file = tmp_path / "pieces.0.jsonl"
     file.write_text(file.read_text().replace("1.5", "7.5"))
     assert "piece/0" not in Journal(tmp_path / "pieces.jsonl")
+
+
+def test_an_alias_in_a_recipe_that_would_be_right_is_refused_too(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("training: {steps: &n 30, evaluate_every: *n}\n")
+    with pytest.raises(ndm.InputError, match="aliases are not read: write the value out"):
+        read_config(path)
+    path.write_text("training: {steps: 30, evaluate_every: 30}\n")
+    assert read_config(path).training.evaluate_every == 30

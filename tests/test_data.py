@@ -1,5 +1,6 @@
 """Data: the fixed split of the digits, exact densities, and batches that depend on (seed, step) only."""
 
+import importlib
 import math
 from dataclasses import replace
 
@@ -21,6 +22,13 @@ def test_digits_split():
     assert torch.equal(torch.cat([data.train, data.validation, data.test]).long(), pixels)
     assert (len(data.train), len(data.validation), len(data.test)) == (1350, 150, 297)
     assert data.train.min() == 0 and data.train.max() == 16 and data.levels == 17
+
+
+def test_digits_are_found_where_scikit_learn_has_another_place_for_them(monkeypatch):
+    module = importlib.import_module("ndm.data.digits")
+    expected = module.digits().train
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert torch.equal(module.digits().train, expected)
 
 
 @pytest.mark.parametrize("make", [ring, moons, Checkerboard])

@@ -112,6 +112,7 @@ def test_uniform_dequantisation_of_a_uniform_density_scores_log2_of_the_levels(t
         assert "uniform dequantisation" in e["estimator"]
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_ends_with_the_same_figures(tmp_path):
     """SIGKILL comes twice, each time a random while after new pieces were kept. The third attempt is left alone."""
     folder = tmp_path / "run"

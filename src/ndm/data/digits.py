@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,11 +15,20 @@ from .names import register
 
 
 def _pixels() -> Tensor:
-    """All digits in a fixed random order, ``(1797, 1, 8, 8)``, integers 0..16."""
-    from sklearn.datasets import load_digits
+    """All digits in a fixed random order, ``(1797, 1, 8, 8)``, integers 0..16.
 
-    images = load_digits().images[np.random.default_rng(0).permutation(1797)]
-    return torch.from_numpy(images.astype(np.uint8))[:, None]
+    The file is read by its place in scikit-learn, whose import takes longer than all of a short training. Where it has
+    another place, scikit-learn is asked.
+    """
+    folder = Path(next(iter(getattr(find_spec("sklearn"), "submodule_search_locations", None) or ["."])))
+    file = folder / "datasets" / "data" / "digits.csv.gz"
+    if file.is_file():
+        images = np.loadtxt(file, delimiter=",")[:, :64].reshape(-1, 8, 8)
+    else:
+        from sklearn.datasets import load_digits
+
+        images = load_digits().images
+    return torch.from_numpy(images[np.random.default_rng(0).permutation(1797)].astype(np.uint8))[:, None]
 
 
 @register("digits", shape=(1, 8, 8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -22,8 +23,10 @@ TINY += ["--training.checkpoint_every", "4", "--training.evaluate_every", "4", "
 TINY += ["--device", "cpu"]
 """Options that make a recipe for digits train in a second."""
 
-# The tensors here are small: threads would cost more than they give, most of all on a busy machine.
+# The tensors here are small: threads would cost more than they give, most of all on a busy machine. The processes that
+# tests start get the same.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ class NeuralDiffusionDetector(NeuralDiffusionDensity):
     """Finds odd rows in a table, after training on ordinary ones.
 
     It is a :class:`NeuralDiffusionDensity` whose scores are made for comparing rows: how far out a row lies by the
-    diffusion model and by two kernel densities, in nats (:mod:`ndm.density.oddness`). Unlike a log-density it does not
-    depend on the units or the rounding of the columns.
+    diffusion model and by two kernel densities, in nats (:mod:`ndm.density.oddness`). Unlike a log-density they do
+    not depend on the units of the columns.
 
     The arguments, ``fit``, ``decision_function``, ``predict`` and ``sample`` are those of
     :class:`NeuralDiffusionDensity`. Detectors are trained on rows that are ordinary, or nearly all ordinary. Where rows

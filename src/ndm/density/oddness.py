@@ -21,6 +21,7 @@ more so if they agree.
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -42,34 +43,37 @@ BLOCK = 1024
 class Tail:
     """The tail probabilities of a score among training rows.
 
+    Between the scores of training rows, -log P is linear, so that rounding errors of a score stay small.
+
     Args:
         scores: the scores of training rows, larger for odder rows, ``(N,)``.
     """
 
     def __init__(self, scores: np.ndarray) -> None:
-        self.sorted = np.sort(scores)
-        middle, high = np.quantile(self.sorted, [0.5, 0.9])
+        scores = np.sort(scores)
+        middle, high = np.quantile(scores, [0.5, 0.9])
         self.middle, self.scale = float(middle), max(float(high - middle), 1e-12)
+        first = np.flatnonzero(np.diff(scores, prepend=-math.inf) > 1e-6 * self.scale)  # of rows with equal scores
+        self.knots = np.append(scores[first], scores[-1] + 0.1 * self.scale)
+        self.levels = -np.log(1 - np.append(first, len(scores)) / (len(scores) + 1))
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """-log P, ``(M,)``. Beyond all training rows it still grows a little, so that rows keep their order."""
-        count = len(self.sorted)
-        at_least = count - np.searchsorted(self.sorted, scores, "left") + 1
         beyond = np.log1p(np.maximum(scores - self.middle, 0) / self.scale)
-        return -np.log(at_least / (count + 1)) + 1e-3 * beyond
+        return np.interp(scores, self.knots, self.levels) + 1e-3 * beyond
 
 
 class Kernels:
     """A density of Gaussian kernels, compared with the training rows.
 
     Args:
-        rows: the training rows as points, ``(N, D)``.
+        rows: the training rows as points, ``(N, D)`` in float64.
         seed: seed of the rows that are taken, if there are many.
     """
 
     def __init__(self, rows: np.ndarray, seed: int = 0) -> None:
         order = np.random.default_rng(seed).permutation(len(rows))
-        self.points = rows[order[:KERNELS]].astype(np.float32)
+        self.points = rows[order[:KERNELS]]
         chosen = np.arange(min(LEFT_OUT, len(self.points)))
         squares = self._squares(self.points[chosen])
         squares[torch.arange(len(chosen)), torch.from_numpy(chosen)] = math.inf  # a row is not its own kernel
@@ -80,14 +84,13 @@ class Kernels:
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """-log P of rows, ``(M,)``."""
-        points = rows.astype(np.float32)
-        parts = [points[start : start + BLOCK] for start in range(0, len(points), BLOCK)]
+        parts = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
         return self.tail(np.concatenate([score(self._squares(part), self.bandwidth).numpy() for part in parts]))
 
     def _squares(self, rows: np.ndarray) -> Tensor:
         """The squared distances of rows from all kernels, ``(M, N)``."""
         a, b = torch.from_numpy(rows), torch.from_numpy(self.points)
-        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square().double()
+        return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def score(squares: Tensor, bandwidth: float) -> Tensor:
@@ -119,7 +122,7 @@ def diffusion_term(model: NDM, rows: Tensor, seed: int = 0) -> np.ndarray:
 
 
 class Oddness:
-    """The oddness of rows, from a model and its training rows.
+    """The oddness of rows, from a model and its training rows, in float64.
 
     Args:
         model: a model of a table, in evaluation mode.
@@ -130,6 +133,7 @@ class Oddness:
     def __init__(self, model: NDM, rows: Tensor, seed: int = 0) -> None:
         decoder = model.decoder
         assert isinstance(decoder, MixedDecoder)
+        model = copy.deepcopy(model).double()
         self.numbers, self.seed = decoder.numbers, seed
         numbers = rows[:, : self.numbers].numpy()
         self.mean, self.std = numbers.mean(0), np.maximum(numbers.std(0), 1e-12)
@@ -140,6 +144,7 @@ class Oddness:
 
     def __call__(self, model: NDM, rows: Tensor) -> np.ndarray:
         """The views -log P of rows, ``(3, N)``."""
+        model = copy.deepcopy(model).double()
         return np.stack([
             self.term(diffusion_term(model, rows, self.seed)),
             self.scores(self._points(model, rows, scores=True)),

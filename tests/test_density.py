@@ -170,7 +170,7 @@ def test_training_stops_in_time():
 def test_a_warm_start_goes_on_from_the_last_model():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 1)) + 0.1 * rng.normal(size=(100, 2))
-    density = NeuralDiffusionDensity(max_steps=150, random_state=0, warm_start=True).fit(x)
+    density = NeuralDiffusionDensity(max_steps=80, random_state=0, warm_start=True).fit(x)
     cold = density.score(x)
     assert density.fit(x).score(x) > cold + 0.05
     assert density.set_params(warm_start=False).fit(x).score(x) == pytest.approx(cold)

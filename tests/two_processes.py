@@ -28,8 +28,7 @@ CASES = {
         model=replace(SMALL.model, transform=transform, schedule="learned"),
         training=replace(SMALL.training, accumulate=parts),
     )
-    for transform in ("time_basis", "network")
-    for parts in (1, 3)
+    for transform, parts in (("time_basis", 1), ("network", 3))
 }
 CAN_SHARD = hasattr(torch.cpu.Stream, "record_event")
 """Whether this torch shards on CPUs: 2.6 does so only on accelerators."""

@@ -17,12 +17,28 @@ import anomalies  # noqa: E402
 import anomaly_rivals  # noqa: E402
 import cells  # noqa: E402
 import density  # noqa: E402
+import known  # noqa: E402
 import mixed  # noqa: E402
 import mixed_rivals  # noqa: E402
 import ndm  # noqa: E402
 from ndm import InputError  # noqa: E402
 
 random = np.random.default_rng(0)
+
+
+# Tables whose density is known.
+
+
+@pytest.mark.parametrize("name", list(known.TABLES))
+def test_the_known_densities_are_those_of_the_draws(name):
+    """They sum to one, and the draws have their entropy, which is that of the sum over everything."""
+    table = known.TABLES[name]
+    rows, weights = table.everything()
+    log_p = table.log_p(rows)
+    assert np.exp(log_p) @ weights == pytest.approx(1, abs=1e-6)
+    entropy = -(np.exp(log_p) * np.nan_to_num(log_p, neginf=0)) @ weights
+    drawn = table.log_p(table.draw(20_000, np.random.default_rng(0)))
+    assert abs(-drawn.mean() - entropy) < 5 * drawn.std() / 20_000**0.5
 
 
 # Cells.

@@ -95,6 +95,17 @@ def test_sizes_come_from_the_data_and_are_written_as_numbers(folder):
     assert f"width: {plan.width}\n" in written and "learning_rate: 0.002\n" in written
 
 
+def test_training_says_what_the_columns_are_with_a_line_for_each(tmp_path, capsys):
+    """A name with a line break cannot forge a line."""
+    write_csv(tmp_path / "x.csv", make_rows(30), ["age", "height", "city\nforged line", "twice"])
+    arguments = ["train", "table", "--data.path", tmp_path / "x.csv", "--out", tmp_path / "run", "--device", "cpu"]
+    assert main([*map(str, arguments), "--training.steps", "1", "--model.depth", "1", "--model.width", "4"]) == 0
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    found = {line[0]: line[1] for line in lines if len(line) > 1}
+    assert (found["column"], found["age"], found["height"]) == ("kind", "count", "real")
+    assert ["city\\nforged", "line", "category"] in [line[:3] for line in lines] and "forged" not in found
+
+
 def test_what_is_given_is_not_planned():
     given = {"model.width": 7, "training.batch_size": 3, "training.patience": 9}
     tree = {"model": {"width": 7}, "training": {"batch_size": 3, "patience": 9}}

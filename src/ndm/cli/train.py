@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..errors import InputError, printable
+from ..errors import InputError
 from ..experiment.plan import PLANNED, planned
 from ..experiment.recipe import find_recipe, read_settings
 from ..experiment.settings import Config, add_settings, config_of, differences, make_config, named_settings
@@ -172,7 +172,8 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     size = f"{model.num_parameters:,} parameters"
     console.print(f"{run.folder}: {size}, {dataset.name} {tuple(dataset.shape)}, on {device}")
     if dataset.schema is not None and not resumed:
-        console.print(printable_lines(dataset.schema.describe()))
+        for line in dataset.schema.describe().splitlines():
+            console.print(line)
         console.print(f"{dataset.release}; {config.training.steps} steps of {config.training.batch_size} rows")
     trained = run.train(dataset, device, resume=resumed, model=model)
     if trained.finished and dataset.schema is None:
@@ -183,11 +184,6 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
         elif processes.is_main_process:
             shutil.copyfile(last, run.folder / "samples.png")
     return trained
-
-
-def printable_lines(text: str) -> str:
-    """Text of several lines without characters that do not print, which names of columns may hold."""
-    return "\n".join(map(printable, text.split("\n")))
 
 
 def continue_run(run: Run, config: Config, dataset: Dataset, write: bool) -> None:

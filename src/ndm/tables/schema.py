@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..support.checks import require_kind, shown
 from .align import aligned
 from .cells import Type
@@ -217,7 +217,7 @@ class Schema:
             lines.append((column.name, column.kind, "left out" if column.name in out else how))
         first, second = (max(len(line[i]) for line in lines) for i in (0, 1))
         table = [f"{a:<{first}}  {b:<{second}}  {c}" for a, b, c in lines]
-        return "\n".join([*table, *(f"{note.column} {note.text}" for note in self.notes)])
+        return "\n".join(map(printable, [*table, *(f"{note.column} {note.text}" for note in self.notes)]))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for strict JSON, which :meth:`from_json` reads."""

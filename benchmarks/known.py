@@ -1,0 +1,175 @@
+r"""Tables whose density is known: how far the estimator is from it, and whether its density sums to one.
+
+    python benchmarks/known.py [--tables numbers symbols mixed] [--rows 2000] [--seeds 0 1 2]
+    python benchmarks/known.py --table
+
+* ``numbers``: two real columns, the second about a wave of the first;
+* ``symbols``: two categories that agree in nine of ten rows, and an integer that depends on them;
+* ``mixed``: a category, an integer that depends on it, and a real column that depends on both.
+
+``gap`` is the mean over 2,000 new rows of log p(x) - log p_model(x), an estimate of KL(truth || model) in nats.
+``total`` adds up the model's density and probabilities over all categories, all integers and a grid of each real column
+(the trapezoidal rule). The estimator has its defaults. Where a row has symbols or integers, the density is an unbiased
+estimate by importance sampling, so its sum is one up to the noise of the estimate. The script exits with 1 if a total
+differs from 1 by more than half a percent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binom, norm
+
+from cells import RESULTS, Cells, clock, ends, limit_threads, mean_and_error, note_machine, ours, say, shown
+from ndm.evaluation.tables import markdown_table
+
+NEW_ROWS = 2_000
+KEY = ("table", "rows", "seed")
+CITIES = ("Lima", "Oslo", "Rome")
+SHARES = np.array([0.2, 0.3, 0.5])
+
+
+@dataclass(frozen=True)
+class Known:
+    """A table with a known density.
+
+    Args:
+        draw: a number of rows and a generator to rows.
+        log_p: rows to the true log p of each, ``(N,)``.
+        everything: rows that cover all values, and the weight of each in a sum over them.
+    """
+
+    draw: Callable[[int, np.random.Generator], pd.DataFrame]
+    log_p: Callable[[pd.DataFrame], np.ndarray]
+    everything: Callable[[], tuple[pd.DataFrame, np.ndarray]]
+
+
+def axis(low: float, high: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Equidistant points, and the weights of the trapezoidal rule."""
+    points = np.linspace(low, high, count)
+    weights = np.full(count, points[1] - points[0])
+    weights[[0, -1]] /= 2
+    return points, weights
+
+
+def crossed(**axes: tuple[np.ndarray, np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
+    """All combinations of the points of several axes, with the products of their weights."""
+    points = np.meshgrid(*(points for points, _ in axes.values()), indexing="ij")
+    weights = np.meshgrid(*(weights for _, weights in axes.values()), indexing="ij")
+    return pd.DataFrame({name: p.ravel() for name, p in zip(axes, points, strict=True)}), np.prod(weights, 0).ravel()
+
+
+def counted(values: object) -> tuple[np.ndarray, np.ndarray]:
+    """Values that a sum takes one by one."""
+    return np.array(values), np.ones(len(np.array(values)))
+
+
+def draw_numbers(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    x = rng.normal(size=n)
+    return pd.DataFrame({"x": 100 * x, "y": np.sin(3 * x) + 0.3 * rng.normal(size=n)})
+
+
+def log_p_numbers(rows: pd.DataFrame) -> np.ndarray:
+    x = rows.x / 100
+    return norm.logpdf(x) - math.log(100) + norm.logpdf(rows.y, np.sin(3 * x), 0.3)
+
+
+def draw_symbols(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    a = rng.choice(CITIES, n, p=SHARES)
+    b = np.where(rng.random(n) < 0.85, a, rng.choice(CITIES, n))
+    return pd.DataFrame({"a": a, "b": b, "k": rng.binomial(8, np.where(a == b, 0.3, 0.7))})
+
+
+def log_p_symbols(rows: pd.DataFrame) -> np.ndarray:
+    same = rows.a == rows.b
+    share = SHARES[np.searchsorted(CITIES, rows.a)]
+    return np.log(share * np.where(same, 0.9, 0.05)) + binom.logpmf(rows.k, 8, np.where(same, 0.3, 0.7))
+
+
+def draw_mixed(n: int, rng: np.random.Generator) -> pd.DataFrame:
+    city = rng.choice(CITIES, n, p=SHARES)
+    rooms = rng.binomial(6, 0.2 + 0.3 * np.searchsorted(CITIES, city))
+    rent = 20 * rooms + 40 * (city == "Oslo") + (5 + 5 * (city == "Rome")) * rng.normal(size=n)
+    return pd.DataFrame({"city": city, "rooms": rooms, "rent": rent})
+
+
+def log_p_mixed(rows: pd.DataFrame) -> np.ndarray:
+    place = np.searchsorted(CITIES, rows.city)
+    mean, spread = 20 * rows.rooms + 40 * (rows.city == "Oslo"), 5 + 5 * (rows.city == "Rome")
+    return np.log(SHARES[place]) + binom.logpmf(rows.rooms, 6, 0.2 + 0.3 * place) + norm.logpdf(rows.rent, mean, spread)
+
+
+TABLES = {
+    "numbers": Known(draw_numbers, log_p_numbers, lambda: crossed(x=axis(-550, 550, 301), y=axis(-3, 3, 241))),
+    "symbols": Known(
+        draw_symbols, log_p_symbols, lambda: crossed(a=counted(CITIES), b=counted(CITIES), k=counted(range(9)))
+    ),
+    "mixed": Known(
+        draw_mixed, log_p_mixed,
+        lambda: crossed(city=counted(CITIES), rooms=counted(range(7)), rent=axis(-80, 220, 301)),
+    ),
+}  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compute the cells that are missing."""
+    limit_threads(args.threads)
+    on, cells = note_machine(args.out, args.threads, ["torch", "numpy", "ndm"]), Cells(args.out, KEY)
+    for seed in args.seeds:
+        for name in args.tables:
+            if (name, args.rows, seed) in cells:
+                continue
+            known, rng = TABLES[name], np.random.default_rng(seed)
+            with clock() as fitting:
+                density = ours(seed).fit(known.draw(args.rows, rng))
+            new = known.draw(NEW_ROWS, rng)
+            gaps = known.log_p(new) - np.asarray(density.score_samples(new))
+            gap, error = mean_and_error(gaps.tolist())
+            rows, weights = known.everything()
+            with clock() as scoring:
+                total = float(np.exp(np.asarray(density.score_samples(rows))) @ weights)
+            true_total = float(np.exp(known.log_p(rows)) @ weights)
+            cells.add({
+                "table": name, "rows": args.rows, "seed": seed, "gap": gap, "error": error, "total": total,
+                "true_total": true_total, "process_seconds": fitting.process,
+                "scoring_ms_per_row": 1e3 * scoring.process / len(rows), "on": on,
+            })  # fmt: skip
+            say(f"{name}, {args.rows} rows, seed {seed}: gap {gap:.4f} ({error:.4f}) nats, total {total:.5f}")
+
+
+def table_of(out: Path) -> str:
+    """The Markdown table of what is finished."""
+    header = ["table", "training rows", "seed", "gap, nats (s.e.)", "total", "total of the truth", "ms to score a row"]
+    return markdown_table(header, [
+        [r["table"], str(r["rows"]), str(r["seed"]), shown(r["gap"], r["error"], 4), f"{r['total']:.5f}",
+         f"{r['true_total']:.5f}", f"{r['scoring_ms_per_row']:.2f}"]
+        for r in Cells(out, KEY).records.values()
+    ])  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE")
+    parser.add_argument("--rows", type=int, default=2_000, help="the number of training rows")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
+    parser.add_argument("--out", type=Path, default=RESULTS / "known.jsonl", help="file of the records")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--table", action="store_true", help="only print the table of what is finished")
+    args = parser.parse_args()
+    if not args.table:
+        run(args)
+    print(table_of(args.out))
+    off = [r for r in Cells(args.out, KEY).records.values() if abs(r["total"] - 1) > 0.005]
+    if off:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(ends(main))

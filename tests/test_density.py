@@ -66,6 +66,18 @@ def test_a_known_density_is_found():
     assert np.corrcoef(scores, truth)[0, 1] > 0.9
 
 
+def test_scores_are_solved_to_a_few_hundredths_of_a_nat():
+    """The second column is a narrow band about a wave of the first."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 2))
+    x[:, 1] = np.sin(3 * x[:, 0]) + 0.05 * x[:, 1]
+    density = NeuralDiffusionDensity(max_steps=150, random_state=0).fit(x)
+    rows = torch.from_numpy(x[:40])
+    sharp = ndm.log_prob(density.model_, rows, solver=ndm.Solver(rtol=1e-7, atol=1e-7), dtype=torch.float64)
+    error = torch.from_numpy(density.score_samples(x[:40])) - sharp
+    assert error.abs().max() < 0.05 and error.std() < 0.01
+
+
 @pytest.mark.slow
 def test_known_probabilities_of_symbols_and_counts_are_found():
     """Two symbols that agree in nine of ten rows, and a count that depends on them: within 0.1 nats of the truth."""

@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import pickle
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -188,6 +192,59 @@ def test_a_warm_start_goes_on_from_the_last_model():
     assert density.set_params(warm_start=False).fit(x).score(x) == pytest.approx(cold)
 
 
+def test_a_warm_start_finds_columns_by_name_and_refuses_rows_that_its_columns_do_not_allow():
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    table = pd.DataFrame({"a": x[:, 0], "b": 100 * x[:, 1], "c": 1.0})
+    density = NeuralDiffusionDensity(max_steps=3, random_state=0, warm_start=True).fit(table)
+    density.fit(table[["b", "a", "c"]])
+    assert density.feature_names_in_.tolist() == ["a", "b", "c"]
+    assert density.score_samples(table)[0] == density.score_samples(table[["c", "b", "a"]])[0]
+    table["c"] = np.arange(40.0)
+    with pytest.raises(ndm.InputError, match="set warm_start=False"):
+        density.fit(table)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_an_interrupted_fit_leaves_the_estimator_as_it_was(warm, monkeypatch):
+    """Ctrl-C ended training, and the estimator went on without a word, with the parts of two fits."""
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    density = NeuralDiffusionDensity(max_steps=3, random_state=0, warm_start=warm).fit(x)
+    before, history = density.score_samples(x), density.history_
+    density.set_params(max_steps=10**6, max_time=30)
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        density.fit(10 * x)
+    timer.join()
+    assert density.history_ is history
+    np.testing.assert_array_equal(density.score_samples(x), before)
+    monkeypatch.setattr("ndm.density.estimator.train", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        density.fit(x)
+    np.testing.assert_array_equal(density.score_samples(x), before)
+
+
+def test_fits_in_threads_are_those_of_one_after_the_other():
+    x = np.random.default_rng(0).normal(size=(40, 2))
+    fitted = lambda: NeuralDiffusionDensity(max_steps=20, random_state=0).fit(x).score_samples(x)  # noqa: E731
+    alone, state = fitted(), torch.get_rng_state()
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(lambda _: fitted(), range(3)):
+            np.testing.assert_array_equal(found, alone)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("unit", [1e-90, 1e90])
+def test_units_of_any_size_give_the_same_density(unit):
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    one, other = (NeuralDiffusionDensity(max_steps=5, random_state=0).fit(scale * x) for scale in (1.0, unit))
+    expected = one.score_samples(x) - 2 * math.log(unit)
+    np.testing.assert_allclose(other.score_samples(unit * x), expected, rtol=0, atol=1e-5)
+    for scale in (1e-150, 1e150):
+        with pytest.raises(ndm.InputError, match="give it in another unit"):
+            NeuralDiffusionDensity(max_steps=5).fit(scale * x)
+
+
 def test_training_that_gets_worse_stops_and_keeps_the_best():
     """40 rows of noise in 12 columns have nothing to learn: a network without dropout learns them by heart."""
     rows = torch.randn(240, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -224,6 +281,8 @@ def test_it_works_in_pipelines_searches_and_other_processes():
         ({"max_steps": 0}, "max_steps"),
         ({"max_time": -1}, "max_time"),
         ({"device": "tpu9"}, "device"),
+        ({"device": None}, "device must be a name"),
+        ({"impute": "no"}, "impute must be True or False"),
         ({"columns": {"hight": "real"}}, "hight"),
     ],
 )

@@ -29,6 +29,8 @@ MOST_KNOTS = 64
 ROWS_PER_KNOT = 30
 NARROWEST = 1e-4
 """The least distance of two knots, in standard deviations of the column."""
+SMALLEST_SPREAD = 1e-100
+"""The smallest standard deviation of a column; the largest is its inverse. Beyond them products of slopes overflow."""
 
 
 class Knots(NamedTuple):
@@ -108,10 +110,11 @@ class Marginals(nn.Module):
         k = self._piece(self.x, x)
         width, height = k.x1 - k.x0, k.y1 - k.y0
         mean = height / width
+        first, last = k.s0 / mean, k.s1 / mean  # without units, so that no unit of x makes a product overflow
         part = ((x - k.x0) / width).clamp(0, 1)
-        down = mean + (k.s1 + k.s0 - 2 * mean) * part * (1 - part)
-        y = k.y0 + height * (mean * part**2 + k.s0 * part * (1 - part)) / down
-        slope = mean**2 * (k.s1 * part**2 + 2 * mean * part * (1 - part) + k.s0 * (1 - part) ** 2) / down**2
+        down = 1 + (first + last - 2) * part * (1 - part)
+        y = k.y0 + height * (part**2 + first * part * (1 - part)) / down
+        slope = mean * (last * part**2 + 2 * part * (1 - part) + first * (1 - part) ** 2) / down**2
         below, above = (x - self.x[:, :1]).clamp(max=0), (x - self.x[:, -1:]).clamp(min=0)
         return (y + self.slope[:, :1] * below + self.slope[:, -1:] * above).T, slope.log().T
 
@@ -121,10 +124,11 @@ class Marginals(nn.Module):
         k = self._piece(self.y, y)
         width, height = k.x1 - k.x0, k.y1 - k.y0
         mean, rise = height / width, (y - k.y0).clamp(min=0).minimum(height)
-        bend = k.s1 + k.s0 - 2 * mean
-        a = height * (mean - k.s0) + rise * bend
-        b = height * k.s0 - rise * bend
-        c = -mean * rise
+        first, last = k.s0 / mean, k.s1 / mean
+        bend = first + last - 2
+        a = height * (1 - first) + rise * bend
+        b = height * first - rise * bend
+        c = -rise
         part = 2 * c / (-b - (b**2 - 4 * a * c).clamp(min=0).sqrt())
         below, above = (y - self.y[:, :1]).clamp(max=0), (y - self.y[:, -1:]).clamp(min=0)
         return (k.x0 + width * part + below / self.slope[:, :1] + above / self.slope[:, -1:]).T
@@ -136,15 +140,27 @@ class Marginals(nn.Module):
         return Knots(*(end for pair in pairs for end in pair))
 
 
+def standard_deviation(values: np.ndarray) -> np.ndarray:
+    """The standard deviation over the first axis, in any unit: the squares do not overflow."""
+    scale = np.abs(values).max(0)
+    scale = np.where(scale > 0, scale, 1.0)
+    return (values / scale).std(0) * scale
+
+
 def fit_spline(column: np.ndarray, quantiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Positions, normal scores and slopes of the knots of one column, each ``(quantiles + 2,)``.
 
     Raises:
         InputError: if the column has a single value or a value that is not finite.
     """
-    spread = column.std() if np.isfinite(column).all() else np.nan
-    if not spread > 0:
+    if not np.isfinite(column).all() or column.min() == column.max():
         raise InputError("a column needs finite values, and at least two different ones, for a marginal distribution")
+    spread = standard_deviation(column)
+    if not SMALLEST_SPREAD < spread < 1 / SMALLEST_SPREAD:
+        raise InputError(
+            f"a column has a standard deviation of {spread:.3g}, with which densities are no numbers; give it in "
+            "another unit"
+        )
     share = np.concatenate([[0.5 / len(column)], (np.arange(quantiles) + 0.5) / quantiles, [1 - 0.5 / len(column)]])
     position = np.quantile(column, share.clip(0, 1))
     position[0], position[-1] = column.min(), column.max()

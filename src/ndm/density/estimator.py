@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import signal
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from ..data import Dataset
+from ..errors import InputError
 from ..model import NDM
 from ..sampling import sample
 from ..support.checks import require, require_count, require_number
@@ -24,6 +28,8 @@ from .build import table_model
 from .plan import FEWEST_VALIDATED, PATIENCE, plan_for
 from .scores import log_density
 
+FITTING = threading.Lock()
+"""One fit at a time: dropout draws from torch's global random numbers, which threads share."""
 THRESHOLD_ROWS = 500
 """The most training rows whose scores set the threshold of outliers."""
 
@@ -101,9 +107,24 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             InputError: if the table cannot be used, with the column and what to do.
         """
         self._check()
+        before = dict(self.__dict__)
+        try:
+            with FITTING:
+                self._fit(X)
+        except BaseException:  # also Ctrl-C: the estimator is what it was
+            self.__dict__ = before
+            raise
+        return self
+
+    def _fit(self, X: Any) -> None:
         frame = Frame.of(X)
         again = self.warm_start and hasattr(self, "model_")
         schema = self.schema_ if again else Schema.fit(frame, self.columns, self.impute)
+        if again and schema.violations(frame).any():
+            raise InputError(
+                "warm_start keeps the columns of the first fit, but some rows break what all its rows had in common "
+                "(such as the value of a constant column); set warm_start=False"
+            )
         rows = torch.from_numpy(schema.encode(frame))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         training, validation = self._split(rows, seed)
@@ -120,21 +141,26 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         forked = torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else [])
         with forked, progress_bar("fitting", plan.steps, visible=bool(self.verbose), unit="step") as bar:
             log = training_news(bar, self.history_.append)
-            model = self.model_.train() if again else table_model(training, cells, alphabets, plan, seed)
-            self.model_ = train(model.requires_grad_(True), dataset, settings, seed, device, log).cpu()
+            model = copy.deepcopy(self.model_) if again else table_model(training, cells, alphabets, plan, seed)
+            self.model_ = train(model.train().requires_grad_(True), dataset, settings, seed, device, log).cpu()
+        for name in (news["interrupted"] for news in self.history_ if "interrupted" in news):
+            signal.raise_signal(signal.Signals[name])
         self.schema_ = schema
         self.seed_ = seed
         self.n_rows_ = len(rows)
         self.n_features_in_ = len(frame.names)
-        if all(isinstance(name, str) for name in getattr(X, "columns", [0])):
-            self.feature_names_in_ = np.array(frame.names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        if not again:
+            self._keep_names(X, frame)
         self._compare(rows)
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:THRESHOLD_ROWS]
         scores = self._score_rows(rows[chosen], np.zeros(len(chosen), bool))
         self.offset_ = float(np.quantile(scores, self.contamination))
-        return self
+
+    def _keep_names(self, X: Any, frame: Frame) -> None:
+        if all(isinstance(name, str) for name in getattr(X, "columns", [0])):
+            self.feature_names_in_ = np.array(frame.names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
 
     def score_samples(self, X: Any) -> np.ndarray:
         """log p of each row in nats, ``(N,)``: densities in the columns' own units, probabilities of discrete columns.
@@ -172,6 +198,9 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self.schema_.decode(rows.double().numpy()).native()
 
     def _check(self) -> None:
+        for name, value in (("impute", self.impute), ("warm_start", self.warm_start)):
+            require(isinstance(value, (bool, np.bool_)), f"{name} must be True or False", value)
+        require(isinstance(self.device, (str, torch.device)), "device must be a name such as 'cpu'", self.device)
         require_number(contamination=self.contamination, validation_fraction=self.validation_fraction)
         require(0 < self.contamination <= 0.5, "contamination must be in (0, 0.5]", self.contamination)
         fraction = self.validation_fraction
@@ -185,7 +214,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _device(self) -> str:
         from ..support.devices import select_device
 
-        return select_device(self.device)
+        return select_device(str(self.device))
 
     def _split(self, rows: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Training and validation rows."""

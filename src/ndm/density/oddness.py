@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..marginal import standard_deviation
 from ..mixed import MixedDecoder
 from ..model import NDM
 from ..objective import continuous_diffusion
@@ -136,7 +137,8 @@ class Oddness:
         model = copy.deepcopy(model).double()
         self.numbers, self.seed = decoder.numbers, seed
         numbers = rows[:, : self.numbers].numpy()
-        self.mean, self.std = numbers.mean(0), np.maximum(numbers.std(0), 1e-12)
+        std = standard_deviation(numbers)
+        self.mean, self.std = numbers.mean(0), np.where(std > 0, std, 1.0)
         reference = rows[torch.randperm(len(rows), generator=seeded(seed))[:REFERENCE]]
         self.term = Tail(diffusion_term(model, reference, seed))
         self.scores = Kernels(self._points(model, rows, scores=True), seed)

@@ -1,5 +1,6 @@
 """The detector of odd rows: its views are right one by one, depend on no unit, and find what they are for."""
 
+import math
 import pickle
 
 import numpy as np
@@ -11,7 +12,15 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from ndm import NeuralDiffusionDetector
 from ndm.density import plan_for, table_model
-from ndm.density.oddness import BANDWIDTHS, Kernels, Tail, combined, diffusion_term
+from ndm.density.oddness import (
+    BANDWIDTHS,
+    Kernels,
+    Oddness,
+    Tail,
+    combined,
+    diffusion_term,
+    log_density_of_scores,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -99,15 +108,55 @@ def test_far_rows_and_broken_relations_are_odd(fitted):
     assert (fitted.predict(far) == -1).all()
 
 
-def test_each_view_is_the_tail_of_its_own_score(fitted):
-    rows = torch.from_numpy(ring(50, seed=5))
-    views = fitted.oddness_(fitted.model_, rows)
-    points = [fitted.model_.encode(rows).double().numpy(), (rows.numpy() - ring(300).mean(0)) / ring(300).std(0)]
-    network = fitted.oddness_.term(diffusion_term(fitted.model_, rows, fitted.seed_))
-    np.testing.assert_allclose(views[0], network, atol=1e-3)
-    np.testing.assert_allclose(views[1], fitted.oddness_.scores(points[0]), atol=1e-3)
-    np.testing.assert_allclose(views[2], fitted.oddness_.columns(points[1]), atol=1e-3)
+def untrained(rows):
+    """The model of a table before training, which takes the columns to be independent."""
+    return table_model(torch.from_numpy(rows), [0.0] * rows.shape[1], [], plan_for(len(rows), rows.shape[1])).eval()
+
+
+def test_each_view_is_the_tail_of_its_own_score():
+    rows = np.random.default_rng(0).normal(size=(200, 6)) * 10
+    model = untrained(rows)
+    oddness = Oddness(model, torch.from_numpy(rows[:150]), torch.from_numpy(rows[150:]))
+    new = torch.from_numpy(np.random.default_rng(1).normal(size=(50, 6)) * 10)
+    views = oddness(model, new)
+    points = [model.encode(new).double().numpy(), (new.numpy() - rows[:150].mean(0)) / rows[:150].std(0)]
+    np.testing.assert_allclose(views[0], oddness.scores(points[0]), atol=1e-3)
+    np.testing.assert_allclose(views[1], oddness.columns(points[1]), atol=1e-3)
+    np.testing.assert_allclose(views[2], oddness.term(diffusion_term(model, new)), atol=1e-3)
     assert (views.std(1) > 0.3).all()
+
+
+def test_the_density_of_the_scores_is_normal_before_training():
+    rows = ring(100)
+    model = untrained(rows)
+    z = model.encode(torch.from_numpy(rows)).double()
+    expected = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+    found = log_density_of_scores(model, torch.from_numpy(rows))
+    np.testing.assert_allclose(found, expected.numpy(), atol=0.01)
+
+
+def test_the_left_out_density_of_kernels_is_that_of_scikit_learn():
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    kernels = Kernels(rows)
+    of_one = KernelDensity(bandwidth=kernels.bandwidth)
+    expected = [of_one.fit(np.delete(rows, i, 0)).score(rows[i : i + 1]) for i in range(60)]
+    assert kernels.left_out == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_the_network_is_asked_if_it_predicts_held_out_rows_better_than_kernels():
+    """Columns that are independent suit the untrained model; a ring, copies and no held-out rows do not."""
+    independent = np.random.default_rng(0).normal(size=(200, 6))
+    copies = independent[np.random.default_rng(1).integers(50, size=200)]
+    for rows, count, asked in (
+        (independent, 50, True),
+        (independent, 0, False),
+        (ring(200), 50, False),
+        (copies, 50, False),
+    ):
+        held_out = torch.from_numpy(rows[200 - count :])
+        oddness = Oddness(untrained(rows), torch.from_numpy(rows), held_out)
+        assert (oddness.term is not None) == asked
+        assert len(oddness(untrained(rows), torch.from_numpy(rows[:5]))) == 2 + asked
 
 
 def test_a_row_has_the_same_score_beside_any_others(fitted):

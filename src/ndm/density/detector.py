@@ -40,8 +40,8 @@ class NeuralDiffusionDetector(NeuralDiffusionDensity):
         """
         return super().score_samples(X)
 
-    def _compare(self, rows: torch.Tensor) -> None:
-        self.oddness_ = Oddness(self.model_, rows, self.seed_)
+    def _compare(self, rows: torch.Tensor, held_out: torch.Tensor) -> None:
+        self.oddness_ = Oddness(self.model_, rows, held_out, self.seed_)
 
     def _score_rows(self, rows: torch.Tensor, broken: np.ndarray) -> np.ndarray:
         return -combined(self.oddness_(self.model_, rows)) - broken * math.log(self.n_rows_ + 2)

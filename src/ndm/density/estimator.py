@@ -151,7 +151,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_features_in_ = len(frame.names)
         if not again:
             self._keep_names(X, frame)
-        self._compare(rows)
+        self._compare(rows, validation)
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:THRESHOLD_ROWS]
         scores = self._score_rows(rows[chosen], np.zeros(len(chosen), bool))
         self.offset_ = float(np.quantile(scores, self.contamination))
@@ -230,8 +230,8 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows[:, symbols:] = rows[:, symbols:].clip(0)
         return torch.from_numpy(rows), self.schema_.violations(frame)
 
-    def _compare(self, rows: torch.Tensor) -> None:
-        """Learn what scores need besides the model."""
+    def _compare(self, rows: torch.Tensor, held_out: torch.Tensor) -> None:
+        """Learn what scores need besides the model from all rows, of which ``held_out`` did not train."""
 
     def _score_rows(self, rows: torch.Tensor, broken: np.ndarray) -> np.ndarray:
         """Scores of encoded rows, of which some break what all training rows have in common."""

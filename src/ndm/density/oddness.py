@@ -17,6 +17,11 @@ is the tail of a score s: how many nats of chance it takes to see such a value. 
 
 The oddness is :math:`\max_k \ell_k + \operatorname{mean}_k \ell_k`: a row is odd if one view finds it very odd, and
 more so if they agree.
+
+The network is only asked if it is as good a density as the kernels: if the normal scores of rows that it was not
+trained on are not less probable by its ODE than by the kernels of all other rows, beyond two standard errors.
+Otherwise, as with few rows or many copies, it blurs what the kernels see. Without held-out rows it is not asked either.
+With symbols, which have no kernel density, it always is.
 """
 
 from __future__ import annotations
@@ -28,14 +33,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..likelihood import draw_probe, ode_log_prob
 from ..marginal import standard_deviation
 from ..mixed import MixedDecoder
 from ..model import NDM
 from ..objective import continuous_diffusion
-from ..support.tensors import full_times, seeded
+from ..sampling import velocity_field
+from ..solvers import Solver
+from ..support.tensors import expand, full_times, seeded
+from .scores import EXACT_UP_TO
 
-KERNELS, LEFT_OUT, REFERENCE = 8_000, 1_500, 2_000
-"""The most rows that are kernels, that choose the bandwidth, and with which the diffusion term is compared."""
+KERNELS, LEFT_OUT, REFERENCE, HELD_OUT = 8_000, 1_500, 2_000, 250
+"""The most rows that are kernels, that choose the bandwidth, with which the diffusion term is compared, and that decide
+whether the network is asked."""
 BANDWIDTHS = np.geomspace(0.02, 2.0, 24)
 TIMES, DRAWS = 24, 2
 BLOCK = 1024
@@ -81,6 +91,8 @@ class Kernels:
         dim = rows.shape[1]
         fits = [(-score(squares, h)).clamp(min=-1e4).mean().item() - dim * math.log(h) for h in BANDWIDTHS]
         self.bandwidth = float(BANDWIDTHS[int(np.argmax(fits))])
+        self.left_out = max(fits) - dim / 2 * math.log(2 * math.pi) - math.log(len(self.points) - 1)
+        """The mean log-density of training rows by the kernels of the others, nats."""
         self.tail = Tail(score(squares, self.bandwidth).numpy())
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
@@ -122,16 +134,27 @@ def diffusion_term(model: NDM, rows: Tensor, seed: int = 0) -> np.ndarray:
     return torch.cat(parts).numpy()
 
 
+@torch.no_grad()
+def log_density_of_scores(model: NDM, rows: Tensor, seed: int = 0) -> np.ndarray:
+    """The log-density of the normal scores of rows of numbers by the ODE, nats, ``(N,)``; NaN where that fails."""
+    z = model.encode(rows)
+    alpha = model.process.schedule.start(z).alpha
+    probe = draw_probe(z, "exact" if z.shape[1] <= EXACT_UP_TO else "hutchinson", seeded(seed))
+    found = ode_log_prob(velocity_field(model), expand(alpha, z) * z, probe, Solver("dopri5", rtol=1e-3, atol=1e-3))
+    return (found.log_prob + z.shape[1] * alpha.log()).double().cpu().numpy()
+
+
 class Oddness:
     """The oddness of rows, from a model and its training rows, in float64.
 
     Args:
         model: a model of a table, in evaluation mode.
-        rows: its training rows, ``(N, n)`` in data units.
+        rows: all rows that ordinary rows are known from, ``(N, n)`` in data units.
+        held_out: those of them that the model was not trained on, ``(M, n)``.
         seed: seed of all draws.
     """
 
-    def __init__(self, model: NDM, rows: Tensor, seed: int = 0) -> None:
+    def __init__(self, model: NDM, rows: Tensor, held_out: Tensor, seed: int = 0) -> None:
         decoder = model.decoder
         assert isinstance(decoder, MixedDecoder)
         model = copy.deepcopy(model).double()
@@ -139,19 +162,31 @@ class Oddness:
         numbers = rows[:, : self.numbers].numpy()
         std = standard_deviation(numbers)
         self.mean, self.std = numbers.mean(0), np.where(std > 0, std, 1.0)
-        reference = rows[torch.randperm(len(rows), generator=seeded(seed))[:REFERENCE]]
-        self.term = Tail(diffusion_term(model, reference, seed))
         self.scores = Kernels(self._points(model, rows, scores=True), seed)
         self.columns = Kernels(self._points(model, rows, scores=False), seed)
+        self.term: Tail | None = None
+        if decoder.alphabets or self._is_worth_asking(model, held_out):
+            reference = rows[torch.randperm(len(rows), generator=seeded(seed))[:REFERENCE]]
+            self.term = Tail(diffusion_term(model, reference, seed))
 
     def __call__(self, model: NDM, rows: Tensor) -> np.ndarray:
-        """The views -log P of rows, ``(3, N)``."""
+        """The views -log P of rows, ``(K, N)``: those of the kernels, and the network's if it is asked."""
         model = copy.deepcopy(model).double()
-        return np.stack([
-            self.term(diffusion_term(model, rows, self.seed)),
+        views = [
             self.scores(self._points(model, rows, scores=True)),
             self.columns(self._points(model, rows, scores=False)),
-        ])  # fmt: skip
+        ]
+        if self.term is not None:
+            views.append(self.term(diffusion_term(model, rows, self.seed)))
+        return np.stack(views)
+
+    def _is_worth_asking(self, model: NDM, held_out: Tensor) -> bool:
+        """Whether held-out rows are not clearly less probable by the model than by the kernels."""
+        if len(held_out) < 2:
+            return False
+        found = np.nan_to_num(log_density_of_scores(model, held_out[:HELD_OUT], self.seed), nan=-1e4)
+        error = found.std(ddof=1) / len(found) ** 0.5
+        return bool(found.mean() + 2 * error > self.scores.left_out)
 
     def _points(self, model: NDM, rows: Tensor, scores: bool) -> np.ndarray:
         """Rows as points: normal scores or standardised numbers, and symbols a distance of one apart."""

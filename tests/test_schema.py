@@ -226,6 +226,8 @@ def test_columns_are_matched_by_position_in_arrays():
     schema = fitted(x)
     np.testing.assert_array_equal(schema.encode(Frame.of(x)), x)
     np.testing.assert_array_equal(schema.encode(Frame.of(pd.DataFrame(x, columns=list("abcd")))), x)
+    named = pd.DataFrame(x, columns=["x0", "x1", "x2", "x3"])
+    np.testing.assert_array_equal(schema.encode(Frame.of(named[["x2", "x0", "x3", "x1"]])), x)
     message = "X has 3 features, but NeuralDiffusionDensity is expecting 4 features as input"
     with pytest.raises(InputError, match=message):
         schema.encode(Frame.of(x[:, :3]))

@@ -222,9 +222,29 @@ def test_npz_files_that_are_no_tables(tmp_path):
         read(tmp_path / "none.npz")
 
 
-def test_labels_beside_a_table_are_not_read(tmp_path):
-    np.savez(tmp_path / "a.npz", X=np.eye(3), y=np.zeros(3))
-    assert read(tmp_path / "a.npz").names == ("x0", "x1", "x2")
+def test_labels_saved_beside_a_table_are_not_dropped_without_a_word(tmp_path):
+    for name in ("X", "data"):
+        np.savez(tmp_path / "a.npz", **{name: np.eye(3), "y": np.zeros(3)})
+        with pytest.raises(InputError, match=f"holds y beside the table {name}; save the table alone"):
+            read(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", X=np.eye(3), data=np.eye(3))
+    with pytest.raises(InputError, match="holds data beside the table X"):
+        read(tmp_path / "a.npz")
+
+
+def test_columns_saved_in_another_order_are_found_by_name(tmp_path):
+    (tmp_path / "a.csv").write_text("a,e\n1.5,10\n2.5,20\n4.5,40\n")
+    schema = Schema.fit(read(tmp_path / "a.csv"))
+    e, a = np.array([10, 20, 40]), np.array([1.5, 2.5, 4.5])
+    np.savez(tmp_path / "a.npz", e=e, a=a)
+    x = schema.encode(read(tmp_path / "a.csv"))
+    np.testing.assert_array_equal(schema.encode(read(tmp_path / "a.npz")), x)
+    np.testing.assert_array_equal(Schema.fit(read(tmp_path / "a.npz")).encode(read(tmp_path / "a.csv")), x[:, ::-1])
+    np.savez(tmp_path / "b.npz", e=e, b=a)
+    with pytest.raises(InputError, match="now missing: a; unseen at fit time: b"):
+        schema.encode(read(tmp_path / "b.npz"))
+    np.savez(tmp_path / "X.npz", X=np.stack([a, e], 1))
+    np.testing.assert_array_equal(schema.encode(read(tmp_path / "X.npz")), x)
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

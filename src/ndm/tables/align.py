@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InputError
-from .frame import Frame
+from .frame import Frame, numbered
 
 ESTIMATOR = "NeuralDiffusionDensity"
 
 
 def aligned(frame: Frame, names: Sequence[str], source: str) -> Frame:
     """The columns by name; by position if the rows or the training rows are an array, which has no names.
+
+    A column of the rows that has the name of a training column is that column, also if the training rows are an array.
 
     Args:
         frame: the rows.
@@ -23,7 +25,9 @@ def aligned(frame: Frame, names: Sequence[str], source: str) -> Frame:
     """
     if frame.names == tuple(names):
         return frame
-    if frame.kind == "numpy" or source == "numpy":
+    nameless = frame.kind == "numpy" and frame.names == numbered(len(frame.names))
+    learned = source == "numpy" and tuple(names) == numbered(len(names)) and not set(frame.names) & set(names)
+    if nameless or learned:
         if len(frame.names) != len(names):
             raise InputError(
                 f"X has {len(frame.names)} features, but {ESTIMATOR} is expecting {len(names)} features as input"

@@ -1,7 +1,7 @@
 """Tables in files: text (.csv, .tsv, also .gz), Parquet (.parquet) and NumPy's archives (.npz).
 
 Text and Parquet are read by pyarrow, an optional dependency. A ``.npz`` file holds one array of shape ``(N, n)`` with
-the name X or data, beside which others are not read, or one array of shape ``(N,)`` per column.
+the name X or data and nothing else, or one array of shape ``(N,)`` per column.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..support.files import file_size, reading, whole_file
 from ..support.npy import opened_archive, read_member
 from .cells import Type, is_missing
 from .delimited import blocks, separator
-from .frame import Frame
+from .frame import Frame, numbered
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".npz")
 LARGEST = 1 << 34
@@ -210,6 +210,12 @@ def _read_npz(path: Path) -> Frame:
         if whole is not None:
             array = read_member(archive, whole, f"{whole} of {path}")
             if array.ndim == 2:
+                others = ", ".join(name for name in names if name != whole)
+                if others:
+                    raise InputError(
+                        f"{path} holds {shown(others)} beside the table {whole}; save the table alone, or one array of "
+                        "shape (rows,) per column"
+                    )
                 return Frame.of(array)
         arrays = {name: read_member(archive, name, f"{name} of {path}") for name in names}
     for name, array in arrays.items():
@@ -227,7 +233,7 @@ def _read_npz(path: Path) -> Frame:
 
 def _npz_arrays(frame: Frame, path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file: X if the columns have no names of their own and are numbers, else one per column."""
-    if frame.names == tuple(f"x{j}" for j in range(len(frame.names))) and all(known.number for known in frame.types):
+    if frame.names == numbered(len(frame.names)) and all(known.number for known in frame.types):
         return {"X": frame.native("numpy")}
     arrays = {}
     for name, array, known in frame:

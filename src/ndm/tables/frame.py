@@ -128,6 +128,11 @@ class Frame:
         return array
 
 
+def numbered(columns: int) -> tuple[str, ...]:
+    """The names of the columns of an array, which has none of its own: x0, x1, ..."""
+    return tuple(f"x{j}" for j in range(columns))
+
+
 def _dtype(column: np.ndarray, known: Type) -> np.dtype[Any]:
     """The type of a column in an array."""
     if column.dtype.kind == "M":
@@ -184,7 +189,7 @@ def _rows(data: Sequence[Any]) -> np.ndarray:
 
 def _of_array(array: np.ndarray) -> Frame:
     _check_size(*array.shape)
-    names = tuple(f"x{j}" for j in range(array.shape[1]))
+    names = numbered(array.shape[1])
     kind = array.dtype.kind
     if kind == "c":
         raise InputError("Complex data not supported; give real and imaginary parts as columns")

@@ -1,6 +1,7 @@
 """Tables of every library are taken in and given back as what they were."""
 
 import datetime as dt
+import decimal
 import subprocess
 import sys
 
@@ -10,10 +11,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
+import torch
 
 from ndm.errors import InputError
-from ndm.tables import Frame
+from ndm.tables import Frame, Schema
 
+DIGITS = decimal.Decimal("0.12345678901234567890")
+YEARS = "column a has dates that are not in the years 1 to 9999"
 DAY, TIME = dt.date(2024, 2, 29), dt.datetime(2024, 2, 29, 12, 30, 1, 5)
 PANDAS = pd.DataFrame({
     "real": [0.1, np.nan, 2.5], "single": np.array([0.1, 0.2, 0.3], "float32"), "small": np.array([1, -2, 3], "int8"),
@@ -96,6 +100,34 @@ def test_times_in_a_zone_are_the_same_instants():
     assert array[0] == np.datetime64("2024-02-29T12:30:01")
 
 
+def test_zones_of_objects_and_of_dateutil_are_the_same_instants():
+    paris = pd.to_datetime(["2024-06-01 12:00"]).tz_localize("dateutil/Europe/Paris")
+    for cells in (paris, paris.tz_convert("Europe/Paris").astype(object)):
+        frame = Frame.of(pd.DataFrame({"a": cells}))
+        assert frame.column("a")[0] == np.datetime64("2024-06-01T10:00")
+        assert frame.native()["a"][0] == paris[0]
+    assert frame.native()["a"].dtype == "datetime64[us, Europe/Paris]"
+
+
+def test_whole_numbers_as_names_come_back():
+    table = pd.DataFrame({0: [1.5, 2.5], 7: [DAY, DAY], "a": [1, 2]})
+    schema = Schema.from_json(Schema.fit(Frame.of(table)).to_json())
+    assert schema.names == ("0", "7", "a")
+    back = schema.decode(schema.encode(Frame.of(table))).native()
+    pd.testing.assert_frame_equal(back, table)
+
+
+def test_numbers_that_float64_holds_are_numbers_whatever_they_are_kept_as():
+    third = decimal.Decimal("12345678.91")
+    for table in (
+        pa.table({"a": [third, None]}), pd.DataFrame({"a": [third, decimal.Decimal("sNaN")]}),
+        [[third], [decimal.Decimal("NaN")]], memoryview(np.array([[12345678.91], [np.nan]])),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(Frame.of(table).columns[0], [12345678.91, np.nan])
+    wide = Frame.of(pl.DataFrame({"a": pl.Series([3, None], dtype=pl.Int128)}))
+    np.testing.assert_array_equal(wide.columns[0], [3, np.nan])
+
+
 def test_rows_are_taken():
     frame = Frame.of(np.arange(6).reshape(3, 2)).take([2, 0])
     np.testing.assert_array_equal(frame.native(), [[4, 5], [0, 1]])
@@ -125,6 +157,28 @@ REFUSED = {
     "durations": (pl.DataFrame({"a": [dt.timedelta(1)]}), r"column a is of type Duration"),
     "text and numbers": (pd.DataFrame({"a": [1, "b"]}), "column a mixes text and numbers"),
     "large integers": (np.array([[2**53 + 1]]), "column x0 holds integers beyond 2"),
+    "whole numbers beyond float64 with a gap": (pa.table({"a": pa.array([2**63 - 1, None])}), "integers beyond 2"),
+    "whole numbers beyond float64 with fractions": ([[10**400, 1], [2.5, 3]], "column x0 holds integers beyond 2"),
+    "wide integers": (pl.DataFrame({"a": pl.Series([1, 2**90], dtype=pl.Int128)}), "column a holds integers beyond 2"),
+    "decimals of many digits": (pa.table({"a": [DIGITS, DIGITS + decimal.Decimal("1e-20")]}), "more digits than real"),
+    "objects of many digits": ([[DIGITS], [decimal.Decimal(1)]], "column x0 holds 0.12345678901234567890, which has"),
+    "long doubles": (np.array([[np.longdouble(1) / 3]]), "column x0 has more digits than float64"),
+    "days beyond all years": (pa.table({"a": pa.array([2**31 - 1, 3], pa.int32()).cast(pa.date32())}), YEARS),
+    "seconds beyond all years": (pd.DataFrame({"a": np.array([["318857"], ["2024"]], "M8[s]")[:, 0]}), YEARS),
+    "years beyond all years": (np.array([["300000"], ["2024"]], "M8[Y]"), "column x0 has dates that are not in"),
+    "nanoseconds": (pd.DataFrame({"a": [pd.Timestamp(1)]}), "column a has times finer than a microsecond"),
+    "nanoseconds in an array": (np.array([[1]], "M8[ns]"), "column x0 has times finer than a microsecond"),
+    "nanoseconds as objects": (pd.DataFrame({"a": [pd.Timestamp(1)]}, dtype=object), "finer than a microsecond"),
+    "nanoseconds of NumPy as objects": ([[np.datetime64(1, "ns")]], "column x0 has times finer than a microsecond"),
+    "times with and without a zone": ([[TIME], [TIME.replace(tzinfo=dt.timezone.utc)]], "with a time zone and times w"),
+    "an unknown zone": (pa.table({"a": pa.array([TIME], pa.timestamp("us", "Foo/Bar"))}), "time zone Foo/Bar"),
+    "names of several levels": (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "the name .'a'"),
+    "no name": (pd.DataFrame([[1]], columns=[None]), "a column has the name None; make the names of all columns text"),
+    "a number and its text as names": (pd.DataFrame([[1, 2]], columns=[1, "1"]), "2 columns have the name '1'"),
+    "a tensor with a gradient": (torch.ones(2, 2, requires_grad=True), "a Tensor could not be read.*requires grad"),
+    "a tensor in bfloat16": (torch.ones(2, 2, dtype=torch.bfloat16), "a Tensor could not be read.*double"),
+    "a tensor without values": (torch.ones(2, 2, device="meta"), "a Tensor could not be read.*meta"),
+    "a sparse tensor": (torch.eye(2).to_sparse(), "a Tensor could not be read.*Sparse"),
     "a lazy table": (pl.DataFrame({"a": [1]}).lazy(), "lazy"),
     "a dict": ({"a": [1]}, "a dict is no table"),
     "records": (np.zeros((2, 2), [("a", float)]), "is not read"),

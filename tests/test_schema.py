@@ -240,6 +240,8 @@ def test_columns_that_hold_something_else_are_refused():
         ({"income": np.inf}, r"infinity: column income in 60 row\(s\)"),
         ({"born": 1.5}, "column born holds numbers or truth values, where dates are expected"),
         ({"born": "soon"}, "column born holds soon in row 0, which is no date"),
+        ({"born": "2024-01-01T00:00:00.1234567"}, "column born has times finer than a microsecond"),
+        ({"income": True}, "column income holds True in row 0, where numbers are expected"),
     ):
         with pytest.raises(InputError, match=message):
             schema.encode(Frame.of(TABLE.assign(**change)))

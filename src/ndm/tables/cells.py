@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import math
+import re
+import zoneinfo
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Complex, Integral, Real
@@ -24,6 +27,8 @@ Scalar: TypeAlias = str | bool | int | float | None
 
 LARGEST_INTEGER = 2**52
 """Up to it, float64 holds integers and their differences exactly."""
+FIRST, LAST = np.datetime64("0001-01-01", "us"), np.datetime64("9999-12-31T23:59:59.999999", "us")
+"""The times that every library has."""
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 NUMBERS = (*INTEGERS, "float16", "float32", "float64")
 NAMES = (*NUMBERS, "bool", "string", "category", "enum", "date", "datetime")
@@ -42,12 +47,14 @@ class Type:
         levels: all values of a categorical, in its order, if it lists them.
         zone: the time zone of a ``datetime``.
         unit: the unit of a ``datetime``: s, ms, us or ns.
+        label: the name of the column where it came from, if it was a whole number there.
     """
 
     name: str
     levels: tuple[Scalar, ...] | None = None
     zone: str | None = None
     unit: str = "us"
+    label: int | None = None
 
     @property
     def number(self) -> bool:
@@ -73,6 +80,8 @@ class Type:
             found["zone"] = self.zone
         if self.unit != "us":
             found["unit"] = self.unit
+        if self.label is not None:
+            found["label"] = self.label
         return found
 
     @classmethod
@@ -80,7 +89,7 @@ class Type:
         """The type that :meth:`to_json` wrote."""
         levels = value.get("levels")
         zone, unit = value.get("zone"), value.get("unit", "us")
-        return cls(value["name"], None if levels is None else tuple(levels), zone, unit)
+        return cls(value["name"], None if levels is None else tuple(levels), zone, unit, value.get("label"))
 
 
 def is_missing(value: Any) -> bool:
@@ -89,6 +98,8 @@ def is_missing(value: Any) -> bool:
         return True
     if isinstance(value, (np.datetime64, np.timedelta64)):
         return bool(np.isnat(value))
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
     return isinstance(value, Real) and value != value
 
 
@@ -100,17 +111,19 @@ def typed(values: Iterable[Any], column: str) -> tuple[np.ndarray, Type]:
         column: its name in error messages.
 
     Raises:
-        InputError: if the values are of several types, complex, or integers that float64 cannot hold; a
+        InputError: if the values are of several types, complex, or numbers or times that are not held here; a
             :class:`BadType` if one is no text, number, truth value or date.
     """
-    cells = [None if is_missing(v) else v.item() if isinstance(v, np.generic) else v for v in values]
+    cells = [None if is_missing(v) else _plain(v, column) for v in values]
     found = {_kind(v, column) for v in cells if v is not None}
     if found <= {"whole", "real"}:
         if found == {"whole"} and None not in cells:
             return integers(np.array(cells, object), column), Type("int64")
-        return np.array([np.nan if v is None else float(v) for v in cells], np.float64), Type("float64")
+        whole = [v for v in cells if isinstance(v, Integral)]
+        integers(np.array(whole, object), column)
+        return np.array([np.nan if v is None else real(v, column) for v in cells], np.float64), Type("float64")
     if found <= {"date", "datetime"}:
-        return _times(cells, found)
+        return _times(cells, found, column)
     if len(found) > 1:
         one, other = sorted(found)[:2]
         words = {"bool": "truth values", "text": "text", "whole": "numbers", "real": "numbers"}
@@ -123,6 +136,12 @@ def typed(values: Iterable[Any], column: str) -> tuple[np.ndarray, Type]:
     array = np.empty(len(cells), object)
     array[:] = cells
     return array, Type("string")
+
+
+def _plain(value: Any, column: str) -> Any:
+    if isinstance(value, np.datetime64):
+        return micros(np.array([value]), column).item()
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _kind(value: Any, column: str) -> str:
@@ -146,14 +165,73 @@ def _kind(value: Any, column: str) -> str:
     )
 
 
-def _times(cells: list[Any], found: set[str]) -> tuple[np.ndarray, Type]:
+def _times(cells: list[Any], found: set[str], column: str) -> tuple[np.ndarray, Type]:
     array = np.full(len(cells), "NaT", "datetime64[us]")
+    zones = {str(getattr(value, "tzinfo", None)) for value in cells if value is not None}
+    if "None" in zones and len(zones) > 1:
+        raise InputError(f"column {column} has times with a time zone and times without; give all of them one")
     for i, value in enumerate(cells):
         if value is not None:
-            if isinstance(value, datetime.datetime) and value.tzinfo is not None:
+            if getattr(value, "nanosecond", 0):
+                raise InputError(too_fine(column))
+            if "None" not in zones:
                 value = value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
             array[i] = np.datetime64(value, "us")
-    return array, Type("date" if found == {"date"} else "datetime")
+    if found == {"date"}:
+        return array, Type("date")
+    zone = zones.pop() if len(zones) == 1 else "UTC"
+    return array, Type("datetime", zone=None if zone == "None" else zone if is_zone(zone) else "UTC")
+
+
+def micros(array: np.ndarray, column: str) -> np.ndarray:
+    """Dates or times of any unit as ``datetime64[us]``.
+
+    Raises:
+        InputError: if one is not in the years 1 to 9999, or finer than a microsecond.
+    """
+    unit = np.datetime_data(array.dtype)[0]
+    there = array[~np.isnat(array)]
+    if unit in ("ns", "ps", "fs", "as"):  # which reach no other years
+        if (there.astype("datetime64[us]").astype(array.dtype) != there).any():
+            raise InputError(too_fine(column))
+    elif len(there) and not (FIRST.astype(array.dtype) <= there.min() and there.max() <= LAST.astype(array.dtype)):
+        raise InputError(
+            f"column {column} has dates that are not in the years 1 to 9999; correct them, or make them missing"
+        )
+    return array.astype("datetime64[us]")
+
+
+def too_fine(column: str) -> str:
+    """The message about times that would lose their nanoseconds."""
+    return f"column {column} has times finer than a microsecond, which would be cut off; round them to microseconds"
+
+
+def is_zone(name: str) -> bool:
+    """Whether a time zone is known: by its name, or as an offset such as +02:00."""
+    if name == "UTC" or re.fullmatch(r"(UTC)?[+-]\d\d:\d\d", name):
+        return True
+    try:
+        return bool(zoneinfo.ZoneInfo(name))
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        return False
+
+
+def real(value: Any, column: str) -> float:
+    """A number as float64.
+
+    Raises:
+        InputError: if it is too large for it, or has more digits than it.
+    """
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if isinstance(value, decimal.Decimal) and math.isfinite(value) and decimal.Decimal(repr(number)) != value:
+        raise InputError(
+            f"column {column} holds {shown(str(value), 40)}, which has more digits than real numbers have; round it, "
+            "leave the column out or make it text"
+        )
+    return number
 
 
 def integers(values: np.ndarray, column: str) -> np.ndarray:

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..support.checks import shown
-from .cells import LARGEST_INTEGER, Scalar, Type, is_missing, typed
+from .cells import LARGEST_INTEGER, Scalar, Type, is_missing, too_fine, typed
 from .grid import Grid
 from .kinds import Kind
 
@@ -80,7 +80,7 @@ class Column:
         """
         if self.kind == "date":
             return self._dates(array)
-        if array.dtype.kind not in "iufb":
+        if array.dtype.kind not in ("iuf" if self.type.number else "iufb"):
             found = _first(array)
             if found is None:
                 return np.full(len(array), np.nan)
@@ -209,7 +209,7 @@ def parse_dates(array: np.ndarray, name: str) -> np.ndarray:
     """Text in ISO 8601 as ``datetime64[us]``; None is NaT.
 
     Raises:
-        InputError: with the first value that is no date.
+        InputError: with the first value that is no date, or if one is finer than a microsecond.
     """
     dates = np.full(len(array), "NaT", "datetime64[us]")
     for row, value in enumerate(array.tolist()):
@@ -217,7 +217,11 @@ def parse_dates(array: np.ndarray, name: str) -> np.ndarray:
             try:
                 if not (isinstance(value, str) and ISO.fullmatch(value)):
                     raise ValueError
+                if re.search(r"\.\d{6}\d*[1-9]", value):
+                    raise InputError(too_fine(name))
                 dates[row] = np.datetime64(value.removesuffix("Z"), "us")
+            except InputError:
+                raise
             except ValueError:
                 raise InputError(
                     f"column {name} holds {shown(value, 40)} in row {row}, which is no date; write dates as 2024-12-31 "

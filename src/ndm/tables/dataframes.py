@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import InputError
-from .cells import Type, integers, is_missing, typed
+from ..support.checks import shown
+from .cells import Type, integers, is_missing, is_zone, micros, real, typed
 
 REMEDY = "convert it to numbers, text or dates, or leave it out"
 
@@ -41,13 +44,31 @@ def from_dataframe(data: Any) -> Parts | None:
         raise InputError("the table is lazy; give collect() of it")
     if not isinstance(table, nw.DataFrame):
         return None
-    names = tuple(str(name) for name in table.columns)
+    labels = [_label(name) for name in table.columns]
+    names = tuple(map(str, labels))
     check_names(names)
     # By position: a name may be a number, which would choose a row.
     taken = [_column(series, name) for series, name in zip(table.iter_columns(), names, strict=True)]
+    taken = [
+        (array, replace(known, label=label) if isinstance(label, int) else known)
+        for (array, known), label in zip(taken, labels, strict=True)
+    ]
     kind = table.implementation.name.lower()
     kind = kind if kind in ("pandas", "polars", "pyarrow") else "other"
     return Parts(names, tuple(array for array, _ in taken), tuple(type for _, type in taken), kind)
+
+
+def _label(name: Any) -> str | int:
+    """The name of a column: text, or a whole number, which pandas gives to columns without names.
+
+    Raises:
+        InputError: if it is anything else, which could not be given back.
+    """
+    if isinstance(name, Integral) and not isinstance(name, bool):
+        return int(name)
+    if not isinstance(name, str):
+        raise InputError(f"a column has the name {shown(repr(name), 40)}; make the names of all columns text")
+    return name
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -66,14 +87,19 @@ def _column(series: Any, name: str) -> tuple[np.ndarray, Type]:
 
     dtype = series.dtype
     if dtype.is_integer():
-        if series.null_count():
-            series, known = series.cast(nw.Float64), Type(_name(dtype))
-            return _floats(series), known
-        return integers(series.to_numpy(), name), Type(_name(dtype))
+        there = series.drop_nulls()
+        # NumPy has no integers of 128 bits.
+        wide = dtype in (nw.Int128, nw.UInt128)
+        array = integers(np.array(there.to_list(), object) if wide else there.to_numpy(), name)
+        if len(there) < len(series):
+            filled = np.full(len(series), np.nan)
+            filled[~series.is_null().to_numpy().astype(bool)] = array
+            array = filled
+        return array, Type(_name(dtype))
     if dtype.is_float():
         return _floats(series), Type(_name(dtype))
     if dtype == nw.Decimal:
-        return _floats(series.cast(nw.Float64)), Type("float64")
+        return np.array([np.nan if v is None else real(v, name) for v in series.to_list()]), Type("float64")
     if dtype == nw.Boolean:
         array, _ = typed(series.to_list(), name)
         return (array if array.dtype != np.float64 else np.full(len(array), None, object)), Type("bool")
@@ -82,11 +108,13 @@ def _column(series: Any, name: str) -> tuple[np.ndarray, Type]:
     if dtype in (nw.Categorical, nw.Enum):
         return _categorical(series, name)
     if dtype == nw.Date:
-        return series.to_numpy().astype("datetime64[us]"), Type("date")
+        return micros(series.to_numpy(), name), Type("date")
     if dtype == nw.Datetime:
         if dtype.time_zone is not None:
+            if not is_zone(dtype.time_zone):
+                raise InputError(f"column {name} has the unknown time zone {shown(dtype.time_zone)}; give another")
             series = series.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        return series.to_numpy().astype("datetime64[us]"), Type("datetime", None, dtype.time_zone, dtype.time_unit)
+        return micros(series.to_numpy(), name), Type("datetime", None, dtype.time_zone, dtype.time_unit)
     values = series.to_list()
     if all(map(is_missing, values)):
         return np.full(len(values), np.nan), Type("float64")
@@ -210,4 +238,5 @@ def _pandas(parts: Parts) -> Any:
         return pd.Series(array.astype(known.name))
 
     columns = zip(parts.names, parts.columns, parts.types, strict=True)
-    return pd.DataFrame({name: series(array, known) for name, array, known in columns})
+    named = {name if known.label is None else known.label: series(array, known) for name, array, known in columns}
+    return pd.DataFrame(named)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .cells import BadType, Type, integers, typed
+from ..support.checks import shown
+from .cells import BadType, Type, integers, micros, typed
 from .dataframes import Parts, check_names, from_dataframe, to_dataframe
 
 KINDS = ("numpy", "pandas", "polars", "pyarrow")
@@ -151,14 +152,22 @@ def _check_size(rows: int, columns: int) -> None:
 
 def _array(data: Any) -> np.ndarray:
     """An array of two dimensions."""
-    if isinstance(data, Sequence) and not hasattr(data, "__array__"):
+    buffer = isinstance(data, (memoryview, bytearray))
+    if isinstance(data, Sequence) and not hasattr(data, "__array__") and not buffer:
         return _rows(data)
-    if not (isinstance(data, np.ndarray) or hasattr(data, "__array__")):
+    if not (buffer or hasattr(data, "__array__")):
         raise InputError(
             f"a {type(data).__name__} is no table; give an array of shape (rows, columns), a list of rows or a "
             "dataframe"
         )
-    array = np.asarray(data)
+    try:
+        array = np.asarray(data)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = shown(" ".join(str(error).split()), 160)
+        raise InputError(
+            f"a {type(data).__name__} could not be read as an array ({reason}); give a NumPy array, such as "
+            "detach().cpu().double().numpy() of a dense tensor"
+        ) from None
     if array.ndim != 2:
         if array.ndim > 2:
             raise InputError(f"Found array with dim {array.ndim}, while dim <= 2 is required; give rows and columns")
@@ -210,5 +219,8 @@ def _array_column(column: np.ndarray, name: str) -> tuple[np.ndarray, Type]:
     if kind == "M":
         unit = np.datetime_data(column.dtype)[0]
         known = Type("date") if unit in "YMWD" else Type("datetime", unit=unit if unit in ("s", "ms", "ns") else "us")
-        return column.astype("datetime64[us]"), known
-    return column.astype(np.float64), Type(column.dtype.name if column.dtype.itemsize <= 8 else "float64")
+        return micros(column, name), known
+    x = column.astype(np.float64)
+    if column.dtype.itemsize > 8 and (x != column)[np.isfinite(column)].any():
+        raise InputError(f"column {name} has more digits than float64; make it float64 if they do not matter")
+    return x, Type(column.dtype.name if column.dtype.itemsize <= 8 else "float64")

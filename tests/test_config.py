@@ -93,6 +93,9 @@ def write(folder: Path, text: str) -> Path:
         ("model:\n  widht: 3\n", "unknown key 'model.widht'; known keys: .*model.width"),
         ("optimizer: adam\n", "unknown key 'optimizer'"),
         ("- a\n- b\n", "must hold keys"),
+        ("model: [1]\n", r"model must hold settings by their names, such as model: \{...\}, got \[1\]"),
+        ("data: {path: ''}\n", "data.path must not be empty"),
+        ('init: "a\\0b"\n', "init must have no null characters"),
         ("model: {width: [\n", "cannot read"),
     ],
 )
@@ -114,6 +117,23 @@ def test_values_of_a_wrong_kind_are_named(setting, value):
 def test_numbers_may_be_written_as_yaml_reads_them(tmp_path):
     path = write(tmp_path, "training: {learning_rate: 2e-3, bound_steps: null}")
     assert read_config(path).training.learning_rate == 0.002
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("seed: 1:30", "seed must be a number, got 1:30"),
+     ("training: {steps: '1:30'}", "training.steps must be a number"),
+     ("model: {fourier: [1:30]}", "model.fourier must be a number, got 1:30"),
+     ("training: {steps: 1e99}", r"training.steps must be a whole number, got 1e\+99")],
+)  # fmt: skip
+def test_what_yaml_takes_for_another_number_is_refused(text, message, tmp_path):
+    with pytest.raises(ndm.InputError, match=message):
+        read_config(write(tmp_path, text))
+
+
+def test_a_time_or_a_date_in_a_description_stays_text(tmp_path):
+    for text in ("12:30", "2024-01-01"):
+        assert read_config(write(tmp_path, f"description: {text}")).description == text
 
 
 def test_unknown_recipes_list_the_known_ones():

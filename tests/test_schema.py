@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndm.errors import InputError
-from ndm.tables import Frame, Schema
+from ndm.tables import Frame, Schema, keep_schema, kept_schema
 
 N = 60
 RNG = np.random.default_rng(0)
@@ -210,6 +210,55 @@ def test_rows_in_single_precision_break_no_relation():
     assert not schema.violations(Frame.of(x.astype(np.float32))).any()
     x[7, 3] += 1e-6
     assert np.flatnonzero(schema.violations(Frame.of(x))).tolist() == [7]
+
+
+def edited(**changes):
+    """The file of a schema in which fields of one column have been changed."""
+    table = TABLE[["income", "children", "city", "seen", "twice"]]
+    value = json.loads(json.dumps(fitted(table).to_json()))
+    value["columns"][changes.pop("at", 0)].update(changes)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(edited(name=name), message) for name, message in ((5, "Column.name is 5"), (None, "Column.name is None"))]
+    + [(edited(step=step), "step") for step in (float("nan"), -1, "1")]
+    + [(edited(at=2, values=values), "values") for values in ([["x"]], [{}, 1, 2], ["a", "a"], [])]
+    + [(edited(at=1, values=values), "values of column children") for values in ([2.0, 1.0], ["a"])]
+    + [(edited(at=3, unit=unit), "unit|seconds or days") for unit in ("x", 0)]
+    + [
+        (edited(type={"name": "quaternion"}), "type of column income must be known, got quaternion"),
+        (edited(type={"name": "datetime", "zone": "Foo/Bar"}), "zone of column income must be known, got Foo/Bar"),
+        (edited(at=3, origin=10**30), "Column.origin is 1000"),
+        (edited(at=2, values=[None, "a"]), "the missing value of column city must be the last"),
+        (edited(low="x"), "Column.low is 'x'"),
+        (edited(low=1e9), "the lowest value of column income"),
+        (edited(name="city"), "column city must be there once, got 2 times"),
+        (edited(name="wealth"), "relation of column twice must be between known columns"),
+        (edited(colour=1), "is no Column"),
+        (edited() | {"source": "excel"}, "a table of excel"),
+        (edited() | {"notes": [["a"]]}, "is no Note"),
+    ],
+)
+def test_an_edited_schema_is_refused_in_one_line(value, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Schema.from_json(value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kept_schema_with_other_names_is_refused_and_one_of_the_first_version_is_read(tmp_path):
+    keep_schema(fitted(), N, tmp_path)
+    file = tmp_path / "schema.json"
+    value = json.loads(file.read_text())
+    assert kept_schema(tmp_path).schema == fitted()
+    value["columns"][1]["name"], value["columns"][4]["name"] = "seen", "income"
+    file.write_text(json.dumps(value))
+    with pytest.raises(InputError, match="schema.json is damaged .its checksum does not match.; restore it"):
+        kept_schema(tmp_path)
+    first = {"rows": N, **fitted().to_json()}
+    file.write_text(json.dumps(first))
+    assert kept_schema(tmp_path).schema == fitted()
 
 
 def test_columns_are_matched_by_name_in_dataframes():

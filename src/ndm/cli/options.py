@@ -11,11 +11,11 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ..errors import InputError
+from ..support.checks import is_writable, shown
+from ..support.values import in_words, refuse_base_60
 
 FEW = 8
 """The number of options up to which the error for an unknown option lists them all."""
-KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
-WRONG_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)": Expected an? (?P<kind>.+)\. Got value: ?(?P<value>.*)')
 UNREAD_FILE = re.compile(r'Parser key "(?P<key>[^"]+)": Unable to load config ([\'"])(?P<file>.+?)\2')
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
 
@@ -31,13 +31,35 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], **options: Any) -> N
     """
     parser.allow_abbrev = False
     joined = join_negative_numbers(arguments)
+    for argument in joined:
+        if not is_writable(argument):
+            raise InputError(f"the argument {shown(argument)} has a character that no file name has; leave it out")
     try:
-        return parser.parse_args(joined, **options)
+        parsed = parser.parse_args(joined, **options)
     except InputError:
         raise
     except (ArgumentError, TypeError, ValueError) as error:
         text = unknown_option(parser, joined) or wrong_value(error, parser)
         raise InputError(f"{text} (see: {parser.prog} --help)") from None
+    given = given_options(joined)
+    for name, value in given:
+        if not value and name != "--description":
+            raise InputError(f"{name or 'an argument'} is empty; give a value, or leave it out")
+    refuse_base_60((name, text, parsed.get(name.lstrip("-").removesuffix("+"))) for name, text in given)
+    return parsed
+
+
+def given_options(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """The options with their values, and other arguments with an empty name. An option without a value is left out."""
+    given, option = [], ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and not equals:
+            option = argument
+            continue
+        given.append((name, value) if name.startswith("--") else (option, argument))
+        option = ""
+    return given
 
 
 def join_negative_numbers(arguments: Sequence[str]) -> list[str]:
@@ -70,8 +92,8 @@ def unknown_option(parser: ArgumentParser, arguments: Sequence[str]) -> str | No
 
 def options_of(parser: ArgumentParser) -> list[str]:
     """The names of the options, in the order of the help."""
-    shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
-    return [name for action in shown for name in action.option_strings if name.startswith("--")]
+    public = [action for action in parser._actions if action.help != argparse.SUPPRESS]
+    return [name for action in public for name in action.option_strings if name.startswith("--")]
 
 
 def form(name: str) -> str:
@@ -87,11 +109,5 @@ def wrong_value(error: Exception, parser: ArgumentParser) -> str:
             open(unread["file"]).close()
         except OSError as cause:
             return f"--{unread['key']} {unread['file']}: {cause.strerror}"
-    found = WRONG_VALUE.fullmatch(text)
-    if found is None:
-        return re.sub(r"^argument (\S+): ", r"\1: ", text)
-    kind = KINDS.get(found["kind"], found["kind"])
-    if choices := re.fullmatch(r"typing\.Literal\[(.*)\]", kind):
-        kind = "one of " + choices[1].replace("'", "")
-    name = f"--{found['key']}" if f"--{found['key']}" in options_of(parser) else found["key"]
-    return f"{name} must be {kind}, got {found['value'] or 'nothing'}"
+        return f"--{unread['key']} {unread['file']}: it is no YAML file of the settings {unread['key']}.*"
+    return in_words(text, options_of(parser)) or re.sub(r"^argument (\S+): ", r"\1: ", text)

@@ -50,7 +50,7 @@ class Run(RunFolder):
         config = self.config.data
         if path is None and config.path is not None and not Path(config.path).exists():
             raise InputError(f"the data of {self.folder} are no longer at {config.path}; set --data.path")
-        dataset = load_dataset(**asdict(config) | {"path": path or config.path})
+        dataset = load_dataset(**asdict(config) | {"path": config.path if path is None else path})
         self.check_data(dataset)
         return dataset
 

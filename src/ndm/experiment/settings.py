@@ -16,8 +16,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ..data.settings import DataConfig
 from ..errors import InputError
-from ..support.checks import require, shown
+from ..support.checks import is_writable, require, shown
 from ..support.files import write_whole
+from ..support.values import in_words, refuse_base_60
 from ..training.settings import TrainingConfig
 
 
@@ -160,10 +161,13 @@ def make_config(tree: dict[str, Any]) -> Config:
     check_values(tree)
     parser = ArgumentParser(exit_on_error=False)
     add_settings(parser)
+    given = {key: str(value) for key, value in named_settings(tree).items()}  # before the parser changes lists
     try:
         checked = parser.parse_object(tree)
     except (ArgumentError, TypeError, ValueError) as error:
-        raise InputError(shown(" ".join(str(error).split()), 400)) from None
+        text = " ".join(str(error).split())
+        raise InputError(shown(in_words(text) or text, 400)) from None
+    refuse_base_60((key, text, checked[key]) for key, text in given.items())
     return config_of(checked)
 
 
@@ -188,6 +192,8 @@ def check_names(tree: dict[str, Any]) -> None:
     inner = (f"{group}.{f.name}" for group, cls in GROUPS.items() for f in fields(cls))
     known = ["description", "seed", "init", *inner]
     for key, value in named_settings(tree).items():
+        if key in GROUPS:
+            raise InputError(f"{key} must hold settings by their names, such as {key}: {{...}}, got {shown(value)}")
         if key not in known:
             raise InputError(f"unknown key {shown(repr(key))}; known keys: {', '.join(known)}")
         if value is None and key not in NULLABLE:
@@ -201,6 +207,7 @@ def check_values(tree: dict[str, Any]) -> None:
         InputError: naming the first.
     """
     for key, value in named_settings(tree).items():
+        require(value != "" or key == "description", f"{key} must not be empty; give a value, or leave it out", "''")
         values = value if isinstance(value, list) else [value]
         most = LONGEST
         if isinstance(value, dict):  # a table may have many columns
@@ -209,6 +216,7 @@ def check_values(tree: dict[str, Any]) -> None:
         for one in values:
             if isinstance(one, str):
                 require(len(one) <= LONGEST_TEXT, f"{key} takes at most {LONGEST_TEXT:,} characters", f"{len(one):,}")
+                require(is_writable(one), f"{key} must have no null characters and no halves of characters", shown(one))
             if isinstance(one, float):
                 require(math.isfinite(one), f"{key} must be finite", one)
             elif isinstance(one, int) and key != "seed":  # which has a rule of its own

@@ -75,6 +75,14 @@ def row_shape(shape: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in sizes)
 
 
+def is_writable(text: str) -> bool:
+    """Whether a text can be the name of a file and be written in UTF-8, but for bytes in names of files."""
+    try:
+        return b"\0" not in text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+
+
 def shown(value: Any, most: int = 80) -> str:
     """A value from a file, as a message shows it: on one line, and cut if it is long.
 

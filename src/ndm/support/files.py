@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import lzma
+import re
 import stat
 import struct
 import tarfile
@@ -145,7 +146,7 @@ def read_yaml(path: Path, largest: int = LARGEST_YAML) -> Any:
     """
     text = read_text(path, largest)
     try:
-        loader = _PlainLoader(text)
+        loader = PlainLoader(text)
         loader.name = path.name
         value = loader.get_single_data()
     except RecursionError:
@@ -158,8 +159,16 @@ def read_yaml(path: Path, largest: int = LARGEST_YAML) -> Any:
     return value
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, without deep nesting, and without a key that is given twice."""
+NUMBERS = {
+    "int": r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)",
+    "float": r"[-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+"""What is a number in YAML here. YAML 1.1 also takes 1:30 for 90 and 010 for 8; here they are text."""
+
+
+class PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, deep nesting, a key that is given twice, dates, and numbers but in base 10 and 16."""
 
     depth = 0
 
@@ -183,6 +192,14 @@ class _PlainLoader(yaml.SafeLoader):
                     raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
+
+
+PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in known if tag.rpartition(":")[2] not in (*NUMBERS, "timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for kind, form in NUMBERS.items():
+    PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"(?:{form})$"), list("-+.0123456789"))
 
 
 def _check_nesting(value: Any, path: Path) -> None:

@@ -12,7 +12,7 @@ import decimal
 import math
 import re
 import zoneinfo
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Complex, Integral, Real
 from typing import Any, TypeAlias
@@ -72,7 +72,7 @@ class Type:
         return self.name in ("date", "datetime")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, which :meth:`from_json` reads."""
+        """Plain values, for strict JSON."""
         found: dict[str, Any] = {"name": self.name}
         if self.levels is not None:
             found["levels"] = list(self.levels)
@@ -83,13 +83,6 @@ class Type:
         if self.label is not None:
             found["label"] = self.label
         return found
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Type:
-        """The type that :meth:`to_json` wrote."""
-        levels = value.get("levels")
-        zone, unit = value.get("zone"), value.get("unit", "us")
-        return cls(value["name"], None if levels is None else tuple(levels), zone, unit, value.get("label"))
 
 
 def is_missing(value: Any) -> bool:

@@ -15,7 +15,7 @@ A real column that was recorded with few decimals is rounded to them on the way 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -26,6 +26,7 @@ from ..support.checks import shown
 from .cells import LARGEST_INTEGER, Scalar, Type, is_missing, too_fine, typed
 from .grid import Grid
 from .kinds import Kind
+from .plain import built
 
 UNKNOWN = -1
 """The code of a category that the training rows do not have."""
@@ -196,13 +197,12 @@ class Column:
         """The column that :meth:`to_json` wrote.
 
         Raises:
-            InputError: if the kind is unknown.
+            InputError: if the kind is unknown, or a value does not fit.
         """
-        fields = dict(value)
-        if fields["kind"] not in get_args(Kind):
-            raise InputError(f"a column of kind {shown(fields['kind'])} is unknown; use the version that wrote it")
-        read: dict[str, Callable[[Any], Any]] = {"type": Type.from_json, "grid": lambda g: Grid(*g), "values": tuple}
-        return cls(**{name: read.get(name, lambda v: v)(given) for name, given in fields.items()})
+        kind = value["kind"]
+        if kind not in get_args(Kind):
+            raise InputError(f"a column of kind {shown(kind)} is unknown; use the version that wrote it")
+        return built(cls, value)
 
 
 def parse_dates(array: np.ndarray, name: str) -> np.ndarray:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..support.files import BadFile, read_json, write_whole
 from .schema import Schema
 
 FILE = "schema.json"
+CHECKSUM = "sha256"
 LARGEST = 1 << 28
 """Bytes of the largest file; that of a table of a thousand columns is about a megabyte."""
 
@@ -29,7 +31,8 @@ def keep_schema(schema: Schema, rows: int, folder: Path) -> None:
     Args:
         rows: the number of training rows.
     """
-    text = json.dumps({"rows": rows, **schema.to_json()}, allow_nan=False, ensure_ascii=False, indent=1)
+    value = {"rows": rows, **schema.to_json()}
+    text = json.dumps({**value, CHECKSUM: _checksum(value)}, allow_nan=False, ensure_ascii=False, indent=1)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / FILE, text + "\n")
 
@@ -49,6 +52,10 @@ def kept_schema(folder: Path) -> KeptSchema:
         raise InputError(
             f"{folder} is no model of a table: {error}; make one with: ndm train table --out RUN"
         ) from None
+    if isinstance(value, dict) and CHECKSUM in value:  # the first versions wrote none
+        told = value.pop(CHECKSUM)
+        if told != _checksum(value):
+            raise BadFile(f"{file} is damaged (its checksum does not match); restore it or train again")
     rows = value.get("rows") if isinstance(value, dict) else None
     if type(rows) is not int or rows < 1:
         raise BadFile(f"{file} is damaged: it does not say the number of training rows; restore it or train again")
@@ -56,3 +63,8 @@ def kept_schema(folder: Path) -> KeptSchema:
         return KeptSchema(Schema.from_json(value), rows)
     except InputError as error:
         raise BadFile(f"{file}: {error}") from None
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    """SHA-256 of the values of a file, however it is laid out."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -81,13 +81,8 @@ class Relation:
         return f"is {' '.join(most).removeprefix('+ ')}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, which :meth:`from_json` reads."""
+        """Plain values, for strict JSON."""
         return {**vars(self), "others": list(self.others), "coefficients": list(self.coefficients)}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Relation:
-        """The relation that :meth:`to_json` wrote."""
-        return cls(**{**value, "others": tuple(value["others"]), "coefficients": tuple(value["coefficients"])})
 
 
 def constants_and_copies(x: Mapping[str, np.ndarray], same: Mapping[str, Any]) -> list[Relation]:

@@ -19,9 +19,11 @@ from .align import aligned
 from .cells import Type
 from .column import UNKNOWN, Column
 from .detect import Note, detect
-from .frame import Frame
+from .frame import KINDS, Frame
 from .kinds import chosen_kinds
+from .plain import built
 from .relations import Relation, constants_and_copies, linear_relations
+from .sound import check_columns, check_relations
 
 Unknown = Literal["refuse", "odd"]
 MISSING = " missing"
@@ -239,14 +241,17 @@ class Schema:
         """
         try:
             if value["version"] != 1:
-                raise InputError(f"the schema of the table has version {shown(value['version'])}; this ndm reads 1")
-            return cls(
-                tuple(map(Column.from_json, value["columns"])),
-                tuple(map(Column.from_json, value["indicators"])),
-                tuple(map(Relation.from_json, value["relations"])),
-                value["source"],
-                tuple(Note(*note) for note in value["notes"]),
-            )
+                raise InputError(f"the schema of the table has version {shown(value['version'])}, and this ndm reads 1")
+            columns, indicators = (tuple(map(Column.from_json, value[name])) for name in ("columns", "indicators"))
+            check_columns(columns, indicators)
+            relations = tuple(built(Relation, relation) for relation in value["relations"])
+            check_relations(relations, (*columns, *indicators))
+            if value["source"] not in KINDS:
+                raise InputError(f"the schema is of a table of {shown(value['source'])}, which is unknown")
+            notes = tuple(built(Note, note) for note in value["notes"])
+            return cls(columns, indicators, relations, value["source"], notes)
+        except InputError as error:
+            raise InputError(f"{error}; restore the schema, or train again") from None
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"the schema of the table is damaged ({shown(str(error))}); train again") from None
 

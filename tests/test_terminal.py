@@ -329,9 +329,10 @@ def test_the_reader_of_the_output_may_leave():
 def test_output_that_cannot_be_written_is_one_line():
     if not os.path.exists("/dev/full"):
         pytest.skip("there is no /dev/full")
-    with open("/dev/full", "w") as full:
-        process = subprocess.run([*NDM, "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (process.returncode, process.stderr) == (2, "ndm: error: input or output: No space left on device\n")
+    for arguments in (["--version"], ["train", "--help"]):
+        with open("/dev/full", "w") as full:
+            process = subprocess.run([*NDM, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert (process.returncode, process.stderr) == (2, "ndm: error: input or output: No space left on device\n")
 
 
 def test_a_run_goes_on_when_nobody_reads_its_messages(monkeypatch):
@@ -344,6 +345,16 @@ def test_a_run_goes_on_when_nobody_reads_its_messages(monkeypatch):
         reached(1)
     console.print("done")
     stream.close()
+
+
+def test_a_run_goes_on_when_its_messages_go_to_a_full_disk(monkeypatch):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        warn("not seen")
+        with progress_bar("scoring", 2):
+            reached(2)
 
 
 def test_an_interrupt_during_the_imports_gives_no_traceback():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import re
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
@@ -34,13 +36,17 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], **options: Any) -> N
     for argument in joined:
         if not is_writable(argument):
             raise InputError(f"the argument {shown(argument)} has a character that no file name has; leave it out")
+    said = io.StringIO()  # argparse says nothing if it cannot write the help
     try:
-        parsed = parser.parse_args(joined, **options)
+        with redirect_stdout(said):
+            parsed = parser.parse_args(joined, **options)
     except InputError:
         raise
     except (ArgumentError, TypeError, ValueError) as error:
         text = unknown_option(parser, joined) or wrong_value(error, parser)
         raise InputError(f"{text} (see: {parser.prog} --help)") from None
+    finally:
+        print(said.getvalue(), end="")
     given = given_options(joined)
     for name, value in given:
         if not value and name != "--description":

@@ -6,6 +6,7 @@ start and at the end of everything that has a name, and one every half a minute 
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,21 +29,46 @@ NARROW, WIDE = 60, 110
 """The widths of a terminal up to which there is no bar, and from which the time spent is shown too."""
 
 
+class ErrorStream:
+    """``sys.stderr``, but text that cannot be written is dropped: a closed terminal or a full disk costs no work."""
+
+    @property
+    def stream(self) -> Any:
+        """The stream itself, which a bar on a terminal replaces by one that prints above it."""
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+
+    def write(self, text: str) -> int:
+        """Write, or drop what cannot be written now and later."""
+        return self.attempt(lambda: self.stream.write(text))
+
+    def flush(self) -> None:
+        """Flush, or drop what cannot be written."""
+        self.attempt(lambda: self.stream.flush())
+
+    def attempt(self, action: Callable[[], Any]) -> Any:
+        """The result of an action; 0 if there is no stream or it cannot be written."""
+        try:
+            return action() if self.stream is not None else 0
+        except OSError:
+            drop_unwritable_output()
+            return 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class Messages(Console):
     """The error stream. A text is one line: without markup or colours, never broken, its control characters escaped."""
 
     def __init__(self) -> None:
-        super().__init__(stderr=True, markup=False, highlight=False, emoji=False)
+        # rich takes anything that has the methods of a file.
+        super().__init__(file=ErrorStream(), markup=False, highlight=False, emoji=False)  # type: ignore[arg-type]
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print; see :meth:`rich.console.Console.print`."""
         if all(isinstance(part, str) for part in objects):
             options.setdefault("soft_wrap", True)
         super().print(*(printable(part) if isinstance(part, str) else part for part in objects), **options)
-
-    def on_broken_pipe(self) -> None:
-        """Go on without messages if nobody reads them any more: work is not lost because a terminal was closed."""
-        drop_unwritable_output()
 
     @property
     def animated(self) -> bool:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ndm.errors import InputError
+from ndm.tables import Frame, Schema
 from ndm.tables.cells import Type
 from ndm.tables.column import Column
 from ndm.tables.detect import detect
@@ -260,3 +261,17 @@ def test_far_values_do_not_make_a_relation_of_what_is_none():
 def test_few_rows_are_not_related_by_chance():
     x = {f"x{j}": column for j, column in enumerate(np.random.default_rng(0).normal(size=(10, 6)))}
     assert linear_relations(x) == ([], [])
+
+
+def test_one_word_among_numbers_is_named():
+    cells = [*(str(i / 7) for i in range(200)), "abc"]
+    with pytest.raises(InputError, match="column x0 has 201 different values .* make it numbers: abc is none"):
+        Schema.fit(Frame.of([[cell] for cell in cells]))
+
+
+@pytest.mark.parametrize(("scale", "words"), [(1e300, "numbers beyond 1e150"), (1e-200, "differences below 1e-150")])
+def test_numbers_whose_squares_leave_the_range_are_refused_by_name(scale, words):
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    x[:, 1] *= scale
+    with pytest.raises(InputError, match=f"column x1 has {words}"):
+        Schema.fit(Frame.of(x))

@@ -114,6 +114,25 @@ def test_other_encodings_and_line_ends(tmp_path, content, encoding):
     assert frame.native("numpy").tolist() == [[1, "é"]]
 
 
+@pytest.mark.parametrize("encoding", ["UTF-8", "utf8", "utf-8-sig", "U8"])
+def test_an_encoding_has_many_spellings(tmp_path, encoding):
+    (tmp_path / "a.csv").write_bytes('\ufeff"a",b\n1,é\n'.encode())
+    assert read(tmp_path / "a.csv", encoding).native("numpy").tolist() == [[1, "é"]]
+
+
+@pytest.mark.parametrize("encoding", ["hex", "rot13", "zlib", "base64", "uu", "undefined", "a\0b", "nonsense", ""])
+def test_what_encodes_no_text_is_refused(tmp_path, encoding):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"the encoding .* is unknown; try utf-8"):
+        read(tmp_path / "a.csv", encoding)
+
+
+def test_a_wrong_encoding_without_a_mark_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="is not text in UTF-16; set --data.encoding"):
+        read(tmp_path / "a.csv", "utf-16")
+
+
 HOSTILE = {
     "empty": (b"", "is empty"),
     "blank": (b"\n\n", "is empty"),
@@ -131,6 +150,11 @@ HOSTILE = {
     "semicolons": (b"a;b\n1,5;2\n", "separated by semicolons.*sep=';'"),
     "tabs": (b"a\tb\n1\t2\n", "separated by tabs"),
     "decimal commas": (b'a,b\n"1,5",2\n"2,5",3\n', "column a of .* has decimal commas"),
+    "thousands": (b'a,b\n"1,234",3\n"5,678",4\n', "commas between thousands, as 1,234 may; write 1.5 and 1234"),
+    "an open quote in the header": (b'a,"b\n1,2\n3,4\n', "has a quote in its header that is not closed"),
+    "a header without end": (b'"' + b"x" * 200_000 + b'",b\n1,2\n', "a very long name in its header, or a quote"),
+    "gzip without its name": (gzip.compress(b"a,b\n1,2\n"), "is packed by gzip by its first bytes, and no text"),
+    "Parquet named as text": (b"PAR1\x15\x04\xf8", "is Parquet by its first bytes"),
     "an open quote": (b'a,b\n1,"x\n2,y\n3,z\n', "quote that is not closed"),
     "null characters": (b"a,b\n1,x\0\n", "null characters"),
     "a picture": (b"\x89PNG\r\n\x1a\n\0\0", "not text in UTF-8: byte 0 is 0x89"),
@@ -154,6 +178,8 @@ OTHERS = {
     "a.txt": (b"a\n1\n", "no table by its name; tables end with .csv"),
     "a.csv.gz": (b"a,b\n1,2\n", "cannot be read.*[Nn]ot a gzipped file"),
     "cut.csv.gz": (gzip.compress(RNG.bytes(999))[:99], "cannot be read"),
+    "twice.csv.gz": (gzip.compress(gzip.compress(b"a,b\n1,2\n")), "packed by gzip by its first bytes"),
+    "bent.csv.gz": (gzip.compress(b"a,b\n1,2\n")[:10] + b"\xff" * 30, "cannot be read: Error -3 while decompressing"),
     "a.parquet": (b"PAR1", "damaged or not a Parquet file"),
     "a.npz": (b"junk", "damaged or no .npz file"),
     "empty.parquet": (b"", "is empty"),

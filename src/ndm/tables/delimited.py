@@ -14,6 +14,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +33,24 @@ NUMBER = r"^[-+]?([0-9.]|(?i:inf|nan))"
 TRUTH = r"^(?i:true|false)$"
 DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}"
 COMMA = r"^[-+]?[0-9]+,[0-9]+$"
+MAGIC = {b"\x1f\x8b": "packed by gzip", b"PAR1": "Parquet", b"PK\x03\x04": "a zip archive, as of Excel or NumPy"}
+"""The first bytes of other files."""
 HEAD = 1 << 20
 """Bytes in which the header must end."""
+
+
+def text_encoding(name: str) -> str:
+    """The usual name of an encoding: utf-8 for UTF8.
+
+    Raises:
+        InputError: if there is none of this name, or it is none of text.
+    """
+    try:
+        found = codecs.lookup(name).name
+        "".encode(found)  # refused by what encodes no text, such as base64
+        return found
+    except (LookupError, ValueError):
+        raise InputError(f"the encoding {shown(name)} is unknown; try utf-8, latin-1, cp1252 or utf-16") from None
 
 
 def separator(path: Path) -> str:
@@ -48,21 +65,30 @@ def header(path: Path, encoding: str) -> list[str]:
         InputError: if the file is empty, no text in this encoding, has no header or a column without a name, or if two
             names are equal.
     """
+    encoding = text_encoding(encoding)
     with _told(path, encoding), _opened(path) as file:
         head = file.read(HEAD)
     if not head.strip():
         raise InputError(f"{path} is empty; write a header with the names of the columns, and rows below it")
+    if known := next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None):
+        raise InputError(f"{path} is {known} by its first bytes, and no text; give it the name that fits, or unpack it")
     if encoding == "utf-8" and head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise InputError(f"{path} is text in UTF-16; set --data.encoding utf-16, or save it as UTF-8")
     try:
         text = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)().decode(head)
-    except LookupError:
-        raise InputError(f"the encoding {shown(encoding)} is unknown; try utf-8, latin-1, cp1252 or utf-16") from None
     except UnicodeError:
         raise InputError(_not_text(path, encoding)) from None
     if "\0" in text:
         raise InputError(f"{path} holds null characters, so it is no text; save the table as CSV or Parquet")
-    names = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator(path)), [])
+    try:
+        names = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator(path)), [])
+    except csv.Error:  # a field beyond the reader's limit
+        raise InputError(
+            f"{path} has a very long name in its header, or a quote that is not closed; correct it"
+        ) from None
+    last = "".join(names[-1:])
+    if "\n" in last and text.rstrip("\r\n").endswith(last.rstrip("\r\n")):
+        raise InputError(f"{path} has a quote in its header that is not closed; close it")
     others = {";": "semicolons", "\t": "tabs", "|": "bars"}
     if len(names) == 1 and separator(path) == ",":
         for character, word in others.items():
@@ -101,6 +127,7 @@ def blocks(path: Path, encoding: str, types: Mapping[str, Any]) -> Iterator[Any]
     """
     import pyarrow as pa
 
+    encoding = text_encoding(encoding)
     names = header(path, encoding)
     found: dict[str, str] = {name: "text" for name in names if name in types}
     rows, last = 0, None
@@ -116,7 +143,10 @@ def blocks(path: Path, encoding: str, types: Mapping[str, Any]) -> Iterator[Any]
         raise InputError(f"{path} has a quote that is not closed, before {shown(last, 40)}; close it")
     for name, kind in found.items():
         if kind == "comma":
-            raise InputError(f"column {name} of {path} has decimal commas; write its numbers with points")
+            raise InputError(
+                f"column {name} of {path} has decimal commas, as 1,5 has, or commas between thousands, as 1,234 may; "
+                "write 1.5 and 1234"
+            )
     for block in _text_blocks(path, encoding, names):
         yield pa.table({name: _cast(block[name], found[name]) for name in names})
 
@@ -181,7 +211,7 @@ def _told(path: Path, encoding: str) -> Iterator[None]:
         else:
             message = f"{path} cannot be read as a table: {shown(' '.join(text.split()), 200)}"
         raise InputError(message) from None
-    except (UnicodeError, EOFError, OSError) as error:
+    except (UnicodeError, EOFError, OSError, zlib.error) as error:
         if isinstance(error, UnicodeError):
             raise InputError(_not_text(path, encoding)) from None
         raise InputError(f"{path} cannot be read: {shown(str(error), 200)}") from None
@@ -196,10 +226,12 @@ def _not_text(path: Path, encoding: str) -> str:
             before = len(decoder.getstate()[0])
             try:
                 decoder.decode(piece)
-            except UnicodeDecodeError as error:
+            except UnicodeError as error:
+                if not isinstance(error, UnicodeDecodeError):
+                    break
                 at = start - before + error.start
                 byte = error.object[error.start]
-                remedy = "latin-1 or cp1252" if encoding == "utf-8" else "utf-8"
+                remedy = "latin-1 or cp1252" if encoding.startswith("utf-8") else "utf-8"
                 return (
                     f"{path} is not text in {encoding.upper()}: byte {at} is 0x{byte:02x}; set --data.encoding {remedy}"
                 )

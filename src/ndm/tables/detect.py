@@ -19,6 +19,10 @@ MOST_CATEGORIES = 100
 MOST_DISTINCT = 0.1
 
 
+LARGEST, SMALLEST = 1e150, 1e-150
+"""Beyond and below these, squares leave the range of float64."""
+
+
 class Note(NamedTuple):
     """Something remarkable about a column, and what was done."""
 
@@ -56,7 +60,9 @@ def _category(name: str, array: np.ndarray, type: Type) -> Column:
         raise InputError(f"column {name} holds dates, which are no categories; make them text")
     found: set[Any] = {None if is_missing(v) else v for v in _distinct(array)}
     if len(found) > max(MOST_CATEGORIES, MOST_DISTINCT * len(array)):
-        hint = "make it numbers" if _numeric_text(found) else "drop it, or merge its values"
+        words = sorted(v for v in found if isinstance(v, str) and not _is_number(v))
+        hint = f"make it numbers: {shown(words[0], 40)} is none" if words else "make it numbers"
+        hint = hint if len(words) <= MOST_DISTINCT * len(found) else "drop it, or merge its values"
         raise InputError(
             f"column {name} has {len(found)} different values in {len(array)} rows, as an identifier has; {hint}"
         )
@@ -73,9 +79,9 @@ def _distinct(array: np.ndarray) -> list[Any]:
     return list(set(array.tolist())) if array.dtype == object else np.unique(array).tolist()
 
 
-def _numeric_text(found: set[Any]) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        return all(value is None or np.isfinite(float(value)) for value in found)
+        return bool(np.isfinite(float(text)))
     except ValueError:
         return False
 
@@ -128,6 +134,12 @@ def _present(column: Column, array: np.ndarray) -> np.ndarray:
     x = x[~np.isnan(x)]
     if not len(x):
         raise InputError(f"column {column.name} holds only missing values; drop it")
+    width = float(x.max()) - float(x.min())
+    if np.abs(x).max() > LARGEST or 0 < width < SMALLEST:
+        far = "numbers beyond 1e150" if np.abs(x).max() > LARGEST else "differences below 1e-150"
+        raise InputError(
+            f"column {column.name} has {far}, whose squares float64 does not hold; give it in another unit"
+        )
     return x
 
 

@@ -104,7 +104,8 @@ def find_grid(values: np.ndarray, finest: float = 0.0) -> Grid | None:
     largest = float(np.abs(values).max())
     if largest <= 2**53 and (values == np.rint(values)).all():
         return _whole(values, 1.0, 0)
-    single = np.array_equal(values.astype(np.float32), values)
+    with np.errstate(over="ignore"):  # numbers beyond float32 are no float32
+        single = np.array_equal(values.astype(np.float32), values)
     # Small whole numbers are float32 too, and exact: only what is no grid in float64 may be one rounded to float32.
     for type in (np.float64, np.float32) if single else (np.float64,):
         noise = 4 * largest * float(np.finfo(type).eps)

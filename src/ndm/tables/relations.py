@@ -153,7 +153,8 @@ def _fit(
         if used.all() or not used.any():
             break
         others = [other for other, keep in zip(others, used, strict=True) if keep]
-    single = all(np.array_equal(x[used].astype(np.float32), x[used]) for used in (name, *others))
+    with np.errstate(over="ignore"):  # numbers beyond float32 are no float32
+        single = all(np.array_equal(x[used].astype(np.float32), x[used]) for used in (name, *others))
     rounded = _simple(coefficients)
     for attempt in (rounded, coefficients):
         intercept = float((column - table @ attempt).mean())

@@ -146,6 +146,10 @@ def test_a_run_goes_on(folder, tmp_path, capsys):
     assert "the data have changed" in refused(arguments, capsys)
 
 
+def test_the_quality_of_a_table_is_refused(folder, capsys):
+    assert "its figures are those of ndm evaluate" in refused(["quality", folder / "run", "--device", "cpu"], capsys)
+
+
 def test_evaluate_and_doctor_tell_nats_and_bits_of_rows_and_columns(folder, capsys):
     options = ["--device", "cpu", "--quiet"]
     arguments = ["evaluate", str(folder / "run"), "--estimator", "bound", "--steps", "5", "--passes", "2", *options]

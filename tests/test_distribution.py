@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -185,3 +186,23 @@ def test_what_has_no_distribution_is_refused():
     stepwise = ndm.NDM(process, ndm.Predictor(nn.Identity(), "x"), ndm.GaussianDecoder(), shape=(2,))
     with pytest.raises(ndm.InputError):
         stepwise.distribution()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p.log_prob([[0.0, 0.0]]), "value must be a Tensor, got list"),
+        (lambda p: p.log_prob(np.zeros((1, 2))), "value must be a Tensor, got ndarray"),
+        (lambda p: p.sample(3), r"sample_shape must be a shape such as \(3,\)"),
+        (lambda p: p.from_base([[0.0, 0.0]]), "z_1 must be a Tensor, got list"),
+        (lambda p: p.from_base(torch.zeros(1, 2, dtype=torch.float16)), "z_1 must be in the model's torch.float"),
+        (lambda p: p.model.distribution(seed=-1), "seed must be a whole number"),
+        (lambda p: p.model.distribution(seed="a"), "seed must be a whole number"),
+        (lambda p: p.model.to("meta").distribution(), "on the device meta"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(call, message):
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0))
+    model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,), width=8, depth=1)), ndm.GaussianDecoder())
+    with pytest.raises(ndm.InputError, match=message):
+        call(model.distribution(solver="rk4"))

@@ -280,3 +280,57 @@ def test_the_divergence_of_large_rows_takes_its_passes_in_parts(monkeypatch):
     (score,) = grad(value_and_divergence(field, t, y)[1].sum(), y)
     monkeypatch.setattr("ndm.likelihood.PASS_ELEMENTS", 2**20)
     torch.testing.assert_close(score, grad(value_and_divergence(field, t, y)[1].sum(), y)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_nanosecond_stamps_a_few_nanoseconds_apart_are_refused_and_not_made_equal(dtype):
+    stamps = torch.tensor([[1_700_000_000_000_000_001], [1_700_000_000_000_000_050]]).to(dtype)
+    model = small_model(ndm.GaussianDecoder(1.7e18, 100.0), shape=(1,))
+    for call in (model.encode, model.decoder.encode, lambda x: ndm.bound(model, x)):
+        with pytest.raises(ndm.InputError, match="3.8 standard deviations apart.*subtract an offset"):
+            call(stamps)
+    with pytest.raises(ndm.InputError, match="standard deviations apart"):
+        ndm.sample(model, 2, steps=2)
+    hours = small_model(ndm.GaussianDecoder(1.7e18, 3.6e12), shape=(1,)).encode(stamps)
+    assert hours.abs().max() < 1e-9
+
+
+def test_whole_numbers_beyond_float32_are_encoded_by_the_decoder_alone_and_drawn_apart():
+    """The mean 2^31 is exact in float32, where the next number is 256 standard deviations away."""
+    decoder = ndm.GaussianDecoder(2.0**31, 1.0)
+    stamps = torch.tensor([[2**31 + 1], [2**31 + 2]])
+    model = small_model(decoder, shape=(1,)).double().float()
+    for call in (ndm.GaussianDecoder(2.0**31, 1.0).encode, model.encode):
+        assert torch.equal(call(stamps).double(), torch.tensor([[1.0], [2.0]], dtype=torch.float64))
+    assert len(ndm.sample(model, 4, steps=2).unique()) == 4
+    with pytest.raises(ndm.InputError, match="pass data in float64"):
+        model.encode(stamps.float())
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (7, 2, 2), (3,)])
+@pytest.mark.parametrize("solver", ["ancestral", "rk4", "euler_maruyama"])
+def test_statistics_that_do_not_fit_the_rows_give_no_samples(shape, solver):
+    model = small_model(ndm.GaussianDecoder(torch.zeros(shape), torch.ones(shape)), shape=(2,))
+    with pytest.raises(ndm.InputError, match="does not fit rows of shape"):
+        ndm.sample(model, 4, steps=2, solver=solver)
+    with pytest.raises(ndm.InputError, match="does not fit rows of shape"):
+        model.decoder.decode(torch.zeros(4, 2), model.process)
+
+
+def test_a_mean_without_values_is_refused():
+    for mean in (torch.eye(2).to_sparse(), torch.zeros(2, device="meta")):
+        with pytest.raises(ndm.InputError, match="mean must be a plain tensor that holds its values"):
+            ndm.GaussianDecoder(mean)
+
+
+def test_a_masked_tensor_is_refused():
+    with pytest.warns(UserWarning, match="prototype"):
+        x = torch.masked.masked_tensor(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    with pytest.raises(ndm.InputError, match="must not be a masked tensor"):
+        ndm.bound(small_model(), x)
+
+
+def test_a_network_that_is_no_module_is_refused():
+    for make in (lambda: ndm.Predictor("mlp"), lambda: ndm.TimeBasis("mlp", 2), lambda: ndm.Network(ndm.nn.MLP)):
+        with pytest.raises(ndm.InputError, match="net must be a torch module"):
+            make()

@@ -18,8 +18,8 @@ TESTS = Path(__file__).resolve().parent
 ORDER = (
     ("errors", "version"),
     ("support",),
-    ("tables",),
-    ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times", "batch", "marginal"),
+    ("tables", "batch"),
+    ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times", "marginal"),
     ("process",),
     ("predictor", "decoder", "embedding"),
     ("levels", "mixed"),

@@ -92,3 +92,33 @@ def test_what_is_usual_is_allowed(gamma_min):
         schedule.check_precision(torch.float32, steps)
     for dtype, most in ((torch.float32, 1e4), (torch.float64, 1e10)):
         assert math.isfinite(most) and schedule.check_precision(dtype, int(most)) is None
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "ddim", "rk4", "euler_maruyama"])
+@pytest.mark.parametrize(("ends", "kind"), [((-200.0, 5.0), "v"), ((-7.0, 200.0), "eps")])
+def test_a_schedule_that_float32_cannot_resolve_gives_no_samples(ends, kind, solver):
+    process = ndm.ForwardProcess(ndm.LinearSchedule(*ends))
+    net = ndm.nn.MLP((2,), width=8, depth=1)
+    model = ndm.NDM(process, ndm.Predictor(net, kind), ndm.GaussianDecoder()).float()
+    with pytest.raises(ndm.InputError, match="for float32.*use float64"):
+        ndm.sample(model, 2, steps=5, solver=solver)
+    with pytest.raises(ndm.InputError, match="for float32.*use float64"):
+        model.distribution(solver="rk4")
+
+
+@pytest.mark.parametrize("eta", [1e38, 1e-44])
+def test_an_eta_beyond_float32_is_refused_and_one_of_the_range_has_a_bound(eta):
+    model, x = model_and_rows(False, ndm.LinearSchedule(-7.0, 5.0), rows=2)
+    model = model.float()
+    with pytest.raises(ndm.InputError, match="eta must be positive and between 1e-12 and 1e"):
+        ndm.bound(model, x, eta=torch.full((2,), eta, dtype=torch.float32))
+    with pytest.raises(ndm.InputError, match="eta must be positive and between"):
+        ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), eta=eta)
+    for steps in (None, 10):
+        for allowed in (1e-12, 1e12):
+            eta_of_rows = torch.full((2,), allowed, dtype=torch.float64)
+            figures = [
+                ndm.bound(m, x, steps, eta=eta_of_rows.to(m.reference.dtype)).total for m in (model, model.double())
+            ]
+            assert all(bool(figure.isfinite().all()) for figure in figures)
+            model = model.float()

@@ -227,3 +227,49 @@ def test_rows_that_cannot_be_sampled_are_an_error_that_says_where_they_stopped(m
         ndm.sample(model, (4, 3), solver="dopri5")
     assert failure.value.result.state.shape == (4, 3) and failure.value.result.state.isfinite().all()
     assert failure.value.failures.times.tolist() == pytest.approx([0.5] * 4, abs=1e-6)
+
+
+def broken(decoder):
+    """A model with a NaN among its weights, as after a training that went wrong."""
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0))
+    model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,), width=8, depth=1)), decoder).eval()
+    with torch.no_grad():
+        next(model.parameters()).view(-1)[0] = torch.nan
+    return model
+
+
+@pytest.mark.parametrize("solver", ["ancestral", "ddim", "rk4", "dopri5", "euler_maruyama"])
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize("decoder", [ndm.CategoricalDecoder(4), ndm.GaussianDecoder()], ids=["levels", "real"])
+def test_a_model_with_a_nan_weight_gives_no_samples(decoder, mode, solver):
+    with pytest.raises(ndm.InputError, match="not finite"):
+        ndm.sample(broken(decoder), 3, solver=ndm.Solver(solver, 2), mode=mode)
+
+
+@pytest.mark.parametrize("decoder", [ndm.CategoricalDecoder(4), ndm.GaussianDecoder()], ids=["levels", "real"])
+def test_a_model_with_a_nan_weight_has_no_density(decoder):
+    model, x = broken(decoder), torch.zeros(3, 2, dtype=torch.long)
+    with pytest.raises(ndm.SolverError, match="rk4 stopped in 3 of 3 rows.*not finite"):
+        ndm.log_prob(model, x, solver=ndm.Solver("rk4", 2))
+    assert len(ndm.ode_likelihood(model, x, solver=ndm.Solver("rk4", 2)).failures) == 3
+    with pytest.raises(ndm.SolverError, match="not finite"):
+        model.distribution(solver=ndm.Solver("rk4", 2)).sample((3,))
+
+
+def test_samples_beyond_the_range_of_their_dtype_are_refused():
+    model = broken(ndm.GaussianDecoder(2.0**127, 2.0**127)).float()
+    with torch.no_grad():
+        for p in model.parameters():
+            nn.init.constant_(p, 0.0)
+    with pytest.raises(ndm.InputError, match="samples of this model are not finite: .* too large"):
+        ndm.sample(model, 1000, steps=2)
+
+
+def test_more_samples_than_the_memory_holds_are_refused():
+    with pytest.raises(ndm.InputError, match="do not fit into the memory"):
+        ndm.sample(broken(ndm.GaussianDecoder()), 10**16)
+
+
+def test_a_number_in_a_tensor_is_no_shape_of_samples():
+    with pytest.raises(ndm.InputError, match=r"sizes of one sample.*got tensor\(3\)"):
+        ndm.sample(broken(ndm.GaussianDecoder()), torch.tensor(3))

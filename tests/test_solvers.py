@@ -556,3 +556,27 @@ def test_a_solver_registered_by_a_user_works_by_name():
         draw("stranger:lazy")
     with pytest.raises(ndm.InputError, match="there is already a solver named 'stranger:lazy'"):
         ODE_SOLVERS.add("stranger:lazy", Method(lazy, takes_steps=False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_element_that_is_zero_is_solved_without_atol(dtype):
+    """Its tolerance at the start is 0, and the first guess of a step was 0 / 0."""
+    z = torch.tensor([[0.0, 1.0], [0.0, 0.0]], dtype=dtype)
+    f = lambda t, z: torch.stack([z[:, 1], -z[:, 0]], dim=1)  # noqa: E731
+    solution = dopri5(f, z, 0.0, 1.0, ndm.Solver("dopri5", rtol=1e-4, atol=0.0)).checked()
+    exact = torch.tensor([[math.sin(1), math.cos(1)], [0.0, 0.0]], dtype=dtype)
+    torch.testing.assert_close(solution.state, exact, atol=1e-3, rtol=0)
+    assert solution.nfe.max() < 300
+
+
+def test_a_density_without_atol_does_not_spend_the_budget():
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0))
+    model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,), width=8, depth=1)), ndm.GaussianDecoder()).float()
+    found = ndm.ode_likelihood(model, torch.tensor([[0.0, 1.0]]), solver=ndm.Solver("dopri5", rtol=1e-3, atol=0))
+    assert found.nfe.max() < 2000 and "budget" not in str(found.failures)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_tolerances_below_the_rounding_are_refused(dtype):
+    with pytest.raises(ndm.InputError, match="rtol=1e-300 and atol=0 are below the rounding of float"):
+        dopri5(lambda t, z: z, torch.ones(1, 2, dtype=dtype), 0.0, 1.0, ndm.Solver("dopri5", rtol=1e-300, atol=0))

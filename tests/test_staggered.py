@@ -157,3 +157,33 @@ def test_columns_that_depend_on_each_other_go_together():
     assert first_column(torch.randn(1000, 5, dtype=torch.float64)) is None
     assert first_column(made(150)) is None
     assert first_column(torch.randn(1000, 1, dtype=torch.float64)) is None
+
+
+@pytest.mark.parametrize("duration", [1e-9, 1e-6, 1e-4])
+def test_a_duration_that_float32_cannot_resolve_is_refused(duration):
+    with pytest.raises(ndm.InputError, match="duration must be at least 0.001"):
+        StaggeredSchedule(-7.0, 5.0, [0.0, 0.5], duration)
+    exact = StaggeredSchedule(-7.0, 5.0, [0.0, 0.5], 0.001).double()
+    t = torch.linspace(0, 1, 1001, dtype=torch.float64)
+    found = exact.float()(t.float())
+    torch.testing.assert_close(found.gamma.double(), exact.double()(t).gamma, atol=2e-2, rtol=0)
+    assert bool((found.d_gamma > 0).all())
+
+
+def test_starts_for_more_channels_than_the_rows_have_are_refused():
+    process = ndm.ForwardProcess(StaggeredSchedule(-7.0, 5.0, [0.0, 0.25, 0.5], 0.25))
+    model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,), width=8, depth=1)), ndm.GaussianDecoder())
+    calls = (
+        lambda: ndm.bound(model, torch.zeros(1, 2)), lambda: ndm.sample(model, 2, steps=2),
+        lambda: ndm.sample(model, 2, 2, "euler_maruyama"), lambda: model.distribution(solver="rk4").sample(),
+        lambda: ndm.log_prob(model, torch.zeros(1, 2)),
+    )  # fmt: skip
+    for call in calls:
+        with pytest.raises(ndm.InputError, match="starts for 3 channels, but the latents have 2"):
+            call()
+
+
+def test_starts_that_are_no_sequence_are_refused():
+    for starts in (3, (start for start in (0.0, 0.5))):
+        with pytest.raises(ndm.InputError, match="starts must be a Sequence"):
+            StaggeredSchedule(-7.0, 5.0, starts, 0.25)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 from .errors import InputError
 
@@ -35,12 +36,19 @@ def as_batch(x: Any, shape: tuple[int, ...] | None = None) -> Tensor:
         x = _from_numpy(x)
     if not isinstance(x, Tensor):
         raise InputError(f"data must be a torch tensor or a NumPy array, got {type(x).__name__}")
+    if isinstance(x, MaskedTensor):
+        raise InputError("data must not be a masked tensor: the mask would be lost; fill or remove the masked entries")
+    names = getattr(x, "names", ())
+    if any(name is not None for name in names):
+        raise InputError(f"data must not have named dimensions, got {names}; pass x.rename(None)")
     if x.layout is not torch.strided or x.is_nested or x.dtype not in (*FLOATS, *INTEGERS, *WIDER):
         kind = str(x.dtype).removeprefix("torch.") if x.layout is torch.strided and not x.is_nested else "no plain"
         raise InputError(f"data must be a plain tensor of integers or of floats of 16 to 64 bits, got {kind} values")
     wanted = "*" if shape is None else ", ".join(map(str, shape))
     if x.ndim < 2 or x.numel() == 0 or (shape is not None and tuple(x.shape[1:]) != shape):
         raise InputError(f"data must have shape (batch, {wanted}) with at least one row, got {tuple(x.shape)}")
+    if x.is_meta:
+        raise InputError("the data must hold values, but they are on the device meta")
     return _signed(x)
 
 

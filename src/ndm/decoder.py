@@ -13,18 +13,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .batch import as_float
 from .errors import InputError
 from .process import ForwardProcess
 from .schedule import NoiseLevel
 from .support.checks import require_count
 from .support.registry import savable
+from .support.statistics import check_statistic, exact_statistic
 from .support.tensors import expand, full_times, rand, randn_like, sum_rows
+
+COARSEST = 0.25
+"""The largest distance of neighbouring numbers of a dtype, in standard deviations of the data that it is to hold."""
 
 
 def check_data(x: Tensor) -> None:
@@ -202,12 +208,14 @@ class GaussianDecoder(Decoder):
             value per element of a sample. A size of 1 in one of the dimensions of a sample serves all its elements.
 
     Raises:
-        InputError: if a statistic is not finite, or a standard deviation is not positive; in ``encode``, if their shape
-            does not fit the rows.
+        InputError: if a statistic is not finite, or a standard deviation is not positive; in ``encode`` and ``decode``,
+            if their shape does not fit the rows, or the dtype of the data has no digit left of a standard deviation.
     """
 
     mean: Tensor
     std: Tensor
+    coarseness: float
+    """The largest |mean| / std. Times the eps of a dtype, it is the distance of neighbouring data in units of std."""
 
     def __init__(self, mean: float | list[float] | Tensor = 0.0, std: float | list[float] | Tensor = 1.0) -> None:
         super().__init__()
@@ -215,6 +223,20 @@ class GaussianDecoder(Decoder):
             exact = exact_statistic(name, given)
             rounded = exact.to(torch.get_default_dtype())
             self.register_buffer(name, rounded if torch.equal(rounded.to(exact.dtype), exact) else exact)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Find the coarseness, and keep the mean in float64 if a narrower dtype has no digits near it."""
+        self.coarseness = 0.0
+        with suppress(RuntimeError):  # shapes that fit no common row are told when there is a row
+            ratio = self.mean.abs().cpu().double() / self.std.cpu().double()
+            self.coarseness = 0.0 if ratio.is_meta else ratio.max().item()
+        if self._spacing(self.mean.dtype) > COARSEST and self.mean.device.type != "mps":
+            self.mean = self.mean.double()
+
+    def _spacing(self, dtype: torch.dtype) -> float:
+        """The distance of neighbouring numbers of ``dtype`` near the mean, in standard deviations."""
+        return self.coarseness * torch.finfo(dtype).eps
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GaussianDecoder:
         if fn(torch.empty(0, dtype=torch.float32, device=self.mean.device)).device.type == "mps":
@@ -224,7 +246,9 @@ class GaussianDecoder(Decoder):
         for name, old in before.items():
             new = getattr(self, name)
             known = not (old.is_meta or new.is_meta)
-            if known and new.dtype != old.dtype and not torch.equal(new.to(old.device, old.dtype), old):
+            if not known or new.dtype == old.dtype:
+                continue
+            if not torch.equal(new.to(old.device, old.dtype), old) or self._spacing(new.dtype) > COARSEST:
                 setattr(self, name, old.to(new.device))
         return self
 
@@ -235,12 +259,38 @@ class GaussianDecoder(Decoder):
             if isinstance(new, Tensor) and not new.is_meta and not torch.equal(new.to(old.dtype).to(new.dtype), new):
                 setattr(self, name, old.to(new.dtype))
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._settle()
+
+    def model_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The same shape.
+
+        Raises:
+            InputError: if the mean or the std does not fit rows of this shape.
+        """
+        for name, statistic in (("mean", self.mean), ("std", self.std)):
+            check_statistic(name, statistic, shape)
+        return shape
+
+    def check_resolution(self, dtype: torch.dtype) -> None:
+        """Refuse a dtype of data near the mean in which less than a few values lie within a standard deviation.
+
+        Raises:
+            InputError: with what to do.
+        """
+        spacing = self._spacing(dtype)
+        if spacing > COARSEST:
+            name = str(dtype).removeprefix("torch.")
+            advice = "subtract an offset in whole numbers first" if dtype == torch.float64 else "pass data in float64"
+            raise InputError(
+                f"near the mean of GaussianDecoder, neighbouring numbers in {name} are {spacing:.2g} standard "
+                f"deviations apart, so the data have no digits left; {advice}"
+            )
 
     def encode(self, x: Tensor) -> Tensor:
         check_data(x)
-        for name, statistic in (("mean", self.mean), ("std", self.std)):
-            check_statistic(name, statistic, tuple(x.shape[1:]))
-        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        self.model_shape(tuple(x.shape[1:]))
+        x = x if x.is_floating_point() else as_float(x, torch.get_default_dtype())
+        self.check_resolution(x.dtype)
         wide = self.wide(x)
         return ((x.to(wide) - self.mean.to(wide)) / self.std.to(wide)).to(x.dtype)
 
@@ -266,56 +316,12 @@ class GaussianDecoder(Decoder):
     def decode(
         self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
+        self.model_shape(tuple(z_0.shape[1:]))
+        # The result has the wide dtype: rounded to the model's, time stamps would be minutes apart.
+        wide = self.wide(z_0)
+        self.check_resolution(wide)
         noise = process.schedule.start(z_0)
         x = z_0 / expand(noise.alpha, z_0)
         if not mode:
             x = x + expand((noise.gamma / 2).exp(), z_0) * randn_like(z_0, generator)
-        # The result has the wide dtype: rounded to the model's, time stamps would be minutes apart.
-        wide = self.wide(x)
         return x.to(wide) * self.std.to(wide) + self.mean.to(wide)
-
-
-def exact_statistic(name: str, given: Any) -> Tensor:
-    """A decoder's mean or std in a tensor that holds it exactly: its own dtype, or float64 for numbers and integers.
-
-    Raises:
-        InputError: if it is not made of finite real numbers, or a standard deviation is not positive, with the cause.
-    """
-    try:
-        value = given.detach() if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name} must be a number, or numbers with one value per element, got {given!r}") from None
-    if value.is_complex() or value.dtype == torch.bool or isinstance(given, bool) or not value.numel():
-        kind = str(value.dtype).removeprefix("torch.") + " values" if value.numel() else "none"
-        raise InputError(f"{name} must consist of real numbers, got {'bool' if isinstance(given, bool) else kind}")
-    value = value if value.is_floating_point() else value.double()
-    bad = (~torch.isfinite(value)).flatten().nonzero().flatten()
-    if len(bad):
-        raise InputError(
-            f"{name} is not finite in {len(bad)} of {value.numel()} elements (first: element {int(bad[0])}): the data "
-            "have a NaN or an infinity there" + (", or only one row" if name == "std" else "") + "; mend the data first"
-        )
-    bad = (value <= 0).flatten().nonzero().flatten()
-    if name == "std" and len(bad):
-        cause = "constant columns have no standard deviation, drop them first"
-        raise InputError(
-            f"std must be positive everywhere, but element {int(bad[0])} is {value.flatten()[bad[0]].item():g}"
-            + (f": {cause}" if value.flatten()[bad[0]] == 0 else "")
-        )
-    # A copy, because loading a model writes into the buffer.
-    return value.clone(memory_format=torch.contiguous_format)
-
-
-def check_statistic(name: str, statistic: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse a mean or std that would only broadcast to rows of ``shape``, such as one per channel along the width.
-
-    Raises:
-        InputError: with both shapes.
-    """
-    own = tuple(statistic.shape)
-    fits = len(own) == len(shape) and all(size in (1, whole) for size, whole in zip(own, shape, strict=True))
-    if statistic.numel() != 1 and not fits:
-        raise InputError(
-            f"GaussianDecoder's {name} has shape {own} and does not fit rows of shape {shape}: give a number, or one "
-            f"value per element (a size of 1 serves a whole dimension, e.g. {(shape[0], *[1] * (len(shape) - 1))})"
-        )

@@ -19,9 +19,9 @@ from torch.distributions import Distribution, constraints
 from .errors import InputError
 from .likelihood import affordable_divergence, ode_likelihood
 from .model import NDM, check_model, check_not_random
-from .sampling import velocity_field
+from .sampling import check_finite, velocity_field
 from .solvers import ODE_SOLVERS, Solver, find_solver, solve_ode
-from .support.checks import require_count
+from .support.checks import require, require_count, require_kind, require_seed
 from .support.tensors import require_shape, seeded
 
 NO_GRADIENT = "scipy:"
@@ -42,8 +42,8 @@ class ModelDistribution(Distribution):
         validate_args: whether values are compared with the support; None is PyTorch's default.
 
     Raises:
-        InputError: if the model does not know its shape, the solver is unknown or not installed, or the schedule has no
-            continuous time.
+        InputError: if the model does not know its shape, the solver is unknown or not installed, the schedule has no
+            continuous time, or the model's dtype cannot resolve it.
 
     Example:
         >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
@@ -68,9 +68,11 @@ class ModelDistribution(Distribution):
         if model.shape is None:
             raise InputError("this model does not know the shape of a sample; make it with NDM(..., shape=shape)")
         require_count(samples=samples)
+        require_seed(seed)
         self.model, self.solver, self.samples, self.seed = model, Solver.of(solver), samples, seed
         find_solver(self.solver.name, ODE_SOLVERS)
         model.process.schedule.check_steps(None)
+        model.process.schedule.check_precision(model.reference.dtype)
         super().__init__(torch.Size(), torch.Size(model.shape), validate_args=validate_args)
 
     @property
@@ -113,6 +115,9 @@ class ModelDistribution(Distribution):
             SolverError: if the solver could not finish some rows.
         """
         check_not_random(self.model)
+        require_kind(z_1=(z_1, Tensor))
+        wanted = self.model.reference.dtype
+        require(z_1.dtype == wanted or self.model.weightless, f"z_1 must be in the model's {wanted}", z_1.dtype)
         latent = self.model.latent_shape(tuple(self.event_shape))
         lead = z_1.shape[: z_1.ndim - len(latent)]
         require_shape("z_1", z_1, z_1.new_empty((*lead, *latent), device="meta"), "the model's latents")
@@ -125,6 +130,7 @@ class ModelDistribution(Distribution):
             numbers = getattr(decoder, "numbers", 0)
             drawn = decoder.decode(z_0, process)
             x = torch.cat([x[:, :numbers], drawn[:, numbers:]], dim=1) if numbers else drawn
+        check_finite(self.model, x)
         return x.view(*lead, *self.event_shape)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  an empty shape, as in the base class
@@ -151,6 +157,7 @@ class ModelDistribution(Distribution):
             ValueError: if a value is not in the support, or has another shape.
             SolverError: if the solver could not finish some rows.
         """
+        require_kind(value=(value, Tensor))
         lead = value.shape[: value.ndim - len(self.event_shape)]
         if not lead.numel():  # which PyTorch's own check cannot take
             return self.model.reference.new_empty(torch.broadcast_shapes(lead, self.batch_shape))
@@ -167,7 +174,10 @@ class ModelDistribution(Distribution):
 
     def _base(self, sample_shape: Any) -> Tensor:
         """Standard normal draws in the shape of latents."""
-        shape = torch.Size(sample_shape) + self.batch_shape
+        try:
+            shape = torch.Size(sample_shape) + self.batch_shape
+        except TypeError:
+            raise InputError(f"sample_shape must be a shape such as (3,) or (), got {sample_shape!r}") from None
         like = self.model.reference
         latent = self.model.latent_shape(tuple(self.event_shape))
         return torch.randn((*shape, *latent), dtype=like.dtype, device=like.device)

@@ -278,10 +278,15 @@ def ode_log_prob(
     with torch.set_grad_enabled(z_0.requires_grad and torch.is_grad_enabled()):
         end = solve_ode(field, z_0, 0.0, 1.0, solver, args, partial(value_and_divergence, f))
     log_p = Gaussian.standard(end.state).log_prob(end.state) + end.integral
-    if end.failures:
-        log_p = log_p.index_fill(0, end.failures.rows.to(log_p.device), math.nan)
+    failures = end.failures
+    bad = ~torch.isfinite(log_p)
+    if bad.any():
+        infinite = Failures.where(failures.solver, bad, 1.0, "the log-density is not finite")
+        failures = Failures.first([failures, infinite])
+    if failures:
+        log_p = log_p.index_fill(0, failures.rows.to(log_p.device), math.nan)
     error = torch.full_like(log_p, 0.0 if probe is None else math.nan).detach()
-    return Likelihood(log_p, error, end.nfe.to(log_p.dtype), end.quadrature_nfe.to(log_p.dtype), end.failures)
+    return Likelihood(log_p, error, end.nfe.to(log_p.dtype), end.quadrature_nfe.to(log_p.dtype), failures)
 
 
 def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .batch import as_float
 from .decoder import Decoder, check_data
 from .embedding import Embedding
 from .errors import InputError
@@ -95,7 +96,7 @@ class MixedDecoder(Decoder):
     def encode(self, x: Tensor) -> Tensor:
         check_data(x)
         require(x.shape[1:] == (self.numbers + len(self.alphabets),), self._rule(), f"rows of {tuple(x.shape[1:])}")
-        x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        x = x if x.is_floating_point() else as_float(x, torch.get_default_dtype())
         scores = self.marginals(x[:, : self.numbers])[0].to(x.dtype)
         return torch.cat([scores, *self._one_hot(x)], dim=1)
 

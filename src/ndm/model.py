@@ -101,6 +101,7 @@ class NDM(nn.Module):
             t: their times, ``(B,)``.
             eta: replaces the eta of the process, see :class:`ForwardProcess`.
         """
+        self.process.schedule.check_channels(z_t)
         x_hat, coefficients, variance = self.predictor(z_t, t, self.process)
         if coefficients is None:
             return self.process(x_hat, variance, eta)
@@ -134,10 +135,8 @@ class NDM(nn.Module):
         Raises:
             InputError: if ``x`` is of another kind, has no row, or has rows of another shape than the model's.
         """
-        x, device = as_batch(x, self.shape), self.reference.device
-        if x.is_meta or device.type == "meta":
-            raise InputError("the model and the data must hold values, but one of them is on the device meta")
-        return x.to(device)
+        check_values(self)
+        return as_batch(x, self.shape).to(self.reference.device)
 
     def encode(self, x: Any) -> Tensor:
         """Convert data units to model units: ``(B, *)`` in the model's dtype and on its device.
@@ -176,10 +175,12 @@ class NDM(nn.Module):
 
         Raises:
             InputError: if the class of the schedule, process or decoder is not registered (networks and transforms may
-                be of any class).
+                be of any class), if the model holds no values, or if the folder cannot be written.
         """
         from .saving import save
 
+        check_values(self)
+        require_kind(folder=(folder, (str, Path)))
         save(self, Path(folder))
 
     @classmethod
@@ -197,12 +198,15 @@ class NDM(nn.Module):
                 its weights are loaded too. Nothing in the folder can name code to import.
 
         Raises:
-            InputError: if a file is missing, damaged or not from ndm, or a network must be passed.
+            InputError: if a file is missing, damaged or not from ndm, a network must be passed, or what is passed is
+                no module or does not fit the weights.
         """
         from .saving import load
 
-        supplied = {"predictor": predictor, "transform": transform}
-        return load(Path(folder), {k: v for k, v in supplied.items() if v is not None})
+        require_kind(folder=(folder, (str, Path)))
+        supplied = {k: v for k, v in {"predictor": predictor, "transform": transform}.items() if v is not None}
+        require_kind(**{name: (value, nn.Module) for name, value in supplied.items()})
+        return load(Path(folder), supplied)
 
 
 def network_shape(predictor: nn.Module) -> tuple[int, ...] | None:
@@ -223,6 +227,17 @@ def check_model(model: Any) -> None:
         inside = isinstance(getattr(model, "module", None), NDM)
         hint = ": pass the model inside, its attribute module" if inside else ""
         raise InputError(f"model must be an ndm.NDM, got {type(model).__name__}{hint}")
+    check_values(model)
+
+
+def check_values(model: NDM) -> None:
+    """Refuse a model on the device meta, which has shapes and no weights.
+
+    Raises:
+        InputError: with what to do.
+    """
+    if model.reference.is_meta:
+        raise InputError("the model must hold values, but it is on the device meta; load or initialise its weights")
 
 
 def check_not_random(model: NDM) -> None:

@@ -20,15 +20,15 @@ References:
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .gaussian import Gaussian
 from .model import NDM, check_model
-from .process import ConditionalProcess
-from .support.checks import require, require_count, require_kind, require_number
+from .process import ConditionalProcess, check_eta
+from .support.checks import require_count, require_kind
 from .support.tensors import expand, full_times, rand, randn_like, sum_rows
 from .times import LowDiscrepancyTimes
 
@@ -92,8 +92,8 @@ def bound(
         steps: the number of steps T; None is continuous time.
         times: draws the times at which the diffusion term is evaluated; by default low-discrepancy uniform times.
         generator: seeds the times and the noise.
-        eta: replaces the eta of the process, one value per row, ``(B,)``. Each eta has its own reverse process and its
-            own bound; at small eta the bound mostly measures the error of the ODE's velocity.
+        eta: replaces the eta of the process, one value between 1e-12 and 1e12 per row, ``(B,)``. Each eta has its own
+            reverse process and its own bound; at small eta the bound mostly measures the error of the ODE's velocity.
 
     Returns:
         The three terms per row, in nats.
@@ -107,9 +107,7 @@ def bound(
         require_count(steps=steps)
     model.process.schedule.check_steps(steps)
     if eta is not None:
-        least: Any = eta.min().item() if isinstance(eta, Tensor) and eta.numel() else eta
-        require_number(eta=least)
-        require(least > 0, "eta must be positive (the bound is infinite at 0)", least)
+        check_eta(*([eta.min().item(), eta.max().item()] if isinstance(eta, Tensor) and eta.numel() else [eta]))
     times = LowDiscrepancyTimes() if times is None else times
     require_kind(times=(times, LowDiscrepancyTimes))
     x = model.rows(x)

@@ -26,7 +26,7 @@ from torch.nn import functional
 from .errors import InputError
 from .process import ForwardProcess
 from .support.blueprint import Blueprint
-from .support.checks import require_count, require_kind
+from .support.checks import require_count, require_kind, require_network
 from .support.registry import Registry
 from .support.tensors import expand
 
@@ -55,6 +55,7 @@ class BasePredictor(nn.Module):
 
     def __init__(self, net: nn.Module, num_basis: int = 0, variance: bool = False) -> None:
         super().__init__()
+        require_network(net)
         require_count(0, num_basis=num_basis)
         self.net = net
         self.num_basis = num_basis

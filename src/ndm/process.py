@@ -28,7 +28,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +36,24 @@ from torch import Tensor, nn
 from .errors import InputError
 from .gaussian import Gaussian
 from .schedule import NoiseLevel, Schedule
-from .support.checks import require, require_kind, require_number
+from .support.checks import LARGEST_ETA, require, require_kind, require_number
 from .support.registry import savable
 from .support.tensors import check_times, expand, require_shape
 from .transform import Curve, Identity, Transform
 
 TiedTo = Literal["time", "noise"]
+
+
+def check_eta(*values: Any) -> None:
+    """Refuse what is no eta of a bound.
+
+    Raises:
+        InputError: if a value is no number, or not between 1e-12 and 1e12.
+    """
+    rule = f"eta must be positive and between {1 / LARGEST_ETA:g} and {LARGEST_ETA:g} (the bound is infinite at 0)"
+    for eta in values:
+        require_number(eta=eta)
+        require(1 / LARGEST_ETA <= eta <= LARGEST_ETA, rule, eta)
 
 
 @savable
@@ -51,8 +63,8 @@ class ForwardProcess(nn.Module):
     Args:
         schedule: the noise schedule.
         transform: F; the identity is conventional diffusion.
-        eta: how much noise the posterior injects, a positive number. DDPM and the usual bound use 1; the limit 0 is
-            DDIM.
+        eta: how much noise the posterior injects, a number between 1e-12 and 1e12. DDPM and the usual bound use 1; the
+            limit 0 is DDIM.
         tied_to: the time variable of F. ``"time"`` is t. ``"noise"`` is
             :math:`u(t) = \sigma_t^2 - \sigma_0^2`: F then changes where noise hides the change, and the continuous
             bound no longer depends on the shape of the schedule.
@@ -79,9 +91,7 @@ class ForwardProcess(nn.Module):
         transform = Identity() if transform is None else transform
         require_kind(schedule=(schedule, Schedule), transform=(transform, Transform))
         require(not schedule.per_channel or tied_to == "time", "F has one time: tied_to must be 'time'", tied_to)
-        require_number(eta=eta)
-        if not eta > 0:
-            raise InputError(f"eta must be positive (the bound is infinite at 0), got {eta}")
+        check_eta(eta)
         self.schedule = schedule
         self.transform = transform
         self.eta = eta
@@ -151,6 +161,7 @@ class ConditionalProcess:
             require(eta >= 0, "eta must not be negative", eta)
         elif eta.ndim:
             check_times(curve.x, eta=eta)
+        process.schedule.check_channels(curve.x)
         self.process = process
         self.curve = curve
         self.variance = variance

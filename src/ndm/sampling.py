@@ -33,6 +33,7 @@ from .model import NDM, check_model, check_not_random
 from .solvers import ODE_SOLVERS, SDE_SOLVERS, Method, Solver, VectorField, find_solver, solve_ode, solve_sde
 from .support.checks import require_count, row_shape
 from .support.tensors import full_times, randn_like, require_generator, rows_at_once
+from .support.weights import not_finite
 
 BATCH = 128
 
@@ -65,8 +66,9 @@ def sample(
 
     Raises:
         InputError: if the solver is unknown or not installed, the schedule does not allow the number of steps,
-            ``steps`` contradicts the steps of the :class:`ndm.Solver`, ``shape`` is not the model's, or the model is
-            random because it is in training mode.
+            ``steps`` contradicts the steps of the :class:`ndm.Solver`, ``shape`` is not the model's, the model is
+            random because it is in training mode, its dtype cannot resolve the schedule (see
+            :meth:`ndm.Schedule.check_precision`), or a sample is not finite.
         SolverError: if an ODE solver could not finish some rows; ``result`` is the :class:`ndm.Solution`.
 
     Example:
@@ -82,8 +84,13 @@ def sample(
     find_solver(solver.name, SOLVERS)
     discrete = solver.name in _DISCRETE
     model.process.schedule.check_steps(solver.steps if discrete else None)
+    model.process.schedule.check_precision(model.reference.dtype)
     check_not_random(model)
-    z_1 = randn_like(model.reference.new_empty((shape[0], *model.latent_shape(shape[1:]))), generator)
+    latents = model.latent_shape(shape[1:])
+    try:
+        z_1 = randn_like(model.reference.new_empty((shape[0], *latents)), generator)
+    except (RuntimeError, MemoryError):
+        raise InputError(f"{shape[0]:,} samples at once do not fit into the memory; draw fewer at a time") from None
     if discrete:
         z_0 = ancestral(model, z_1, solver.steps, deterministic=solver.name == "ddim", generator=generator)
     elif solver.name in ODE_SOLVERS:
@@ -91,7 +98,23 @@ def sample(
     else:
         drift: VectorField = lambda t, z: model(z, t).reverse_drift(z, t)  # noqa: E731
         z_0 = solve_sde(drift, model.process.noise_rate, z_1, 1.0, 0.0, solver, generator)
-    return model.decoder.decode(z_0, model.process, mode, generator)
+    check_finite(model, z_0)
+    x = model.decoder.decode(z_0, model.process, mode, generator)
+    check_finite(model, x)
+    return x
+
+
+def check_finite(model: NDM, z: Tensor) -> None:
+    """Refuse to give samples, or the latents from which they are decoded, with a NaN or an infinity.
+
+    Raises:
+        InputError: with the number of rows, and with the cause if it is a weight.
+    """
+    bad = (~torch.isfinite(z)).flatten(1).any(1)
+    if bad.any():
+        weights = not_finite(model.state_dict())
+        cause = f"the model has {weights}; load or train it again" if weights else "its field or its data are too large"
+        raise InputError(f"{int(bad.sum())} of {len(z)} samples of this model are not finite: {cause}")
 
 
 def batch_shape(model: NDM, shape: int | Sequence[int]) -> tuple[int, ...]:

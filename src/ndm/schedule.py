@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from .errors import InputError
 from .support.blueprint import Blueprint
-from .support.checks import require, require_count, require_number
+from .support.checks import require, require_count, require_kind, require_number
 from .support.registry import Registry, savable
 from .support.tensors import full_times
 
@@ -40,6 +40,9 @@ REST = 0.02
 """The share of a channel's noise that :class:`StaggeredSchedule` spreads over all times: gamma always increases."""
 SHARPNESS = 80.0
 """The inverse of the time that a corner of :class:`StaggeredSchedule` takes."""
+SHORTEST = 1e-3
+"""The shortest duration of :class:`StaggeredSchedule`: the rounding of float32 is 10^-4 of its ramp. The corners alone
+take ten times longer."""
 
 
 class NoiseLevel(NamedTuple):
@@ -98,6 +101,13 @@ class Schedule(nn.Module):
     def start(self, x: Tensor) -> NoiseLevel:
         """The noise level at t = 0 for each row of ``x``, each value ``(B,)``; no channel has another."""
         return self(full_times(0.0, x))
+
+    def check_channels(self, z: Tensor) -> None:
+        """Refuse latents ``(B, C, *)`` that have more or fewer channels than this schedule, if it is per channel.
+
+        Raises:
+            InputError: with both numbers.
+        """
 
     def balance(self, t: Tensor) -> Tensor:
         """Weights of the diffusion term at ``t``, ``(B,)``, with which no time has a larger gradient because more
@@ -266,10 +276,11 @@ class StaggeredSchedule(Schedule):
 
     Args:
         starts: the time :math:`a_j` at which each channel starts to get its noise.
-        duration: the time w that it takes.
+        duration: the time w that it takes, at least 0.001.
 
     Raises:
-        InputError: if a channel would start before 0 or end after 1.
+        InputError: if a channel would start before 0 or end after 1, or the duration is too short for float32; in
+            ``check_channels``, if latents have another number of channels.
     """
 
     per_channel = True
@@ -277,9 +288,11 @@ class StaggeredSchedule(Schedule):
 
     def __init__(self, gamma_min: float, gamma_max: float, starts: Sequence[float], duration: float) -> None:
         super().__init__(gamma_min, gamma_max)
+        require_kind(starts=(starts, Sequence))
         require_number(duration=duration, **{f"starts[{j}]": start for j, start in enumerate(starts)})
         fits = 0 < duration <= 1 and all(0 <= start <= 1 - duration + 1e-9 for start in starts) and len(starts) > 0
         require(fits, "every channel must start and end in [0, 1]", (starts, duration))
+        require(duration >= SHORTEST, f"duration must be at least {SHORTEST}", duration)
         self.duration = float(duration)
         self.register_buffer("begin", torch.tensor([float(start) for start in starts]))
 
@@ -287,6 +300,13 @@ class StaggeredSchedule(Schedule):
     def starts(self) -> list[float]:
         """The starts of all channels. They are saved with the weights, so a run goes on with those it began with."""
         return list(self.begin.tolist())
+
+    def check_channels(self, z: Tensor) -> None:
+        if z.shape[1] != len(self.begin):
+            raise InputError(
+                f"StaggeredSchedule has starts for {len(self.begin)} channels, but the latents have {z.shape[1]}; give "
+                "one start per channel"
+            )
 
     def start(self, x: Tensor) -> NoiseLevel:
         return NoiseLevel(*(value[:, 0] for value in self(full_times(0.0, x))))

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .support.blueprint import Blueprint
-from .support.checks import require_count
+from .support.checks import require_count, require_network
 from .support.registry import Registry
 from .support.tensors import expand, require_shape
 
@@ -228,6 +228,7 @@ class TimeBasis(Transform):
 
     def __init__(self, net: nn.Module, num_basis: int) -> None:
         super().__init__()
+        require_network(net)
         require_count(num_basis=num_basis)
         self.net = net
         self.num_basis = num_basis
@@ -261,6 +262,7 @@ class Network(Transform):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
+        require_network(net)
         self.net = net
 
     @classmethod

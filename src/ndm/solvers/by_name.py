@@ -9,7 +9,7 @@ from ..support.tensors import require_generator
 from .checked import check_problem, checked_field, checked_quadrature, checked_rate
 from .methods import ODE_SOLVERS, SDE_SOLVERS, Method, find_solver
 from .options import Solver
-from .solution import NoiseRate, Quadrature, Solution, VectorField
+from .solution import Failures, NoiseRate, Quadrature, Solution, VectorField
 
 
 def solve_ode(
@@ -46,8 +46,18 @@ def solve_ode(
     if method.by_row:
         return method.solve(f, z, start, end, solver, args=args, quadrature=quadrature)
     if quadrature is not None:
-        return _augmented(method, quadrature, z, start, end, solver, args)
-    return method.solve(lambda t, y: f(t, y, *args), z, start, end, solver)
+        return _finite(_augmented(method, quadrature, z, start, end, solver, args), end)
+    return _finite(method.solve(lambda t, y: f(t, y, *args), z, start, end, solver), end)
+
+
+def _finite(solution: Solution, end: float) -> Solution:
+    """The solution, in which a row that arrived at ``end`` with a NaN or an infinity has failed."""
+    state, integral, *_ = solution
+    bad = ~(torch.isfinite(state).flatten(1).all(1) & torch.isfinite(integral))
+    if not bad.any():
+        return solution
+    late = Failures.where(solution.failures.solver, bad, end, "the field is not finite")
+    return solution._replace(failures=Failures.first([solution.failures, late]))
 
 
 def _augmented(

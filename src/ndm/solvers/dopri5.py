@@ -17,6 +17,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from ..support.checks import require_count
 from .checked import check_problem, checked_field, checked_quadrature
 from .dormand_prince import STEP_NFE, DormandPrince, Step
@@ -53,7 +54,8 @@ def dopri5(
         quadrature: the field with an integrand, which is integrated along the path.
 
     Raises:
-        InputError: if ``start`` or ``end`` is not finite, or a shape would only broadcast.
+        InputError: if ``start`` or ``end`` is not finite, a shape would only broadcast, or the dtype of ``z`` cannot
+            resolve the tolerances.
     """
     check_problem(z, start, end)
     require_count(max_nfe=max_nfe)
@@ -112,6 +114,14 @@ class _Control:
 
     def __init__(self, solver: Solver, problem: _Problem, z: Tensor, max_nfe: int) -> None:
         self.method, self.rtol, self.atol, self.max_nfe = DormandPrince(z), solver.rtol, solver.atol, max_nfe
+        info = torch.finfo(z.dtype)
+        if self.rtol < info.eps and self.atol < info.tiny:
+            name = str(z.dtype).removeprefix("torch.")
+            raise InputError(
+                f"rtol={self.rtol:g} and atol={self.atol:g} are below the rounding of {name}; raise rtol to at "
+                f"least {info.eps:.2g}, or atol"
+            )
+        self.atol = max(self.atol, info.tiny)  # an element that is 0 has a tolerance too
         self.smallest = 16 * torch.finfo(z.dtype).eps * max(abs(problem.start), abs(problem.end), 1.0)
         integrates = problem.quadrature is not None
         self.panel = panel_steps(problem.shape[1:].numel()) if integrates else 1
@@ -129,8 +139,10 @@ class _Control:
     @torch.no_grad()
     def first_step(self, y: Tensor, slope: Tensor) -> Tensor:
         """Hairer's first guess: a step that changes the state by about a hundredth of its size."""
-        scale = self.atol + self.rtol * y.abs()
-        return 0.01 * _rms(y / scale).clamp(min=1e-5) / _rms(slope / scale).clamp(min=1e-5)
+        scale = self.tolerance(y, y)
+        guess = 0.01 * _rms(y / scale).clamp(min=1e-5) / _rms(slope / scale).clamp(min=1e-5)
+        # Without atol the scale of a small element is so small that the guess is 0 or no number.
+        return torch.where(guess > self.smallest, guess, self.smallest)
 
     @torch.no_grad()
     def judge(self, rows: _Rows, h: Tensor, ratio: Tensor, nfe: int) -> tuple[Tensor, _Rows]:

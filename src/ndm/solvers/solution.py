@@ -51,6 +51,12 @@ class Failures:
         return cls(solver, len(z), torch.arange(0), torch.zeros(0, dtype=z.dtype), ())
 
     @classmethod
+    def where(cls, solver: str, bad: Tensor, time: float, reason: str) -> Failures:
+        """The rows that ``bad``, ``(B,)``, selects, all at one time and for one reason."""
+        rows = bad.detach().nonzero().flatten().cpu()
+        return cls(solver, len(bad), rows, torch.full(rows.shape, time), (reason,) * len(rows))
+
+    @classmethod
     def concatenate(cls, blocks: Sequence[Failures]) -> Failures:
         """Join the failures of consecutive blocks of rows, and number the rows accordingly."""
         starts, total = [], 0

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
+
+WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text", NoneType: "null"}
+"""What messages call the values of a type."""
+LARGEST_ETA = 1e12
+"""A bound is computed for eta from 1 / LARGEST_ETA to LARGEST_ETA. Its terms grow with eta or with 1 / eta, and float32
+has all of their digits in this range."""
 
 
 def require(condition: bool, rule: str, value: Any) -> None:
@@ -29,6 +35,16 @@ def require_count(least: int = 1, **values: Any) -> None:
     for name, value in values.items():
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         require(whole and value >= least, f"{name} must be a whole number and at least {least}", repr(value))
+
+
+def require_seed(seed: Any) -> None:
+    """Refuse what is no seed.
+
+    Raises:
+        InputError: if it is no whole number, or not in [0, 2^63).
+    """
+    require_count(0, seed=seed)
+    require(seed < 2**63, "seed must be below 2^63", seed)
 
 
 def require_number(**values: Any) -> None:
@@ -53,14 +69,67 @@ def require_rate(**values: Any) -> None:
         require(0 <= value < 1, f"{name} must be in [0, 1)", value)
 
 
-def require_kind(**parts: tuple[Any, type]) -> None:
-    """Refuse a part ``(value, kind)`` that is not an instance of its kind.
+def require_types(settings: Any, group: str = "") -> None:
+    """Refuse values of a dataclass that are not of the types and choices of its annotations.
+
+    Whole numbers serve as real ones. The values inside of lists and dictionaries are not looked at, but for choices.
+
+    Args:
+        settings: an instance.
+        group: what messages put before a name, as in ``training.``.
+
+    Raises:
+        InputError: naming the first such value, and what it must be.
+    """
+    for name, wanted in get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        options = get_args(wanted) if get_origin(wanted) in (Union, UnionType) else (wanted,)
+        if not any(_is_of(value, option) for option in options):
+            rule = f"{group}{name} must be {' or '.join(_in_words(option) for option in options)}"
+            raise InputError(f"{rule}, got {shown(repr(value))}")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, which may be a choice or a list of choices."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is list and get_origin(get_args(kind)[0]) is Literal:
+        return isinstance(value, list) and all(_is_of(one, get_args(kind)[0]) for one in value)
+    if kind in (int, float):
+        number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    return isinstance(value, get_origin(kind) or kind)
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) in (list, dict):
+        inner = get_args(kind)[0]
+        return f"a {get_origin(kind).__name__}" + (f" of {_in_words(inner)}" if get_origin(inner) is Literal else "")
+    return WORDS.get(kind, f"a {kind.__name__}")
+
+
+def require_kind(**parts: tuple[Any, type | tuple[type, ...]]) -> None:
+    """Refuse a part ``(value, kind)`` that is not an instance of its kind, or of one of its kinds.
 
     Raises:
         InputError: naming the first such part, its kind and that of what was given.
     """
     for name, (value, kind) in parts.items():
-        require(isinstance(value, kind), f"{name} must be a {kind.__name__}", type(value).__name__)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        words = " or a ".join(one.__name__ for one in kinds)
+        require(isinstance(value, kinds), f"{name} must be a {words}", type(value).__name__)
+
+
+def require_network(net: Any) -> None:
+    """Refuse what is neither a module nor a function, such as a name or a class.
+
+    Raises:
+        InputError: with what was given.
+    """
+    network = callable(net) and not isinstance(net, type)
+    require(network, "net must be a torch module, or a function of the same arguments", repr(net))
 
 
 def row_shape(shape: Any) -> tuple[int, ...]:
@@ -69,7 +138,10 @@ def row_shape(shape: Any) -> tuple[int, ...]:
     Raises:
         InputError: if it is anything else.
     """
-    sizes = tuple(shape) if isinstance(shape, Iterable) and not isinstance(shape, str) else ()
+    try:
+        sizes = () if isinstance(shape, str) else tuple(shape)
+    except TypeError:  # a number, which may be a tensor without dimensions
+        sizes = ()
     if not sizes or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1 for n in sizes):
         raise InputError(f"shape must be the positive sizes of one sample, e.g. (1, 8, 8) or (2,), got {shape!r}")
     return tuple(int(n) for n in sizes)

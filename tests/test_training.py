@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import ndm
-from ndm.data import DataConfig, load_dataset
+from ndm.data import DataConfig, Dataset, load_dataset
 from ndm.experiment import Config, ModelConfig, Run, make_model
 from ndm.likelihood import bits_per_dim
 from ndm.objective import draw
@@ -450,3 +450,94 @@ def test_a_compiled_loss_trains_the_same_model(transform):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     for key in ("bpd", "gradient_norm"):
         assert logs[1][key] == pytest.approx(logs[0][key], rel=1e-4)
+
+
+WRONG = [
+    ({"optimizer": "sgd"}, "optimizer must be one of adamw, adam, got 'sgd'"),
+    ({"precision": "fp16"}, "precision must be one of fp32, bf16"),
+    ({"steps": 2.5}, "steps must be a whole number, got 2.5"),
+    ({"steps": True}, "steps must be a whole number, got True"),
+    ({"steps": "5"}, "steps must be a whole number, got '5'"),
+    ({"evaluate_every": 1.5}, "evaluate_every must be a whole number"),
+    ({"bound_steps": 2.5}, "bound_steps must be a whole number or null"),
+    ({"batch_size": None}, "batch_size must be a whole number, got None"),
+    ({"learning_rate": "1"}, "learning_rate must be a finite number, got '1'"),
+    ({"clip": float("nan")}, "clip must be a finite number, got nan"),
+    ({"compile": 1}, "compile must be true or false"),
+    ({"trackers": ["sacred"]}, "trackers must be a list of one of tensorboard, wandb"),
+    ({"eta_range": 1e30}, "eta_range must be at most 1e"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), WRONG, ids=[str(given) for given, _ in WRONG])
+def test_a_setting_of_another_kind_is_refused(given, message):
+    with pytest.raises(ndm.InputError, match=f"training.{message}"):
+        TrainingConfig(**given)
+
+
+def test_settings_of_models_and_data_have_their_kinds_too():
+    for make, message in (
+        (lambda: ModelConfig(width="8"), "model.width must be a whole number"),
+        (lambda: ModelConfig(rotation="some"), "model.rotation must be one of none, learned"),
+        (lambda: DataConfig(flip="yes"), "data.flip must be true or false"),
+        (lambda: Config(training={"steps": 3}), "training must be a TrainingConfig"),
+    ):
+        with pytest.raises(ndm.InputError, match=message):
+            make()
+
+
+ROWS = torch.randn(20, 2, dtype=torch.float32)
+FEW = TrainingConfig(steps=2, batch_size=4, evaluate_every=1)
+
+
+def rows_of(train=ROWS, validation=ROWS):
+    return Dataset("mine", train, validation, ROWS)
+
+
+def flat_model():
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0))
+    return ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,), width=8, depth=1)), ndm.GaussianDecoder())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: rows_of(ROWS.tolist()), "train rows of the data set mine: .*got list"),
+        (lambda: rows_of(ROWS[:0]), "train rows .* at least one row"),
+        (lambda: train(flat_model(), rows_of(ROWS, ROWS[:0]), FEW), "no validation rows; set training.evaluate_every"),
+        (lambda: rows_of(ROWS.to_sparse()), "train rows .* plain tensor"),
+        (lambda: rows_of(ROWS.to("meta")), "train rows .* on the device meta"),
+        (lambda: rows_of().batch(0, 0, 0), "size must be a whole number and at least 1, got 0"),
+        (lambda: rows_of().batch(1, -1, 0), "seed must be a whole number and at least 0, got -1"),
+        (lambda: rows_of().batch(1, 0, 0.5), "step must be a whole number and at least 0, got 0.5"),
+    ],
+)
+def test_rows_that_cannot_be_trained_on_are_refused(make, message):
+    with pytest.raises(ndm.InputError, match=message):
+        make()
+
+
+def test_rows_of_numpy_are_trained_on():
+    rows = ROWS.numpy()
+    train(flat_model(), Dataset("mine", rows, rows, rows), FEW)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": nn.Linear(2, 2)}, "model must be an ndm.NDM, got Linear"),
+        ({"dataset": (ROWS, ROWS)}, "dataset must be a Dataset, got tuple"),
+        ({"settings": {"steps": 3}}, "settings must be a TrainingConfig, got dict"),
+        ({"device": "gpu"}, "device 'gpu' is not available"),
+        ({"folder": 3}, "folder must be a str or a Path"),
+        *(({"seed": seed}, "seed must be") for seed in (-1, "a", 1.5, None, 2**63)),
+    ],
+)
+def test_a_trainer_refuses_arguments_of_another_kind(given, message):
+    with pytest.raises(ndm.InputError, match=message):
+        Trainer(**({"model": flat_model(), "dataset": rows_of(), "settings": FEW} | given))
+
+
+def test_a_folder_given_as_text_gets_the_checkpoints(tmp_path):
+    Trainer(flat_model(), rows_of(), FEW, folder=str(tmp_path)).run()
+    assert Checkpoints(tmp_path / "checkpoints").steps()

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ..batch import as_batch
 from ..errors import InputError
+from ..support.checks import require_count, require_seed
 from ..support.streams import Stream
 from ..support.tensors import seeded
 
@@ -39,8 +41,11 @@ class Dataset:
     Each split is one tensor of shape ``(N, *)``. If the elements are integers 0..K-1, ``levels`` is K. If they are real
     numbers, ``levels`` is None.
 
+    The rows of NumPy are copied into tensors.
+
     Raises:
-        InputError: if ``levels`` is given together with ``mean`` or ``std``.
+        InputError: if ``levels`` is given together with ``mean`` or ``std``, a split is no batch of rows, or there are
+            no training rows.
     """
 
     name: str
@@ -68,6 +73,14 @@ class Dataset:
     def __post_init__(self) -> None:
         if self.levels is not None and (self.mean is not None or self.std is not None):
             raise InputError(f"the data set {self.name} has either levels or a mean and std; give one of the two")
+        for split in ("train", "validation", "test"):
+            rows = getattr(self, split)
+            if split != "train" and isinstance(rows, Tensor) and not len(rows):
+                continue  # a trainer that validates refuses it
+            try:
+                object.__setattr__(self, split, as_batch(rows))
+            except InputError as error:
+                raise InputError(f"the {split} rows of the data set {self.name}: {error}") from None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,7 +95,13 @@ class Dataset:
         """The training batch of a step, ``(size, *)``.
 
         It depends only on the size, the seed and the step. Each epoch visits the rows in a new order.
+
+        Raises:
+            InputError: if the size is no whole number of at least 1, or the seed or the step is none of at least 0.
         """
+        require_count(size=size)
+        require_count(0, step=step)
+        require_seed(seed)
         if self.distribution is not None:
             return self.distribution.sample(size, seeded(seed, Stream.ROWS, step)).float()
         # index_select copies whole rows, and train[order] copies single bytes. On images, memory-mapped or not,

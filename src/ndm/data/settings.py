@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..support.checks import require_types
+
 OnBadFile = Literal["refuse", "skip"]
 BACKGROUND = "white"
 """The default colour behind transparent pictures."""
@@ -42,3 +44,6 @@ class DataConfig:
     columns: dict[str, str] = field(default_factory=dict)
     impute: bool = False
     encoding: str = ENCODING
+
+    def __post_init__(self) -> None:
+        require_types(self, "data.")

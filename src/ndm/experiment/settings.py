@@ -16,7 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from ..data.settings import DataConfig
 from ..errors import InputError
-from ..support.checks import is_writable, require, shown
+from ..support.checks import is_writable, require, require_types, shown
 from ..support.files import write_whole
 from ..support.values import in_words, refuse_base_60
 from ..training.settings import TrainingConfig
@@ -89,6 +89,7 @@ class ModelConfig:
     dim: int = 4
 
     def __post_init__(self) -> None:
+        require_types(self, "model.")
         for name in ("num_basis", "width", "depth", "transform_width", "transform_depth", "dim"):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
         require(all(abs(k) <= 64 for k in self.fourier), "model.fourier must be between -64 and 64", self.fourier)
@@ -128,6 +129,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
+        require_types(self)
         require(0 <= self.seed < 2**63, "seed must not be negative and must be below 2^63", self.seed)
 
     def save(self, path: Path) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
-from .checks import shown
+from .checks import require_kind, shown
 
 LARGEST_TEXT = 16 * 2**20
 """Bytes of the largest JSON that is read."""
@@ -258,6 +258,22 @@ def remove_abandoned(folder: Path, pattern: str) -> None:
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > ABANDONED:
                 left.unlink()
+
+
+def make_folder(path: str | Path) -> Path:
+    """Make a folder and those that it is in, unless it exists.
+
+    Raises:
+        InputError: if it is no path, or with the reason of the system.
+    """
+    require_kind(folder=(path, (str, Path)))
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    except (OSError, ValueError) as error:  # a path with a null character is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot make the folder {folder}: {reason}; choose another folder") from None
 
 
 def check_writable(folder: Path) -> None:

@@ -22,11 +22,13 @@ from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
+from ..support.devices import select_device
+from ..support.files import make_folder
 from ..support.progress import phase, reached
 from .average import Average
 from .checkpoint import Checkpoints, State
 from .loss import Loss
-from .optimization import learning_rate, make_accelerator, make_optimizer
+from .optimization import check_arguments, learning_rate, make_accelerator, make_optimizer
 from .settings import TrainingConfig
 from .state import (
     check_moments,
@@ -57,6 +59,9 @@ class Trainer:
             after the last step, and when a signal stops the training.
         folder: folder for ``checkpoints/`` and the trackers' files. None writes no checkpoints.
         picture: every process calls it with the averaged model and the step, every ``sample_every`` steps.
+
+    Raises:
+        InputError: if an argument is of another kind, or the device is not available.
     """
 
     def __init__(
@@ -67,16 +72,17 @@ class Trainer:
         seed: int = 0,
         device: torch.device | str = "cpu",
         log: Callable[[dict[str, Any]], None] = lambda _: None,
-        folder: Path | None = None,
+        folder: Path | str | None = None,
         picture: Callable[[NDM, int], None] = lambda _model, _step: None,
     ) -> None:
+        check_arguments(model, dataset, settings, seed)
+        device, folder = select_device(str(device)), None if folder is None else make_folder(folder)
         self.settings, self.seed, self.dataset = settings, seed, dataset
         self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints")
-        self.picture = picture
         self.plain = copy.deepcopy(model).cpu()  # receives the average in the end; it is never wrapped or sharded
-        self.accelerator = accelerator = make_accelerator(str(device), self.settings, folder)
+        self.accelerator = accelerator = make_accelerator(device, self.settings, folder)
         rank, count = accelerator.process_index, accelerator.num_processes
-        self.log = log
+        self.log, self.picture = log, picture
         self.loss, self.optimizer = self.prepare(Loss(model, settings, seed, rank, count))
         self.module: Loss = accelerator.unwrap_model(self.loss)
         self.average = Average(self.module.model, self.settings.ema_decay)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from ..data import Dataset
 from ..errors import InputError
-from ..model import NDM
+from ..model import NDM, check_model
+from ..support.checks import require_kind, require_seed
 from .settings import TrainingConfig
 
 if TYPE_CHECKING:
@@ -33,6 +35,19 @@ def learning_rate(step: int, config: TrainingConfig, seconds: float = 0.0) -> fl
         fall = min(fall, max(0.0, 1 - seconds / config.max_seconds))
     done = rise if step < warmup else fall
     return FLOOR + (config.learning_rate - FLOOR) * done
+
+
+def check_arguments(model: Any, dataset: Any, settings: Any, seed: Any) -> None:
+    """Refuse arguments of a trainer that are of another kind.
+
+    Raises:
+        InputError: naming the first.
+    """
+    check_model(model)
+    require_kind(dataset=(dataset, Dataset), settings=(settings, TrainingConfig))
+    require_seed(seed)
+    if settings.evaluate_every and not len(dataset.validation):
+        raise InputError(f"the data set {dataset.name} has no validation rows; set training.evaluate_every to 0")
 
 
 def check_start(settings: TrainingConfig, count: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..support.checks import require
+from ..support.checks import LARGEST_ETA, require, require_types
 
 LARGEST_BATCH = 2**20
 """The largest number of rows per step."""
@@ -74,6 +74,7 @@ class TrainingConfig:
     trackers: list[Literal["tensorboard", "wandb"]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        require_types(self, "training.")
         for name in ("steps", "batch_size", "accumulate", "checkpoint_every", "max_skipped"):
             require(getattr(self, name) >= 1, f"training.{name} must be at least 1", getattr(self, name))
         size = self.batch_size  # the rows of a batch are gathered in memory, whatever the size of the data set
@@ -93,5 +94,6 @@ class TrainingConfig:
         steps = self.bound_steps
         require(steps is None or steps >= 1, "training.bound_steps must be at least 1, or null", steps)
         require(self.eta_range >= 1, "training.eta_range must be at least 1", self.eta_range)
+        require(self.eta_range <= LARGEST_ETA, f"training.eta_range must be at most {LARGEST_ETA:g}", self.eta_range)
         require(0 < self.uniform_times <= 1, "training.uniform_times must be in (0, 1]", self.uniform_times)
         require(0 <= self.ema_decay < 1, "training.ema_decay must be in [0, 1)", self.ema_decay)

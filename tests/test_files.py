@@ -258,3 +258,34 @@ def test_a_file_without_tensors_keeps_its_metadata(tmp_path):
     write_tensors(path, {}, {"checksum": "abc"})
     assert read_tensors(path) == {}
     assert read_header(path).metadata == {"checksum": "abc"}
+
+
+@pytest.mark.parametrize("name", ["a file", "/proc", "nul\0", "n" * 300, 3])
+def test_a_model_is_not_saved_where_no_folder_can_be(name, tmp_path):
+    (tmp_path / "a file").write_text("mine")
+    path = tmp_path / name if isinstance(name, str) else name
+    with pytest.raises(ndm.InputError) as error:
+        small_model().save_pretrained(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_values_is_not_saved(tmp_path):
+    with pytest.raises(ndm.InputError, match="on the device meta"):
+        small_model().to("meta").save_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"predictor": 3}, "predictor must be a Module, got int"),
+        ({"predictor": ndm.nn.MLP}, "predictor must be a Module, got type"),
+        ({"transform": "identity"}, "transform must be a Module, got str"),
+        ({"predictor": ndm.nn.MLP((1, 4, 4), width=16, depth=1)}, "the predictor that was passed does not fit"),
+        ({"predictor": ndm.nn.MLP((1, 4, 4), width=32, depth=2)}, "the predictor that was passed does not fit"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_saved_model_is_blamed_and_not_the_files(given, message, tmp_path):
+    small_model().save_pretrained(tmp_path)
+    with pytest.raises(ndm.InputError, match=message) as error:
+        ndm.NDM.from_pretrained(tmp_path, **given)
+    assert "restore" not in str(error.value)

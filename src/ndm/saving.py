@@ -28,7 +28,16 @@ from .nn import NETWORKS  # noqa: F401  the networks of the package register the
 from .predictor import BasePredictor
 from .support.arguments import check_arguments, is_own
 from .support.checks import shown
-from .support.files import LARGEST_TEXT, BadFile, parse_json, read_text, whole_file, write_whole
+from .support.files import (
+    LARGEST_TEXT,
+    BadFile,
+    check_writable,
+    make_folder,
+    parse_json,
+    read_text,
+    whole_file,
+    write_whole,
+)
 from .support.outline import outline
 from .support.registry import CLASSES
 from .support.weights import (
@@ -117,6 +126,10 @@ def save(model: NDM, folder: Path) -> None:
     """Write the two files, each under a temporary name first.
 
     The weights file holds the checksums of the configuration and of the weights.
+
+    Raises:
+        InputError: if a class is not registered, or the folder cannot be written.
+        OSError: if the disk is full; what was there is then left as it was.
     """
     from .model import network_shape
 
@@ -124,12 +137,13 @@ def save(model: NDM, folder: Path) -> None:
     own = [name for name, part in (*parts.items(), ("schedule", parts["process"].get("schedule"))) if part == EXTERNAL]
     if own and own != ["predictor"]:
         raise InputError(f"the class of the model's {own[0]} is not registered, so the model could not be loaded again")
-    folder.mkdir(parents=True, exist_ok=True)
     # A network of the caller's may not say its shape, and latents may have another shape than samples.
     shape = {"shape": model.shape} if model.shape != network_shape(model.predictor) else {}
     text = json.dumps({"format": FORMAT, **shape, **parts}, indent=2) + "\n"
     weights = unshared(model.state_dict())
     metadata = {CHECKSUM: _checksum(text), WEIGHTS_CHECKSUM: checksum(weights)}
+    make_folder(folder)
+    check_writable(folder)
     with whole_file(folder / WEIGHTS_FILE) as partial_file:
         write_tensors(partial_file, weights, metadata)
         write_whole(folder / CONFIG_FILE, text)
@@ -180,7 +194,7 @@ def load(folder: Path, supplied: Mapping[str, torch.nn.Module]) -> NDM:
     check_weights(weights_file, weights, header)
     if header.metadata.get(CHECKSUM) != _checksum(text):
         raise BadFile(f"{folder}: config.json and model.safetensors do not belong together; restore both files")
-    return _filled(_assemble(parts, supplied, _largest(header)), weights, weights_file)
+    return _filled(_assemble(parts, supplied, _largest(header)), weights, weights_file, supplied)
 
 
 def read_parts(file: Path, text: str) -> dict[str, Any]:
@@ -215,7 +229,22 @@ def check_outline(parts: dict[str, Any], header: Header, supplied: Mapping[str, 
     with outline(2 * len(header.forms) + 64, 2 * elements + 2**20):
         model = _assemble(parts, supplied, _largest(header), decoder)
     if problem := misfit(header.forms, forms_of(model.state_dict()), any_float=True):
+        check_supplied(supplied, problem)
         raise BadFile(f"it does not fit {WEIGHTS_FILE}: {problem}; restore both files")
+
+
+def check_supplied(supplied: Mapping[str, torch.nn.Module], problem: str) -> None:
+    """Refuse a module of the caller's, if it is the one that does not fit the weights.
+
+    Args:
+        problem: what does not fit; it begins with the name of a tensor of the model.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    for name in supplied:
+        if problem.startswith((f"{name}.", f"process.{name}.")):
+            raise InputError(f"the {name} that was passed does not fit the saved weights: {problem}; pass one like it")
 
 
 def _assemble(parts: dict[str, Any], supplied: Mapping[str, torch.nn.Module], largest: int, decoder: Any = None) -> NDM:
@@ -226,7 +255,7 @@ def _assemble(parts: dict[str, Any], supplied: Mapping[str, torch.nn.Module], la
     return NDM(**built, decoder=decoder, shape=parts.get("shape"))
 
 
-def _filled(model: NDM, weights: dict[str, torch.Tensor], file: Path) -> NDM:
+def _filled(model: NDM, weights: dict[str, torch.Tensor], file: Path, supplied: Mapping[str, torch.nn.Module]) -> NDM:
     """The model with the weights of a file, in their precision and in evaluation mode."""
     dtypes = {w.dtype for w in weights.values() if w.is_floating_point()}
     if len(dtypes) == 1:
@@ -241,6 +270,7 @@ def _filled(model: NDM, weights: dict[str, torch.Tensor], file: Path) -> NDM:
     if missing and not problem:
         problem = f"{min(missing)} is missing"
     if problem:
+        check_supplied(supplied, problem)
         raise BadFile(f"{file} does not fit its config.json ({problem}); restore both files")
     model.load_state_dict(weights, strict=False)
     return model.eval()

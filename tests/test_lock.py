@@ -164,3 +164,30 @@ def test_a_folder_that_cannot_be_locked_is_one_line(kind, tmp_path):
         Lock(tmp_path / "a\0b" / ".lock").__enter__()
     if kind == "link elsewhere":
         assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(tmp_path, monkeypatch):
+    path = tmp_path / ".lock"
+    os.mkfifo(path)
+    Lock(path).check()
+    with pytest.raises(ndm.InputError, match="is a pipe or a device; remove it"):
+        Lock(path).__enter__()
+    without_locks(monkeypatch)
+    Lock(path).check()
+
+
+def test_a_number_that_no_process_can_have_is_that_of_a_dead_owner(tmp_path, monkeypatch):
+    without_locks(monkeypatch)
+    path = tmp_path / ".lock"
+    path.write_text(json.dumps({"process": 2**70, "host": socket.gethostname(), "since": "then"}))
+    with Lock(path):
+        pass
+
+
+def test_the_lock_of_another_owner_in_a_folder_that_took_the_place_is_left(tmp_path):
+    path = tmp_path / "run" / ".lock"
+    with Lock(path):
+        (tmp_path / "run").rename(tmp_path / "moved")
+        path.parent.mkdir()
+        path.write_text("another")
+    assert path.read_text() == "another"

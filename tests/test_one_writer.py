@@ -225,3 +225,63 @@ def test_two_demos_do_not_share_a_folder(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "demo is being written by process" in error and "choose another --out" in error
     assert list(tmp_path.iterdir()) == []
+
+
+def train_with(folder, monkeypatch, happens, capsys):
+    """Train while something happens to the folder at the fifth step; the exit status, and what is told on stderr."""
+    update = ndm.training.Trainer.update
+
+    def meanwhile(self, *args):
+        if self.step == 5:
+            happens()
+        update(self, *args)
+
+    monkeypatch.setattr(ndm.training.Trainer, "update", meanwhile)
+    settings = [*TINY, "--training.steps", "20", "--training.evaluate_every", "0", "--device", "cpu"]
+    status = main(["train", "digits", "--out", str(folder), *settings])
+    return status, " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("every", ["2", "1000"])
+@pytest.mark.parametrize("kind", ["moved", "deleted", "replaced"])
+def test_a_training_whose_folder_is_taken_away_ends_with_an_error_and_makes_no_half_run(
+    kind, every, base, tmp_path, monkeypatch, capsys
+):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    monkeypatch.setattr(sys.modules[__name__], "TINY", [*TINY, "--training.checkpoint_every", every])
+
+    def happens():
+        shutil.move(folder, elsewhere)
+        if kind == "deleted":
+            shutil.rmtree(elsewhere)
+        if kind == "replaced":
+            shutil.copytree(base, folder)
+
+    status, told = train_with(folder, monkeypatch, happens, capsys)
+    assert status == 2
+    if kind == "replaced":
+        assert "was moved, deleted or replaced while the run was trained" in told
+        assert (folder / "metrics.jsonl").read_bytes() == (base / "metrics.jsonl").read_bytes()
+        assert Run(folder).checkpoints.steps() == Run(base).checkpoints.steps()
+    else:
+        assert not folder.exists()
+    if kind == "moved" and every == "2":
+        assert Run(elsewhere).checkpoints.steps() == [2, 4]
+
+
+def test_a_config_that_is_removed_during_the_training_is_written_again(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    status, told = train_with(folder, monkeypatch, (folder / "config.yaml").unlink, capsys)
+    assert status == 0 and "config.yaml was removed while the run was trained; it is written again" in told
+    assert Run.open(folder).config.training.steps == 20
+
+
+def test_a_file_in_the_place_of_the_checkpoints_is_told_without_a_promise(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+
+    def happens():
+        shutil.rmtree(folder / "checkpoints")
+        (folder / "checkpoints").write_text("mine")
+
+    status, told = train_with(folder, monkeypatch, happens, capsys)
+    assert status == 2 and "cannot write to" in told and "intact" not in told

@@ -157,6 +157,24 @@ class RunFolder:
             return False
         return keep_result(path, result)
 
+    def check_own(self, stamp: tuple[int, int] | None) -> None:
+        """Refuse to train on in a folder that is no longer this run's. A lost ``config.yaml`` is written again.
+
+        Args:
+            stamp: the run's ``stamp`` when the training began.
+
+        Raises:
+            InputError: with what is left to do.
+        """
+        if self.stamp != stamp:
+            raise InputError(
+                f"{self.folder} was moved, deleted or replaced while the run was trained, so the training stops; if it "
+                "was moved, go on with ndm train --resume and its new path"
+            )
+        if not self.config_file.is_file():
+            self.save_config(self.config)
+            warn(f"{self.config_file} was removed while the run was trained; it is written again")
+
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
         append_line(self.metrics_file, without_infinities(record))

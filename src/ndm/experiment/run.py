@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +112,8 @@ class Run(RunFolder):
             checkpoint.
 
         Raises:
-            InputError: if the run was begun with other data, or if another process trains it.
+            InputError: if the run was begun with other data, if another process trains it, or if its folder is moved,
+                deleted or replaced meanwhile.
         """
         from accelerate import PartialState
 
@@ -129,11 +131,20 @@ class Run(RunFolder):
                 self._forget_after(trainer.step)
             if state is None and self.config.init is not None:
                 trainer.save()  # whoever resumes the run needs the other run no more
+            check_own = partial(self.check_own, self.stamp)
+            if trainer.checkpoints is not None:
+                trainer.checkpoints.check = check_own
+
+            def log(record: dict[str, Any]) -> None:
+                check_own()
+                self.log(record)
+
             with progress_bar(title, self.config.training.steps, visible=main, unit="step") as bar:
                 bar.update(bar.task_ids[0], completed=trainer.step)
-                trainer.log = training_news(bar, self.log)
+                trainer.log = training_news(bar, log)
                 average = trainer.run()
             if main:
+                check_own()
                 if dataset.schema is not None:
                     keep_schema(dataset.schema, len(dataset.train), self.model_folder)
                 save_model(average, self.model_folder, trainer.step)

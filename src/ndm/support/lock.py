@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import socket
+import stat
 import sys
 import time
 from contextlib import suppress
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .files import read_json
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
 """The errors of a file system that has no locks."""
@@ -61,7 +63,7 @@ class Lock:
             try:
                 self._made = [path for path in (folder, *folder.parents) if not path.exists()]
                 self._take_at_last()
-            except Busy:
+            except InputError:
                 self._remove_folders()
                 raise
             except (OSError, ValueError) as error:  # a path with a null character is a ValueError
@@ -71,10 +73,12 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
+        lost = self.lost  # then a file of this name is that of another owner
         self._depth -= 1
         if self._depth == 0:
             with suppress(OSError):  # Windows removes no open file; the file then stays and locks nothing
-                self.path.unlink()
+                if not lost:
+                    self.path.unlink()
             os.close(self._descriptor)
             self._remove_folders()
 
@@ -87,11 +91,19 @@ class Lock:
         if self._depth:
             return
         with suppress(OSError):  # there is no file, or it may not be read
-            descriptor = os.open(self.path, os.O_RDONLY)
+            descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # which a pipe would wait for
             try:
                 self._acquire(descriptor, shared=True)
             finally:
                 os.close(descriptor)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the file of a lock that is held was moved, deleted or replaced, alone or with its folder."""
+        try:
+            return not os.path.samestat(os.fstat(self._descriptor), self.path.stat())
+        except OSError:
+            return True
 
     def _take_at_last(self) -> None:
         """Take the lock, although earlier owners may remove its file and its folder at any moment."""
@@ -108,6 +120,9 @@ class Lock:
         """Take the lock, and return whether its file is still the one that others see."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise InputError(f"{self.path} is a pipe or a device; remove it")
         owner = {"process": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         try:
             real = self._acquire(descriptor)
@@ -149,8 +164,8 @@ class Lock:
     def _owner(self) -> dict[str, Any]:
         """The record of the owner; empty if there is none."""
         try:
-            owner = json.loads(self.path.read_text())
-        except (OSError, ValueError):
+            owner = read_json(self.path)
+        except InputError:
             return {}
         return owner if isinstance(owner, dict) else {}
 
@@ -173,7 +188,7 @@ def _is_dead(process: Any) -> bool:
         return False
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the number is none that a process can have
         return True
     except OSError:
         return False

@@ -38,11 +38,13 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: the folder that holds the checkpoints. It need not exist yet.
+        folder: the folder that holds the checkpoints. It need not exist yet, but the folder that it is in must.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.check: Callable[[], None] = lambda: None
+        """It is called before a checkpoint is written, and raises an error if the folder is another run's by then."""
 
     def save(self, state: State) -> None:
         """Write a checkpoint, then remove all others except the one before it and the best.
@@ -51,12 +53,14 @@ class Checkpoints:
         The step of the best checkpoint is ``state.values["best_step"]``, or None.
 
         Raises:
-            InputError: if it cannot be written. The earlier checkpoints are then left as they are.
+            InputError: if it cannot be written. The earlier checkpoints, if there are any, are left as they are.
         """
+        self.check()
         partial = self.folder / ".partial"
         try:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            self.folder.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone is not made again
+            partial.mkdir()
             weights = partial / "state.safetensors"
             write_tensors(weights, state.tensors)
             record = {"step": state.step, "values": state.values, "sha256": sha256(weights)}
@@ -70,7 +74,8 @@ class Checkpoints:
         except OSError as error:
             shutil.rmtree(partial, ignore_errors=True)
             reason = error.strerror or str(error)
-            raise InputError(f"cannot write to {self.folder}: {reason}; the earlier checkpoints are intact") from None
+            earlier = "; the earlier checkpoints are intact" if self.folder.is_dir() and self.steps() else ""
+            raise InputError(f"cannot write to {self.folder}: {reason}{earlier}") from None
         kept = [step for step in self.steps() if step <= state.step][-KEEP:]
         for step in self.steps():
             if step not in (*kept, state.values.get("best_step")):

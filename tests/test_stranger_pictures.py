@@ -77,7 +77,7 @@ def shown(tmp_path_factory):
     found = {}
     for width in (80, 60):
         out = tmp_path_factory.mktemp("a-folder-with-a-long-name" * 3) / "run"
-        options = ["--training.steps", "60", "--training.sample_every", "30", "--training.evaluate_every", "20"]
+        options = ["--training.steps", "120", "--training.sample_every", "60", "--training.evaluate_every", "40"]
         found[width] = on_a_terminal(["train", "digits-conventional", "--out", out, *TINY, *options], width), out
     return found
 
@@ -89,7 +89,7 @@ def test_paths_and_advice_do_not_break_at_80_columns(shown):
 
 def test_at_60_columns_the_step_and_the_time_left_are_shown(shown):
     lines, _ = shown[60]
-    assert any(re.search(r"\b\d+/60\b.*\d:\d\d left.*train \d", line) for line in lines)
+    assert any(re.search(r"\b\d+/120\b.*\d:\d\d left.*train \d", line) for line in lines)
 
 
 @pytest.mark.parametrize("name", ["validating", "drawing samples"])

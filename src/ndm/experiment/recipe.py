@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import InputError
 from ..support.checks import shown
-from ..support.files import BadFile, file_size, read_yaml
+from ..support.files import BadFile, file_size
+from ..support.plain_yaml import read_yaml
 from .settings import Config, check_names, check_values, make_config
 
 

@@ -237,7 +237,7 @@ def phase(name: str) -> Iterator[None]:
         return
     bar, task = running[-1], running[-1].tasks[0]
     start, before = bar.get_time(), task.fields["phase"]
-    bar.update(task.id, phase=name)
+    bar.update(task.id, phase=name, refresh=not isinstance(bar, Lines))  # what is short would not be drawn
     try:
         yield
     finally:

@@ -33,7 +33,6 @@ from .model import NDM, check_model, check_not_random
 from .solvers import ODE_SOLVERS, SDE_SOLVERS, Method, Solver, VectorField, find_solver, solve_ode, solve_sde
 from .support.checks import require_count, row_shape
 from .support.tensors import full_times, randn_like, require_generator, rows_at_once
-from .support.weights import not_finite
 
 BATCH = 128
 
@@ -112,6 +111,8 @@ def check_finite(model: NDM, z: Tensor) -> None:
     """
     bad = (~torch.isfinite(z)).flatten(1).any(1)
     if bad.any():
+        from .support.weights import not_finite  # which reads files, and no sampling needs it
+
         weights = not_finite(model.state_dict())
         cause = f"the model has {weights}; load or train it again" if weights else "its field or its data are too large"
         raise InputError(f"{int(bad.sum())} of {len(z)} samples of this model are not finite: {cause}")

@@ -218,14 +218,17 @@ def published() -> dict[str, dict[str, float]]:
     return found
 
 
+def never_resampled(out: Path) -> set[str]:
+    """The sets that have enough rows."""
+    return {task["set"] for task in Cells(out, TASK, "task").records.values() if task["rows"] >= FEWEST}
+
+
 def cells_of(out: Path, variant: str) -> list[dict[str, Any]]:
     """The records of a protocol; for ``plain`` also those of the sets that are not resampled."""
-    cells = Cells(out, KEY).records
-    rows = {key[0]: r["rows"] for key, r in Cells(out, TASK, "task").records.items()}
-    whole = [
-        r for r in cells.values() if variant == "plain" and r["protocol"] == "adbench" and rows[r["set"]] >= FEWEST
-    ]
-    return [r for r in cells.values() if r["protocol"] == variant] + whole
+    cells = Cells(out, KEY).records.values()
+    large = never_resampled(out) if variant == "plain" else set()
+    whole = [r for r in cells if r["protocol"] == "adbench" and r["set"] in large]
+    return [r for r in cells if r["protocol"] == variant] + whole
 
 
 def table(out: Path, variant: str) -> str:
@@ -249,7 +252,12 @@ def table(out: Path, variant: str) -> str:
             line.append(f"**{text}**" if values and means[name][s] == best else text)
         lines.append([*line, *(f"{known[name][s]:.2f}" if s in known[name] else "" for name in known)])
     whole = [s for s in sets if all(s in of for of in means.values())]
-    for title, chosen in ((f"mean of {len(sets)}", sets), (f"mean of the {len(whole)} that all have", whole)):
+    kept = [s for s in sets if s in never_resampled(out)]
+    for title, chosen in (
+        (f"mean of {len(sets)}", sets),
+        (f"mean of the {len(kept)} that are never resampled", kept),
+        (f"mean of the {len(whole)} that all have", whole),
+    ):
         full = lambda of, chosen=chosen: f"{mean(of[s] for s in chosen):.2f}" if set(chosen) <= set(of) else ""  # noqa: E731
         if chosen:
             lines.append([title, *(full(means[name]) for name in methods), *(full(known[name]) for name in known)])

@@ -241,6 +241,7 @@ def test_the_table_of_anomalies(tmp_path):
     text = anomalies.table(out, "adbench")
     assert "| WBC | **98.50 (0.71)** |  | 99.12 |" in text and "| Wilt | 63.66 | **71.00 (1.41)** | 63.66 |" in text
     assert "| mean of 2 | 81.08 |  | 81.39 |" in text and "| ndm | 1-0 |  | 1-0 |" in text
+    assert "| mean of the 1 that are never resampled | 63.66 | 71.00 | 63.66 |" in text
     assert "| ndm | 1.50 | 2.0 | 2 |" in text
     assert "| mean of 2 | 77.08 |" in anomalies.table(out, "plain")
     assert anomalies.differences(out).splitlines()[2:] == ["| WBC | knn | 98.50 | 0.71 | 2 | 99.12 |"]

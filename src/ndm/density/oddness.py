@@ -40,7 +40,7 @@ from ..model import NDM
 from ..objective import continuous_diffusion
 from ..sampling import velocity_field
 from ..solvers import Solver
-from ..support.tensors import expand, full_times, seeded
+from ..support.tensors import full_times, seeded
 from .scores import EXACT_UP_TO
 
 KERNELS, LEFT_OUT, REFERENCE, HELD_OUT = 8_000, 1_500, 2_000, 250
@@ -137,11 +137,12 @@ def diffusion_term(model: NDM, rows: Tensor, seed: int = 0) -> np.ndarray:
 @torch.no_grad()
 def log_density_of_scores(model: NDM, rows: Tensor, seed: int = 0) -> np.ndarray:
     """The log-density of the normal scores of rows of numbers by the ODE, nats, ``(N,)``; NaN where that fails."""
-    z = model.encode(rows)
-    alpha = model.process.schedule.start(z).alpha
-    probe = draw_probe(z, "exact" if z.shape[1] <= EXACT_UP_TO else "hutchinson", seeded(seed))
-    found = ode_log_prob(velocity_field(model), expand(alpha, z) * z, probe, Solver("dopri5", rtol=1e-3, atol=1e-3))
-    return (found.log_prob + z.shape[1] * alpha.log()).double().cpu().numpy()
+    decoder, x = model.decoder, model.encode(rows)
+    assert isinstance(decoder, MixedDecoder)
+    z_0, log_weight = decoder.latent(rows, x, model.process, torch.zeros_like(x))
+    probe = draw_probe(z_0, "exact" if z_0.shape[1] <= EXACT_UP_TO else "hutchinson", seeded(seed))
+    found = ode_log_prob(velocity_field(model), z_0, probe, Solver("dopri5", rtol=1e-3, atol=1e-3))
+    return (found.log_prob + log_weight + decoder.log_scale(rows)).double().cpu().numpy()
 
 
 class Oddness:

@@ -4,8 +4,8 @@ The log-likelihood is that of the ODE (:mod:`ndm.likelihood`): exact for numbers
 with symbols or rounded numbers. All rows get the same draws, so the value of a row does not depend on the others.
 
 The divergence is exact for rows of few latents. For more, it is Hutchinson's estimator with a probe for each draw. All
-rows have the same probes, so its errors hardly change the order of rows, but they do not average out over rows. They are
-largest with symbols, which have several latents each, so rows with symbols have the exact divergence for longer.
+rows have the same probes, so its errors hardly change the order of rows, but they do not average out over rows. They
+are largest with symbols, which have several latents each. So rows with symbols have the exact divergence for longer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXACT_DRAWS, DRAWS = 2, 8
 """The number of draws with the exact divergence, and with Hutchinson's, whose own noise is many times larger."""
 BLOCK = 1024
 SOLVER = Solver("dopri5", rtol=1e-4, atol=1e-4)
-"""With it the log-likelihood of a row is off by about a hundredth of a nat; with 1e-3, by most of a nat in some rows."""
+"""The log-likelihood of a row is then off by about a hundredth of a nat; with 1e-3, by most of a nat in some rows."""
 
 
 def log_density(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:

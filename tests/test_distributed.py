@@ -11,7 +11,9 @@ import pytest
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
+from torch import distributed
 
+from ndm.__main__ import main as entry
 from ndm.cli import main
 from ndm.errors import InputError
 from ndm.experiment import Run
@@ -111,6 +113,18 @@ def test_two_processes_evaluate_every_row_once_and_to_the_same_figures(tmp_path)
     assert figures[0] == figures[1]
     assert [e["rows"] for e in figures[0]] == [600, 600]
     assert len(read_lines(run / "evaluations.jsonl")) == 2
+
+
+@pytest.mark.parametrize("arguments, status", [(["recipes"], 0), (["recipes", "nothing"], 2)])
+def test_a_command_ends_its_connections_whether_it_fails_or_not(arguments, status):
+    """Gloo's threads abort a process now and then that ends with them ("terminate called without ...")."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        assert entry(arguments) == status
+        assert not distributed.is_initialized()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 FAILING = """

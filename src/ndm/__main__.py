@@ -11,9 +11,14 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from .cli import main as run
 
-        return run(arguments)
+        status = run(arguments)
     except KeyboardInterrupt:
-        return 130
+        status = 130
+    if "torch.distributed" in sys.modules:  # only then there can be other processes
+        from .support.processes import leave
+
+        leave(failed=status != 0)
+    return status
 
 
 if __name__ == "__main__":

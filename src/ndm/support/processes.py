@@ -23,6 +23,17 @@ def rank_and_count() -> tuple[int, int]:
     return 0, 1
 
 
+def leave(failed: bool) -> None:
+    """End the connections to the other processes. It is called while Python still runs, at the end of a command.
+
+    Without it the threads of gloo may abort a process that has done its work. NCCL would wait for processes that are
+    in a collective, so a process that failed leaves them to the launcher.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        if not failed or distributed.get_backend() == distributed.Backend.GLOO:
+            distributed.destroy_process_group()
+
+
 def gathered(value: T) -> list[T]:
     """The values of all processes in order of rank. Every process waits here for the others."""
     _, count = rank_and_count()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import ndm
+from ndm.popular import popular_cells
 
 
 def columns(n=400, seed=0):
@@ -36,17 +37,18 @@ def test_the_derivative_is_that_of_automatic_differentiation():
 
 
 def test_the_density_of_a_column_integrates_to_one():
-    """Trapezia between the outermost knots; beyond them the density is a normal tail."""
+    """By the midpoint rule between the outermost knots; beyond them the density is a normal tail."""
     x, normal = columns(), torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
     marginals = ndm.Marginals.fit(x)
     for j in range(x.shape[1]):
         total = (normal.cdf(marginals.y[j, 0]) + normal.cdf(-marginals.y[j, -1])).item()
         for low, high in pairwise(marginals.x[j]):
-            grid = low + (high - low) * torch.linspace(0, 1, 501, dtype=torch.float64)
+            grid = low + (high - low) * (torch.arange(500, dtype=torch.float64) + 0.5) / 500
             rows = x.mean(0).repeat(len(grid), 1)
             rows[:, j] = grid
             scores, log_slope = marginals(rows)
-            total += torch.trapezoid(torch.exp(normal.log_prob(scores[:, j]) + log_slope[:, j]), grid).item()
+            density = torch.exp(normal.log_prob(scores[:, j]) + log_slope[:, j])
+            total += (density.mean() * (high - low)).item()
         assert total == pytest.approx(1.0, abs=1e-4)
 
 
@@ -89,3 +91,85 @@ def test_few_rows_have_a_marginal_distribution_too(rows):
     marginals = ndm.Marginals.fit(x)
     assert torch.isfinite(marginals(x)[0]).all()
     assert ((marginals.inverse(marginals(x)[0]) - x).abs() / x.std(0)).max() < 1e-6
+
+
+def cells_of(marginals, values, width):
+    """The probabilities of cells around values of a single column."""
+    edges = torch.tensor(values, dtype=torch.float64)[:, None] + width * torch.tensor([-0.5, 0.5], dtype=torch.float64)
+    levels = torch.special.ndtr(marginals(edges.reshape(-1, 1))[0]).reshape(-1, 2)
+    return levels[:, 1] - levels[:, 0]
+
+
+def prices(n=3000, seed=0):
+    """Whole numbers, of which two in three rows have one of 20, 40, ..., 200, and the others any up to 999."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(n) < 2 / 3, 20 * rng.integers(1, 11, n), rng.integers(1, 1000, n)).astype(float)
+
+
+def test_popular_values_of_a_rounded_column_have_about_their_share_of_the_rows():
+    """Each round price has 1/15 of the rows, and each other price 1/2997: the smooth density of either is 1/400."""
+    x = torch.from_numpy(prices())[:, None]
+    marginals = ndm.Marginals.fit(x, cells=[1.0])
+    assert cells_of(marginals, [60.0, 100.0, 180.0], 1.0).numpy() == pytest.approx(1 / 15, rel=0.25)
+    others = cells_of(marginals, [61.0, 99.0, 170.0, 403.0, 777.0], 1.0).numpy()
+    assert (others < 1e-3).all() and (others > 1e-5).all()
+
+
+def test_popular_values_have_even_densities_within_their_cells():
+    x = torch.from_numpy(prices())[:, None]
+    inside = 60 + torch.linspace(-0.499, 0.499, 9, dtype=torch.float64)[:, None]
+    scores, log_slope = ndm.Marginals.fit(x, cells=[1.0])(inside)
+    log_p = torch.distributions.Normal(0.0, 1.0).log_prob(scores) + log_slope
+    assert log_p.max() - log_p.min() < 0.2
+    assert log_p.mean() == pytest.approx(np.log(1 / 15), abs=0.3)
+
+
+@pytest.mark.parametrize("cells", [None, [1.0]])
+def test_new_rows_are_more_probable_with_popular_values(cells, monkeypatch):
+    """New prices by the known distribution; without cells they are spread over unknown ones."""
+    normal = torch.distributions.Normal(0.0, 1.0)
+    rows, new = (prices(seed=seed) + np.random.default_rng(seed).random(3000) - 0.5 for seed in (1, 2))
+    if cells:
+        rows, new = np.rint(rows), new
+    found = []
+    for popular in (True, False):
+        if not popular:
+            monkeypatch.setattr("ndm.marginal.find_popular", lambda *_: None)
+        scores, log_slope = ndm.Marginals.fit(torch.from_numpy(rows)[:, None], cells=cells)(torch.from_numpy(new)[:, None])
+        found.append((normal.log_prob(scores) + log_slope).mean().item())
+    truth = 2 / 3 * np.log(1 / 15) + 1 / 3 * np.log(1 / 2997)
+    assert truth - 0.35 < found[0] < truth + 0.1
+    assert found[0] > found[1] + 0.25
+
+
+def test_smooth_columns_and_values_that_repeat_in_columns_without_cells_stay_smooth():
+    """Repeated values of a column without cells have no density, so a density must not follow them."""
+    rng = np.random.default_rng(3)
+    smooth = rng.normal(size=3000)
+    for column in (smooth, np.concatenate([smooth, smooth]), rng.choice(smooth[:400], 3000)):
+        x = torch.from_numpy(column)[:, None]
+        assert ndm.Marginals.fit(x).knots <= 66
+
+
+def test_the_inverse_gives_back_popular_values_to_a_thousandth_of_their_cell_in_float32():
+    x = torch.from_numpy(prices())[:, None]
+    marginals = ndm.Marginals.fit(x, cells=[1.0])
+    assert (marginals.inverse(marginals(x)[0].float()) - x).abs().max() < 1e-3
+
+
+def test_the_gain_of_popular_cells_is_that_of_leaving_out_each_row():
+    """Brute force: every row is left out in turn, and scored by the counts of the others."""
+    rng = np.random.default_rng(4)
+    values = np.concatenate([rng.integers(0, 8, 40) * 10.0, rng.integers(0, 100, 30)]).astype(float)
+    centres, counts = np.unique(values, return_counts=True)
+    smooth = lambda x: np.clip((x + 0.5) / 100, 0, 1)  # noqa: E731
+    found = popular_cells(centres - 0.5, 1.0, counts, smooth)
+    total = counts[counts > 1].sum()
+    gains = []
+    for value in values:
+        others = (values == value).sum() - 1
+        share = others / (total - 1) if others > 1 else 0.0
+        gains.append(np.log(((1 - found.weight) * share + found.weight / 100) * 100))
+    assert found.gain == pytest.approx(np.mean(gains), abs=1e-9)
+    assert found.error == pytest.approx(np.std(gains) / len(gains) ** 0.5, abs=1e-9)
+    assert 0 < found.weight < 1

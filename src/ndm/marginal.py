@@ -5,7 +5,8 @@ r"""Monotone maps of the columns of a table to normal scores, with their exact d
 :math:`S_j` is a rational-quadratic spline through the points :math:`(q_m, \Phi^{-1}(m))` of the quantiles
 :math:`q_m` of column j, with the slopes at the knots that make it smooth and increasing, and straight lines beyond the
 outermost knots. So the edges, tails and spikes of a column are there before a network learns anything, and a column in
-any unit has about the spread of a standard normal variable.
+any unit has about the spread of a standard normal variable. Where values are popular (:mod:`ndm.popular`), the spline is
+a straight line in each popular cell and between them, with a kink at the edges.
 
 References:
     Gregory, Delbourgo. Piecewise Rational Quadratic Interpolation to Monotonic Data. IMA J. Numer. Anal. 1982.
@@ -14,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .popular import find_popular
 from .support.checks import require_count
 from .support.registry import savable
 
@@ -61,7 +63,7 @@ class Marginals(nn.Module):
     y: Tensor
     """Values at the knots, ``(D, knots)``."""
     slope: Tensor
-    """Derivatives at the knots, ``(D, knots)``."""
+    """Derivatives at the knots, ``(2, D, knots)``: those from the left and those from the right."""
 
     def __init__(self, columns: int, knots: int = 2) -> None:
         super().__init__()
@@ -72,26 +74,31 @@ class Marginals(nn.Module):
         positions = torch.linspace(-1.0, 1.0, knots, dtype=torch.float64).repeat(columns, 1)
         self.register_buffer("x", positions)
         self.register_buffer("y", positions.clone())
-        self.register_buffer("slope", torch.ones_like(positions))
+        self.register_buffer("slope", torch.ones_like(positions).repeat(2, 1, 1))
 
     @classmethod
-    def fit(cls, rows: Tensor, knots: int | None = None) -> Marginals:
+    def fit(cls, rows: Tensor, knots: int | None = None, cells: Sequence[float] | None = None, seed: int = 0) -> Marginals:
         """The splines of the columns of ``rows``, ``(N, D)``.
 
         Args:
             rows: the data in their own units.
             knots: the number of quantiles; by default one for every 30 rows, from 4 to 64.
+            cells: the width of the cell of each column, 0 for one that is not rounded; None is 0 for all. Rounded
+                values are spread evenly over their cells.
+            seed: seed of the places in the cells.
 
         Raises:
             InputError: if a column has a single value or a value that is not finite.
         """
         values = rows.double().numpy()
+        widths = [0.0] * values.shape[1] if cells is None else list(cells)
         quantiles = knots or int(min(MOST_KNOTS, max(4, len(values) // ROWS_PER_KNOT)))
-        splines = [fit_spline(column, quantiles) for column in values.T]
-        self = cls(values.shape[1], quantiles + 2)
-        for name, k in (("x", 0), ("y", 1), ("slope", 2)):
-            table = np.stack([spline[k] for spline in splines]) if splines else np.empty((0, quantiles + 2))
-            setattr(self, name, torch.from_numpy(table))
+        spread = spread_out(rows, widths, seed).numpy()
+        splines = [fit_column(*column, quantiles) for column in zip(values.T, spread.T, widths, strict=True)]
+        self = cls(values.shape[1], max((spline.shape[1] for spline in splines), default=quantiles + 2))
+        filled = [continued(spline, self.knots) for spline in splines]
+        tables = torch.from_numpy(np.stack(filled, 1) if filled else np.empty((4, 0, self.knots)))
+        self.x, self.y, self.slope = tables[0].clone(), tables[1].clone(), tables[2:].clone()
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Marginals:
@@ -116,7 +123,7 @@ class Marginals(nn.Module):
         y = k.y0 + height * (part**2 + first * part * (1 - part)) / down
         slope = mean * (last * part**2 + 2 * part * (1 - part) + first * (1 - part) ** 2) / down**2
         below, above = (x - self.x[:, :1]).clamp(max=0), (x - self.x[:, -1:]).clamp(min=0)
-        return (y + self.slope[:, :1] * below + self.slope[:, -1:] * above).T, slope.log().T
+        return (y + self.slope[1, :, :1] * below + self.slope[0, :, -1:] * above).T, slope.log().T
 
     def inverse(self, y: Tensor) -> Tensor:
         """The values x with these normal scores, ``(B, D)`` in float64."""
@@ -131,12 +138,13 @@ class Marginals(nn.Module):
         c = -rise
         part = 2 * c / (-b - (b**2 - 4 * a * c).clamp(min=0).sqrt())
         below, above = (y - self.y[:, :1]).clamp(max=0), (y - self.y[:, -1:]).clamp(min=0)
-        return (k.x0 + width * part + below / self.slope[:, :1] + above / self.slope[:, -1:]).T
+        return (k.x0 + width * part + below / self.slope[1, :, :1] + above / self.slope[0, :, -1:]).T
 
     def _piece(self, ends: Tensor, at: Tensor) -> Knots:
         """The pieces that hold ``at``, ``(D, B)``; points beyond the ends get the outermost pieces."""
         right = torch.searchsorted(ends, at).clamp(1, self.knots - 1)
-        pairs = ((table.gather(1, right - 1), table.gather(1, right)) for table in (self.x, self.y, self.slope))
+        tables = ((self.x, self.x), (self.y, self.y), (self.slope[1], self.slope[0]))
+        pairs = ((low.gather(1, right - 1), high.gather(1, right)) for low, high in tables)
         return Knots(*(end for pair in pairs for end in pair))
 
 
@@ -147,38 +155,88 @@ def standard_deviation(values: np.ndarray) -> np.ndarray:
     return (values / scale).std(0) * scale
 
 
-def fit_spline(column: np.ndarray, quantiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions, normal scores and slopes of the knots of one column, each ``(quantiles + 2,)``.
+def spread_out(rows: Tensor, cells: Sequence[float], seed: int = 0) -> Tensor:
+    """Rows ``(N, D)`` with each rounded number at a random place in its cell, in float64."""
+    noise = np.random.default_rng(seed).random(rows.shape) - 0.5
+    return rows.double() + torch.from_numpy(noise) * torch.tensor(list(cells), dtype=torch.float64)
+
+
+def fit_column(values: np.ndarray, spread_out: np.ndarray, cell: float, quantiles: int) -> np.ndarray:
+    """The spline of one column: positions, normal scores and the slopes from both sides of each knot, ``(4, knots)``.
+
+    Args:
+        values: the column.
+        spread_out: the column with rounded values spread over their cells.
+        cell: the width of these cells, or 0.
+        quantiles: the number of quantiles.
 
     Raises:
         InputError: if the column has a single value or a value that is not finite.
     """
-    if not np.isfinite(column).all() or column.min() == column.max():
+    if not np.isfinite(spread_out).all() or spread_out.min() == spread_out.max():
         raise InputError("a column needs finite values, and at least two different ones, for a marginal distribution")
-    spread = standard_deviation(column)
+    spread = float(standard_deviation(spread_out))
     if not SMALLEST_SPREAD < spread < 1 / SMALLEST_SPREAD:
         raise InputError(
             f"a column has a standard deviation of {spread:.3g}, with which densities are no numbers; give it in "
             "another unit"
         )
-    share = np.concatenate([[0.5 / len(column)], (np.arange(quantiles) + 0.5) / quantiles, [1 - 0.5 / len(column)]])
-    position = np.quantile(column, share.clip(0, 1))
+    tail = 0.5 / len(values)
+    shares = np.concatenate([[tail], (np.arange(quantiles) + 0.5) / quantiles, [1 - tail]]).clip(0, 1)
+    spline = smooth_spline(spread_out, shares, spread)
+    one = Marginals(1, spline.shape[1])
+    one.x, one.y, one.slope = (torch.from_numpy(table) for table in (spline[:1], spline[1:2], spline[2:, None]))
+    smooth = lambda x: torch.special.ndtr(one(torch.from_numpy(x)[:, None])[0][:, 0]).numpy()  # noqa: E731
+    popular = find_popular(values, smooth, spread, cell)
+    if popular is None:
+        return spline
+    below = lambda x: popular.weight * smooth(x) + (1 - popular.weight) * popular.distribution(x)  # noqa: E731
+    edges = popular.edges()
+    ends = [min(values.min() - cell / 2, spline[0, 0]), max(values.max() + cell / 2, spline[0, -1])]
+    outside = spline[0][np.searchsorted(edges, spline[0]) % 2 == 0]  # the density is even within a cell
+    knots = np.unique(np.concatenate([edges, outside, ends]).clip(*ends))
+    level = below(knots)
+    level = tail + (1 - 2 * tail) * (level - level[0]) / (level[-1] - level[0])
+    levels = np.unique(np.concatenate([level, shares]))  # straight lines in normal scores are only even if they are short
+    return straight_spline(np.interp(levels, level, knots), torch.special.ndtri(torch.from_numpy(levels)).numpy())
+
+
+def smooth_spline(column: np.ndarray, shares: np.ndarray, spread: float) -> np.ndarray:
+    """The smooth spline through the quantiles of a column at ``shares``; see :func:`fit_column`."""
+    position = np.quantile(column, shares)
     position[0], position[-1] = column.min(), column.max()
-    score = torch.special.ndtri(torch.from_numpy(share)).numpy()
-    kept = [0]
-    for m in range(1, len(share)):
-        if position[m] - position[kept[-1]] > NARROWEST * spread and score[m] - score[kept[-1]] > 1e-3:
-            kept.append(m)
-    if len(kept) < 2:
-        kept = [0, len(share) - 1]
+    score = torch.special.ndtri(torch.from_numpy(shares)).numpy()
+    kept = separate(position, score, NARROWEST * spread, 1e-3)
     position, score = position[kept], score[kept]
-    width, rise = np.diff(position), np.diff(score)
-    secant = rise / width
+    width = np.diff(position)
+    secant = np.diff(score) / width
     slope = np.concatenate([secant[:1], secant, secant[-1:]])[: len(position)]
     # A weighted harmonic mean of the neighbouring secants keeps the spline increasing and smooth.
     slope[1:-1] = (width[1:] + width[:-1]) / (width[1:] / secant[1:] + width[:-1] / secant[:-1])
     slope[-1] = secant[-1]
-    # Unused knots continue the last straight line.
-    steps = spread * np.arange(1, quantiles + 3 - len(position))
-    more = (position[-1] + steps, score[-1] + slope[-1] * steps, np.full(len(steps), slope[-1]))
-    return tuple(np.concatenate(pair) for pair in zip((position, score, slope), more, strict=True))  # type: ignore[return-value]
+    return np.stack([position, score, slope, slope])
+
+
+def straight_spline(position: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Straight lines through points in increasing order; see :func:`fit_column`."""
+    kept = separate(position, score, 1e-13 * float(np.abs(position).max()), 1e-12)
+    position, score = position[kept], score[kept]
+    secant = np.diff(score) / np.diff(position)
+    return np.stack([position, score, np.append(secant[:1], secant), np.append(secant, secant[-1:])])
+
+
+def separate(position: np.ndarray, score: np.ndarray, width: float, rise: float) -> list[int]:
+    """The first point and each that is more than ``width`` and ``rise`` beyond the last one kept; at least both ends."""
+    kept = [0]
+    for m in range(1, len(position)):
+        if position[m] - position[kept[-1]] > width and score[m] - score[kept[-1]] > rise:
+            kept.append(m)
+    return kept if len(kept) > 1 else [0, len(position) - 1]
+
+
+def continued(spline: np.ndarray, knots: int) -> np.ndarray:
+    """A spline with more knots, which continue its last straight line."""
+    position, score, _, slope = spline[:, -1]
+    steps = (spline[0, -1] - spline[0, 0]) * np.arange(1, knots + 1 - spline.shape[1])
+    same = np.full(len(steps), slope)
+    return np.concatenate([spline, np.stack([position + steps, score + slope * steps, same, same])], 1)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..embedding import Embedding
-from ..marginal import Marginals
+from ..marginal import Marginals, spread_out
 from ..mixed import MixedDecoder, MixedPredictor
 from ..model import NDM
 from ..nn import MLP
@@ -37,14 +36,11 @@ def table_model(rows: Tensor, cells: Sequence[float], alphabets: Sequence[int], 
         seed: seed of the weights.
     """
     numbers, alphabets = len(cells), tuple(alphabets)
-    # Rounded numbers are spread over their cells, as they are in training: a spike is as wide as its cell.
-    noise = np.random.default_rng(seed).random((len(rows), numbers)) - 0.5
-    spread = rows[:, :numbers].double() + torch.from_numpy(noise) * torch.tensor(cells)
-    marginals = Marginals.fit(spread)
+    marginals = Marginals.fit(rows[:, :numbers], cells=cells, seed=seed)
     decoder = MixedDecoder(marginals, alphabets, list(cells))
     torch.manual_seed(seed)
     if not alphabets:
-        first = first_column(marginals(spread)[0], seed)
+        first = first_column(marginals(spread_out(rows[:, :numbers], cells, seed))[0], seed)
         return NDM(*numbers_model(numbers, first, plan), decoder)
     schedule = LinearSchedule(plan.gamma_min, plan.gamma_max)
     embedding = Embedding(alphabets, plan.dim, numbers=numbers)

@@ -93,7 +93,8 @@ def test_the_step_of_a_grid_is_found_wherever_it_lies_and_not_where_there_is_non
     assert density.grid_step(off) == 1.0
     assert density.grid_step(random.standard_normal(500)) is None
     assert density.grid_step(whole * 1.0 + random.uniform(0, 0.5, 500)) is None
-    assert density.grid_step(np.round(random.standard_normal(500), 3)) is None  # 0.1 % of the standard deviation
+    assert density.grid_step(np.round(random.standard_normal(500), 3)) == 1e-3
+    assert density.grid_step(np.round(random.standard_normal(500), 5)) is None  # 0.001 % of the standard deviation
     assert density.grid_step(np.where(random.uniform(size=500) < 0.3, 1.0, 0.0)) == 1.0
     assert density.grid_step(np.where(random.uniform(size=500) < 0.9, 0.0, random.standard_normal(500))) is None
     assert density.grid_step(np.full(5, 3.0)) is None

@@ -19,8 +19,8 @@ FOLDER holds ``uci/*.npz`` with ``data`` (rows by columns) and ``test_mask`` (sp
 Every rival is fitted on the training rows and chosen by the validation rows. Our estimator gets both as one table, as
 it takes its own rows for validation. The file of records has, for each cell, the mean and its standard error over test
 rows; the values of the rows go to ``*-rows/`` beside it, outside version control, for ``--compare``. The time of
-training is the processor's, summed over threads, with the choice of a size. An interrupted benchmark goes on: a
-finished cell is not computed again.
+training is the processor's, summed over threads, with the choice of a size: that of the spline flow is of both sizes
+that are tried. An interrupted benchmark goes on: a finished cell is not computed again.
 """
 
 from __future__ import annotations
@@ -293,9 +293,11 @@ def table(out: Path) -> str:
             if found:
                 value, error = mean_and_error([r["nats"] for r in found])
                 gap = f"{value:+.3f} ({found[0]['error'] if error is None else error:.3f}) to {rival}"
-        if mine and of["NSF"]:
-            time, other = (np.mean([r["process_seconds"] for r in found.values()]) for found in (mine, of["NSF"]))
-            speed = f"{time / other:.2f}"
+        both = [s for s in mine if s in of["NSF"]]
+        if both:
+            sizes = (OURS, *COLUMNS["NSF"])
+            time, *others = (sum(cells.records[name, s, m]["process_seconds"] for s in both) for m in sizes)
+            speed = f"{time / sum(others):.2f}"
         lines.append([*line, gap, speed])
     header = ["set", "rows x columns", "splits", *COLUMNS, "ours", "ours - best rival", "processor time / NSF's"]
     return markdown_table(header, lines)

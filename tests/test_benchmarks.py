@@ -154,7 +154,7 @@ def test_paired_differences_and_the_table(tmp_path):
     assert pairs["made", 1, "ndm", "nsf"]["nats"] == pytest.approx(value + 1, rel=1e-6)
     assert pairs["made", 1, "ndm", "nsf"]["error"] == pytest.approx(error, rel=1e-6)
     line = density.table(out).splitlines()[2]
-    assert f"{value + 0.5:+.3f} (0.500) to NSF | 0.50 |" in line and f"| {b.mean():.3f} (0.000) |" in line
+    assert f"{value + 0.5:+.3f} (0.500) to NSF | 0.25 |" in line and f"| {b.mean():.3f} (0.000) |" in line
     assert f"| **{a.mean() + 0.5:.3f} (0.500)** |" in line
     density.rows_file(out, "made", 0, "kde").unlink()
     density.compare(out)  # what is compared already needs no rows

@@ -115,7 +115,7 @@ def test_two_processes_evaluate_every_row_once_and_to_the_same_figures(tmp_path)
     assert len(read_lines(run / "evaluations.jsonl")) == 2
 
 
-@pytest.mark.parametrize("arguments, status", [(["recipes"], 0), (["recipes", "nothing"], 2)])
+@pytest.mark.parametrize(("arguments", "status"), [(["recipes"], 0), (["recipes", "nothing"], 2)])
 def test_a_command_ends_its_connections_whether_it_fails_or_not(arguments, status):
     """Gloo's threads abort a process now and then that ends with them ("terminate called without ...")."""
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)

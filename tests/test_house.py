@@ -18,7 +18,7 @@ TESTS = Path(__file__).resolve().parent
 ORDER = (
     ("errors", "version"),
     ("support",),
-    ("tables", "batch"),
+    ("tables", "batch", "popular"),
     ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times", "marginal"),
     ("process",),
     ("predictor", "decoder", "embedding"),

@@ -135,7 +135,9 @@ def test_new_rows_are_more_probable_with_popular_values(cells, monkeypatch):
     for popular in (True, False):
         if not popular:
             monkeypatch.setattr("ndm.marginal.find_popular", lambda *_: None)
-        scores, log_slope = ndm.Marginals.fit(torch.from_numpy(rows)[:, None], cells=cells)(torch.from_numpy(new)[:, None])
+        scores, log_slope = ndm.Marginals.fit(torch.from_numpy(rows)[:, None], cells=cells)(
+            torch.from_numpy(new)[:, None]
+        )
         found.append((normal.log_prob(scores) + log_slope).mean().item())
     truth = 2 / 3 * np.log(1 / 15) + 1 / 3 * np.log(1 / 2997)
     assert truth - 0.35 < found[0] < truth + 0.1

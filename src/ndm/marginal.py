@@ -5,8 +5,8 @@ r"""Monotone maps of the columns of a table to normal scores, with their exact d
 :math:`S_j` is a rational-quadratic spline through the points :math:`(q_m, \Phi^{-1}(m))` of the quantiles
 :math:`q_m` of column j, with the slopes at the knots that make it smooth and increasing, and straight lines beyond the
 outermost knots. So the edges, tails and spikes of a column are there before a network learns anything, and a column in
-any unit has about the spread of a standard normal variable. Where values are popular (:mod:`ndm.popular`), the spline is
-a straight line in each popular cell and between them, with a kink at the edges.
+any unit has about the spread of a standard normal variable. Where values are popular (:mod:`ndm.popular`), the spline
+is a straight line in each popular cell and between them, with a kink at the edges.
 
 References:
     Gregory, Delbourgo. Piecewise Rational Quadratic Interpolation to Monotonic Data. IMA J. Numer. Anal. 1982.
@@ -77,7 +77,9 @@ class Marginals(nn.Module):
         self.register_buffer("slope", torch.ones_like(positions).repeat(2, 1, 1))
 
     @classmethod
-    def fit(cls, rows: Tensor, knots: int | None = None, cells: Sequence[float] | None = None, seed: int = 0) -> Marginals:
+    def fit(
+        cls, rows: Tensor, knots: int | None = None, cells: Sequence[float] | None = None, seed: int = 0
+    ) -> Marginals:
         """The splines of the columns of ``rows``, ``(N, D)``.
 
         Args:
@@ -197,7 +199,9 @@ def fit_column(values: np.ndarray, spread_out: np.ndarray, cell: float, quantile
     knots = np.unique(np.concatenate([edges, outside, ends]).clip(*ends))
     level = below(knots)
     level = tail + (1 - 2 * tail) * (level - level[0]) / (level[-1] - level[0])
-    levels = np.unique(np.concatenate([level, shares]))  # straight lines in normal scores are only even if they are short
+    levels = np.unique(
+        np.concatenate([level, shares])
+    )  # straight lines in normal scores are only even if they are short
     return straight_spline(np.interp(levels, level, knots), torch.special.ndtri(torch.from_numpy(levels)).numpy())
 
 
@@ -226,7 +230,7 @@ def straight_spline(position: np.ndarray, score: np.ndarray) -> np.ndarray:
 
 
 def separate(position: np.ndarray, score: np.ndarray, width: float, rise: float) -> list[int]:
-    """The first point and each that is more than ``width`` and ``rise`` beyond the last one kept; at least both ends."""
+    """The first point, and each more than ``width`` and ``rise`` beyond the last that is kept; at least both ends."""
     kept = [0]
     for m in range(1, len(position)):
         if position[m] - position[kept[-1]] > width and score[m] - score[kept[-1]] > rise:

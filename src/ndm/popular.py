@@ -38,7 +38,7 @@ class Popular(NamedTuple):
     low: np.ndarray
     """Their lower edges, increasing, ``(K,)``."""
     width: float
-    count: np.ndarray
+    rows: np.ndarray
     """How many rows each has, ``(K,)``."""
     weight: float
     """The weight w of the smooth density."""
@@ -53,7 +53,7 @@ class Popular(NamedTuple):
 
     def distribution(self, x: np.ndarray) -> np.ndarray:
         """The share of the popular cells' rows below x, spread evenly in each cell."""
-        before = np.concatenate([[0], np.cumsum(self.count)]) / self.count.sum()
+        before = np.concatenate([[0], np.cumsum(self.rows)]) / self.rows.sum()
         levels = np.stack([before[:-1], before[1:]], 1).ravel()
         return np.interp(x, self.edges(), levels, left=0.0, right=1.0)
 

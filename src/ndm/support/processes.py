@@ -29,9 +29,9 @@ def leave(failed: bool) -> None:
     Without it the threads of gloo may abort a process that has done its work. NCCL would wait for processes that are
     in a collective, so a process that failed leaves them to the launcher.
     """
-    if distributed.is_available() and distributed.is_initialized():
-        if not failed or distributed.get_backend() == distributed.Backend.GLOO:
-            distributed.destroy_process_group()
+    connected = distributed.is_available() and distributed.is_initialized()
+    if connected and (not failed or distributed.get_backend() == distributed.Backend.GLOO):
+        distributed.destroy_process_group()
 
 
 def gathered(value: T) -> list[T]:

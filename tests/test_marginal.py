@@ -147,8 +147,8 @@ def test_new_rows_are_more_probable_with_popular_values(cells, monkeypatch):
 def test_smooth_columns_and_values_that_repeat_in_columns_without_cells_stay_smooth():
     """Repeated values of a column without cells have no density, so a density must not follow them."""
     rng = np.random.default_rng(3)
-    smooth = rng.normal(size=3000)
-    for column in (smooth, np.concatenate([smooth, smooth]), rng.choice(smooth[:400], 3000)):
+    smooth, many = rng.normal(size=3000), rng.random(20_000)
+    for column in (smooth, many, np.concatenate([smooth, smooth]), rng.choice(smooth[:400], 3000)):
         x = torch.from_numpy(column)[:, None]
         assert ndm.Marginals.fit(x).knots <= 66
 

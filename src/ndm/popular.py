@@ -6,8 +6,9 @@ a contract, the reading of one day. The probability of cell k of a fine grid is 
 .. math:: P(k) = w\, P_0(k) + (1 - w)\, n_k / n
 
 with :math:`P_0` of the smooth density, the number :math:`n_k` of rows in a popular cell and their sum n. A cell is
-popular if it has at least two rows. The weight w has the largest leave-one-out likelihood, in which a row sees its cell
-with :math:`n_k - 1` rows, so that a cell of two rows is not popular to either.
+popular if it has at least two rows, or more if there are very many such cells. The weight w has the largest
+leave-one-out likelihood, in which a row sees its cell with :math:`n_k - 1` rows, so that a cell that owes it to this row
+is not popular.
 
 The cells of a rounded column are its own. For another column their width is chosen by the same likelihood, and equal
 values count once, because the density of a value that repeats has no bound. Popular cells are used only if they
@@ -85,13 +86,12 @@ def find_popular(values: np.ndarray, smooth: Distribution, spread: float, cell: 
 def popular_cells(low: np.ndarray, width: float, count: np.ndarray, smooth: Distribution) -> Popular:
     """The popular ones of the cells that have rows, with the best weight of the smooth density."""
     total = int(count.sum())
-    most = np.sort(np.argsort(-count, kind="stable")[:MOST])
-    most = most[count[most] > 1]
-    low, count = low[most], count[most]
-    if not (count > 2).any():
+    enough = max(2, int(np.sort(count)[-MOST - 1]) + 1 if len(count) > MOST else 2)
+    low, count = low[count >= enough], count[count >= enough]
+    if not (count > enough).any():
         return Popular(low, width, count, 1.0, 0.0, 0.0)
     smooth_share = np.maximum(smooth(low + width) - smooth(low), 1e-300)
-    others = np.where(count > 2, count - 1, 0) / (count.sum() - 1) / smooth_share
+    others = np.where(count > enough, count - 1, 0) / (count.sum() - 1) / smooth_share
     rest = total - count.sum()
     # log(P(k) / P_0(k)) of a row in each popular cell, for each weight; it is log w for a row in no popular cell.
     gains = np.log(WEIGHTS[:, None] + (1 - WEIGHTS[:, None]) * others)

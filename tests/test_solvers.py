@@ -241,6 +241,18 @@ def test_dopri5_says_where_it_fails_and_finishes_the_other_rows():
     assert not solution.failures and solution.checked() is solution
 
 
+def test_a_field_that_is_nan_at_any_tolerance_is_not_blamed_on_the_tolerance():
+    z = torch.ones(2, 1)
+    for name, advice in (("dopri5", "tolerances do not change that: look at the weights"), ("rk4", "or use dopri5")):
+        solution = solve_ode(lambda t, z: z * math.nan, z, 0.0, 1.0, name)
+        with pytest.raises(SolverError, match=f"not finite.*; .*{advice}") as caught:
+            solution.checked()
+        assert "loosen" not in str(caught.value)
+    late = dopri5(lambda t, z: -1e4 * z, torch.ones(1, 1), 0.0, 1.0, max_nfe=60)
+    with pytest.raises(SolverError, match="budget.*; loosen rtol and atol"):
+        late.checked()
+
+
 def test_dopri5_keeps_the_shape_and_an_empty_interval_changes_nothing():
     z = torch.randn(2, 1, 3, 3)
     assert torch.equal(dopri5(lambda t, z: z, z, 0.5, 0.5).state, z)

@@ -9,7 +9,7 @@ from ..support.tensors import require_generator
 from .checked import check_problem, checked_field, checked_quadrature, checked_rate
 from .methods import ODE_SOLVERS, SDE_SOLVERS, Method, find_solver
 from .options import Solver
-from .solution import Failures, NoiseRate, Quadrature, Solution, VectorField
+from .solution import NOT_FINITE, Failures, NoiseRate, Quadrature, Solution, VectorField
 
 
 def solve_ode(
@@ -56,7 +56,7 @@ def _finite(solution: Solution, end: float) -> Solution:
     bad = ~(torch.isfinite(state).flatten(1).all(1) & torch.isfinite(integral))
     if not bad.any():
         return solution
-    late = Failures.where(solution.failures.solver, bad, end, "the field is not finite")
+    late = Failures.where(solution.failures.solver, bad, end, NOT_FINITE)
     return solution._replace(failures=Failures.first([solution.failures, late]))
 
 

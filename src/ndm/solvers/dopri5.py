@@ -24,9 +24,9 @@ from .dormand_prince import STEP_NFE, DormandPrince, Step
 from .methods import ODE_SOLVERS, Method
 from .options import Solver
 from .quadrature import PANEL_NFE, PATH_SHARE, integrate_panel, panel_steps
-from .solution import Failures, Quadrature, Solution, VectorField
+from .solution import NOT_FINITE, Failures, Quadrature, Solution, VectorField
 
-_REASONS = ("the field is not finite", "the step underflows", "the budget of evaluations is spent")
+_REASONS = (NOT_FINITE, "the step underflows", "the budget of evaluations is spent")
 
 
 def dopri5(

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..support.tensors import expand
 from .methods import ODE_SOLVERS, SDE_SOLVERS, Method, require
 from .options import Solver
-from .solution import Failures, NoiseRate, Solution, VectorField
+from .solution import NOT_FINITE, Failures, NoiseRate, Solution, VectorField
 
 _SCIPY = ("RK23", "RK45", "DOP853")
 _TORCHDIFFEQ = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
@@ -79,7 +79,7 @@ def scipy_ode(method: str, f: VectorField, z: Tensor, start: float, end: float, 
         y = z.detach().cpu().double().flatten().numpy()
         result = integrate.solve_ivp(flat, (start, end), y, method=method, rtol=solver.rtol, atol=solver.atol)
     except FloatingPointError:
-        return field.failure(name, "the field is not finite")
+        return field.failure(name, NOT_FINITE)
     state = back(result.y[:, -1].copy())
     if not result.success:
         return field.failure(name, result.message, state, float(result.t[-1]))

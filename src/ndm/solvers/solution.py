@@ -15,6 +15,9 @@ from torch import Tensor
 
 from ..errors import InputError
 
+NOT_FINITE = "the field is not finite"
+"""The reason of a row whose field has a NaN or an infinity."""
+
 VectorField = Callable[..., Tensor]
 """``f(t, z, *args)`` maps times ``(B,)``, states ``(B, *)`` and further inputs ``(B, ...)`` to ``(B, *)``."""
 
@@ -91,8 +94,17 @@ class Failures:
         ]
         return (
             f"{self.solver} stopped in {len(self)} of {self.total} rows ({'; '.join(examples)}"
-            f"{'; ...' if len(self) > 3 else ''}); loosen rtol and atol, use float64, or choose another solver"
+            f"{'; ...' if len(self) > 3 else ''}); {self.advice}"
         )
+
+    @property
+    def advice(self) -> str:
+        """What to do. Tolerances do not help against a NaN, and a solver other than dopri5 may have made it itself."""
+        if set(self.reasons) != {NOT_FINITE}:
+            return "loosen rtol and atol, use float64, or choose another solver"
+        if self.solver == "dopri5":
+            return "tolerances do not change that: look at the weights and the network there, or use float64"
+        return "take more or smaller steps, or use dopri5, which tells whether the field itself is at fault"
 
     def check(self, result: Result) -> Result:
         """Return ``result``.

@@ -225,3 +225,26 @@ def test_symbols_need_an_embedding():
     model = ndm.NDM(process, predictor, ndm.MixedDecoder(ndm.Marginals(0), (3,)), shape=(1,))
     with pytest.raises(ndm.InputError, match=r"ndm\.Embedding"):
         ndm.bound(model, torch.zeros(2, 1))
+
+
+def decoder_of(rows, cells=None):
+    return ndm.MixedDecoder(ndm.Marginals.fit(rows), (), cells)
+
+
+@pytest.mark.parametrize("cells", [None, [1.0]])
+def test_numbers_that_float64_or_the_dtype_of_the_data_would_round_are_refused(cells):
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.Identity())
+    near = torch.randint(0, 40, (200, 1))
+    for offset, given in ((2**53, torch.int64), (2**53, torch.float64), (2**30, torch.float32)):
+        decoder = decoder_of(offset + near, cells)
+        model = ndm.NDM(process, ndm.Predictor(SmoothNet(1, 1), "v"), decoder)
+        model = model.float() if given == torch.float32 else model
+        for call in (ndm.log_prob, ndm.bound):
+            with pytest.raises(ndm.InputError, match="column 0, neighbouring numbers in float.* become one; "):
+                call(model, (offset + near[:4]).to(given))
+    for offset, given in ((2**52, torch.int64), (2**30, torch.float64), (2**20, torch.float32), (0, torch.float16)):
+        decoder = decoder_of(offset + near, cells)
+        model = ndm.NDM(process, ndm.Predictor(SmoothNet(1, 1), "v"), decoder)
+        assert torch.isfinite(ndm.log_prob(model, (offset + near[:4]).to(given))).all()
+    wide = torch.randint(-(2**62), 2**62, (200, 1))  # rounding changes none of these by a part of their spread
+    assert torch.isfinite(decoder_of(wide).encode(wide)).all()

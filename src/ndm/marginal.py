@@ -142,6 +142,11 @@ class Marginals(nn.Module):
         below, above = (y - self.y[:, :1]).clamp(max=0), (y - self.y[:, -1:]).clamp(min=0)
         return (k.x0 + width * part + below / self.slope[1, :, :1] + above / self.slope[0, :, -1:]).T
 
+    def reach(self) -> tuple[Tensor, Tensor]:
+        """The largest size of a value among the knots, and the mean width of a unit of normal scores, ``(D,)`` each."""
+        x, y = self.x.cpu().double(), self.y.cpu().double()
+        return x.abs().amax(1), (x[:, -1] - x[:, 0]) / (y[:, -1] - y[:, 0])
+
     def _piece(self, ends: Tensor, at: Tensor) -> Knots:
         """The pieces that hold ``at``, ``(D, B)``; points beyond the ends get the outermost pieces."""
         right = torch.searchsorted(ends, at).clamp(1, self.knots - 1)
@@ -176,7 +181,9 @@ def fit_column(values: np.ndarray, spread_out: np.ndarray, cell: float, quantile
         InputError: if the column has a single value or a value that is not finite.
     """
     if not np.isfinite(spread_out).all() or spread_out.min() == spread_out.max():
-        raise InputError("a column needs finite values, and at least two different ones, for a marginal distribution")
+        raise InputError(
+            "a column needs finite values, and at least two different ones in float64, for a marginal distribution"
+        )
     spread = float(standard_deviation(spread_out))
     if not SMALLEST_SPREAD < spread < 1 / SMALLEST_SPREAD:
         raise InputError(
@@ -241,6 +248,6 @@ def separate(position: np.ndarray, score: np.ndarray, width: float, rise: float)
 def continued(spline: np.ndarray, knots: int) -> np.ndarray:
     """A spline with more knots, which continue its last straight line."""
     position, score, _, slope = spline[:, -1]
-    steps = (spline[0, -1] - spline[0, 0]) * np.arange(1, knots + 1 - spline.shape[1])
+    steps = (spline[0, -1] - spline[0, 0]) / knots * np.arange(1, knots + 1 - spline.shape[1])
     same = np.full(len(steps), slope)
     return np.concatenate([spline, np.stack([position + steps, score + slope * steps, same, same])], 1)

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .batch import as_float
-from .decoder import Decoder, check_data
+from .decoder import COARSEST, Decoder, check_data
 from .embedding import Embedding
 from .errors import InputError
 from .gaussian import Gaussian
@@ -56,7 +56,8 @@ class MixedDecoder(Decoder):
 
     Raises:
         InputError: if ``cells`` does not fit the numbers, or an alphabet has fewer than two symbols; in ``encode``, if
-            a row has another length, a value is not finite, or a code is not a whole number in its range.
+            a row has another length, a value is not finite, a code is not a whole number in its range, or the dtype
+            of the data is too coarse for a column.
     """
 
     def __init__(
@@ -85,10 +86,34 @@ class MixedDecoder(Decoder):
         """The widths of the cells of the rounded numbers, ``(rounded,)``, in the dtype of ``x``."""
         return torch.tensor([width for width in self.cells if width], dtype=x.dtype, device=x.device)
 
+    def check_resolution(self, dtype: torch.dtype) -> None:
+        """Refuse a dtype of data in which neighbouring numbers of a column are wider apart than the column allows.
+
+        That is the width of a cell of a rounded number, and else ``COARSEST`` of a unit of its normal scores.
+
+        Raises:
+            InputError: with the column and what to do.
+        """
+        if self.numbers == 0:
+            return
+        dtype = dtype if dtype.is_floating_point else torch.float64
+        far, scale = self.marginals.reach()
+        apart = torch.exp2(far.clamp(min=torch.finfo(dtype).tiny).log2().floor()) * torch.finfo(dtype).eps
+        cells = torch.tensor(self.cells, dtype=torch.float64)
+        bad = (apart > torch.where(cells > 0, cells, COARSEST * scale)).nonzero().flatten().tolist()
+        if bad:
+            name = str(dtype).removeprefix("torch.")
+            advice = "subtract an offset in whole numbers first" if dtype == torch.float64 else "pass data in float64"
+            raise InputError(
+                f"near the values of column {bad[0]}, neighbouring numbers in {name} are {apart[bad[0]].item():.2g} "
+                f"apart, so that different values of the column become one; {advice}"
+            )
+
     def jitter(self, x: Tensor, u: Tensor) -> Tensor:
         """Data with each rounded number moved within its cell; in float64 if there are such numbers."""
         if not self.rounded:
             return x
+        self.check_resolution(x.dtype)
         x = x.double()
         places = torch.tensor([j for j, width in enumerate(self.cells) if width], device=x.device)
         return x.index_add(1, places, (self.widths(x) * (u.to(x) - 0.5)).expand(len(x), -1))
@@ -96,6 +121,7 @@ class MixedDecoder(Decoder):
     def encode(self, x: Tensor) -> Tensor:
         check_data(x)
         require(x.shape[1:] == (self.numbers + len(self.alphabets),), self._rule(), f"rows of {tuple(x.shape[1:])}")
+        self.check_resolution(x.dtype)
         x = x if x.is_floating_point() else as_float(x, torch.get_default_dtype())
         scores = self.marginals(x[:, : self.numbers])[0].to(x.dtype)
         return torch.cat([scores, *self._one_hot(x)], dim=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import signal
 import tempfile
 import threading
@@ -30,6 +31,15 @@ from .scores import log_density
 
 FITTING = threading.Lock()
 """One fit at a time: dropout draws from torch's global random numbers, which threads share."""
+
+
+def _new_lock() -> None:
+    global FITTING
+    FITTING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # the thread that holds the lock is not in the child, and would never release it
+    os.register_at_fork(after_in_child=_new_lock)
 THRESHOLD_ROWS = 500
 """The most training rows whose scores set the threshold of outliers."""
 

@@ -4,6 +4,7 @@ import datetime as dt
 import decimal
 import subprocess
 import sys
+import zoneinfo
 
 import numpy as np
 import pandas as pd
@@ -107,6 +108,30 @@ def test_zones_of_objects_and_of_dateutil_are_the_same_instants():
         assert frame.column("a")[0] == np.datetime64("2024-06-01T10:00")
         assert frame.native()["a"][0] == paris[0]
     assert frame.native()["a"].dtype == "datetime64[us, Europe/Paris]"
+
+
+def test_zones_of_dateutil_come_back_and_zones_that_cannot_are_told():
+    from dateutil import tz
+
+    def zones(*times):
+        frame = Frame.of(pd.DataFrame({"a": np.array(times, object), "b": np.arange(len(times))}))
+        return frame.types[0].zone, Schema.fit(frame)
+
+    days = [dt.datetime(2024, 1, day, 12) for day in range(1, 9)]
+    for zone, name in (
+        (tz.gettz("Europe/Paris"), "Europe/Paris"), (tz.tzoffset(None, 7200), "UTC+02:00"), (tz.UTC, "UTC"),
+        (dt.timezone(dt.timedelta(hours=-5)), "UTC-05:00"), (zoneinfo.ZoneInfo("Asia/Tokyo"), "Asia/Tokyo"),
+    ):  # fmt: skip
+        found, schema = zones(*(day.replace(tzinfo=zone) for day in days))
+        assert found == name and not any("UTC" in note.text for note in schema.notes)
+        back = schema.decode(np.array([[0.0], [1.0]]) * [1.0, 1.0]).native() if len(schema.model_columns) == 2 else None
+        assert back is None or back["a"][0].utcoffset() == days[0].replace(tzinfo=zone).utcoffset()
+    mixed = [day.replace(tzinfo=dt.timezone(dt.timedelta(hours=i % 2))) for i, day in enumerate(days)]
+    found, schema = zones(*mixed)
+    assert (
+        found == "UTC" and "a has times in the zone(s) UTC, UTC+01:00; its times come back in UTC" in schema.describe()
+    )
+    assert Schema.from_json(schema.to_json()) == schema
 
 
 def test_whole_numbers_as_names_come_back():

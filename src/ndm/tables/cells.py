@@ -13,7 +13,7 @@ import math
 import re
 import zoneinfo
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Complex, Integral, Real
 from typing import Any, TypeAlias
 
@@ -55,6 +55,8 @@ class Type:
     zone: str | None = None
     unit: str = "us"
     label: int | None = None
+    lost: str = field(default="", compare=False)
+    """What of the column cannot be given back, for people; it is not kept."""
 
     @property
     def number(self) -> bool:
@@ -160,7 +162,7 @@ def _kind(value: Any, column: str) -> str:
 
 def _times(cells: list[Any], found: set[str], column: str) -> tuple[np.ndarray, Type]:
     array = np.full(len(cells), "NaT", "datetime64[us]")
-    zones = {str(getattr(value, "tzinfo", None)) for value in cells if value is not None}
+    zones = {zone_name(getattr(value, "tzinfo", None)) for value in cells if value is not None}
     if "None" in zones and len(zones) > 1:
         raise InputError(f"column {column} has times with a time zone and times without; give all of them one")
     for i, value in enumerate(cells):
@@ -172,8 +174,12 @@ def _times(cells: list[Any], found: set[str], column: str) -> tuple[np.ndarray, 
             array[i] = np.datetime64(value, "us")
     if found == {"date"}:
         return array, Type("date")
-    zone = zones.pop() if len(zones) == 1 else "UTC"
-    return array, Type("datetime", zone=None if zone == "None" else zone if is_zone(zone) else "UTC")
+    if zones <= {"None"}:
+        return array, Type("datetime")
+    if len(zones) == 1 and is_zone(zone := next(iter(zones))):
+        return array, Type("datetime", zone=zone)
+    some = ", ".join(shown(zone, 40) for zone in sorted(zones)[:3]) + (", ..." if len(zones) > 3 else "")
+    return array, Type("datetime", zone="UTC", lost=f"has times in the zone(s) {some}; its times come back in UTC")
 
 
 def micros(array: np.ndarray, column: str) -> np.ndarray:
@@ -197,6 +203,17 @@ def micros(array: np.ndarray, column: str) -> np.ndarray:
 def too_fine(column: str) -> str:
     """The message about times that would lose their nanoseconds."""
     return f"column {column} has times finer than a microsecond, which would be cut off; round them to microseconds"
+
+
+def zone_name(zone: datetime.tzinfo | None) -> str:
+    """The name of a time zone. dateutil's are known by the file that they are from, or by an offset that is fixed."""
+    name = str(zone)
+    if zone is None or is_zone(name):
+        return name
+    if isinstance(offset := zone.utcoffset(None), datetime.timedelta):
+        return str(datetime.timezone(offset))
+    parts = re.sub(r"^\w+\('|'\)$", "", name).split("/")
+    return next((part for i in range(len(parts)) if is_zone(part := "/".join(parts[i:]))), name)
 
 
 def is_zone(name: str) -> bool:

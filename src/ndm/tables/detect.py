@@ -118,6 +118,7 @@ def _date(name: str, array: np.ndarray, type: Type) -> tuple[Column, list[Note]]
         raise InputError(
             f"column {name} cannot be a date: it holds numbers; convert it to dates or to text like 2024-12-31"
         )
+    lost = [Note(name, type.lost)] if type.lost else []
     present = array[~np.isnat(array)].astype("datetime64[us]").astype(np.int64)
     if not len(present):
         raise InputError(f"column {name} holds only missing values; drop it")
@@ -125,7 +126,8 @@ def _date(name: str, array: np.ndarray, type: Type) -> tuple[Column, list[Note]]
     if (present % DAY == 0).all():
         column = replace(column, unit=DAY)
     x = _present(column, array)
-    return _spaced(column, x, cells(x))
+    column, notes = _spaced(column, x, cells(x))
+    return column, [*lost, *notes]
 
 
 def _present(column: Column, array: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from ndm.experiment.plan import PLANNED, planned
 from ndm.experiment.settings import Config, make_config, named_settings
 from ndm.scoring import TableModel, conditional_drops, stream
 from ndm.scoring.explain import drop_of_number, drop_of_values
-from ndm.tables import Frame, Schema, kept_schema, read, write
+from ndm.tables import Frame, Schema, keep_schema, kept_schema, read, write
 
 pytest.importorskip("pyarrow")
 HEADER = ["age", "height", "city", "twice"]
@@ -333,6 +334,19 @@ def test_other_mistakes_at_scoring_are_one_line(folder, tmp_path, capsys):
     schema = Schema.fit(Frame.of(np.random.default_rng(0).normal(size=(9, 5))))
     with pytest.raises(ndm.InputError, match="do not belong together"):
         TableModel(ndm.NDM.from_pretrained(run), schema, 9)
+
+
+def test_the_schema_of_another_run_of_the_same_shapes_is_refused(folder, tmp_path, capsys):
+    rows = write_csv(tmp_path / "rows.csv", make_rows(2))
+    shutil.copytree(folder / "run" / "model", tmp_path / "model")
+    kept = kept_schema(tmp_path / "model")
+    other = replace(kept.schema, columns=tuple(replace(column, high=column.high + 1) for column in kept.schema.columns))
+    keep_schema(other, kept.rows, tmp_path / "model")
+    error = refused(["score", tmp_path / "model", rows], capsys)
+    assert "schema.json and model.safetensors do not belong together" in error
+    # Models of the first versions do not name their schema.
+    ndm.NDM.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "model")
+    assert TableModel.load(tmp_path / "model").schema == other
 
 
 def test_tables_that_cannot_be_trained_on_are_one_line(folder, tmp_path, capsys):

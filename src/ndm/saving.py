@@ -61,6 +61,8 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 CHECKSUM = "config_sha256"
 WEIGHTS_CHECKSUM = "tensors_sha256"
+SCHEMA_CHECKSUM = "schema_sha256"
+"""The checksum of the schema beside the model of a table."""
 EXTERNAL = {"type": "external"}
 ROLES = ("process", "predictor", "decoder")
 SPARE = 2**16
@@ -122,10 +124,13 @@ def build(description: Any, supplied: Mapping[str, torch.nn.Module], place: str 
         raise InputError(f"cannot build {kind} from the saved configuration: {shown(str(error), 200)}") from error
 
 
-def save(model: NDM, folder: Path) -> None:
+def save(model: NDM, folder: Path, beside: Mapping[str, str] | None = None) -> None:
     """Write the two files, each under a temporary name first.
 
     The weights file holds the checksums of the configuration and of the weights.
+
+    Args:
+        beside: further checksums by name, of what lies beside the model and belongs to it.
 
     Raises:
         InputError: if a class is not registered, or the folder cannot be written.
@@ -141,7 +146,7 @@ def save(model: NDM, folder: Path) -> None:
     shape = {"shape": model.shape} if model.shape != network_shape(model.predictor) else {}
     text = json.dumps({"format": FORMAT, **shape, **parts}, indent=2) + "\n"
     weights = unshared(model.state_dict())
-    metadata = {CHECKSUM: _checksum(text), WEIGHTS_CHECKSUM: checksum(weights)}
+    metadata = {**(beside or {}), CHECKSUM: _checksum(text), WEIGHTS_CHECKSUM: checksum(weights)}
     make_folder(folder)
     check_writable(folder)
     with whole_file(folder / WEIGHTS_FILE) as partial_file:

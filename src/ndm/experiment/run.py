@@ -145,9 +145,10 @@ class Run(RunFolder):
                 average = trainer.run()
             if main:
                 check_own()
+                schema = None
                 if dataset.schema is not None:
-                    keep_schema(dataset.schema, len(dataset.train), self.model_folder)
-                save_model(average, self.model_folder, trainer.step)
+                    schema = keep_schema(dataset.schema, len(dataset.train), self.model_folder)
+                save_model(average, self.model_folder, trainer.step, schema)
             if trainer.skipped:
                 warn(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")
             if not trainer.finished:

@@ -10,6 +10,7 @@ import torch
 
 from ..errors import InputError
 from ..model import NDM
+from ..saving import SCHEMA_CHECKSUM, save
 from ..support.files import write_whole
 from ..training import Checkpoints, State
 
@@ -43,8 +44,11 @@ class Snapshot(NamedTuple):
         return f"step {'?' if self.step is None else self.step} of {self.last_step}"
 
 
-def save_model(model: NDM, folder: Path, step: int) -> None:
+def save_model(model: NDM, folder: Path, step: int, schema: str | None = None) -> None:
     """Save the model of a run, and the step beside it.
+
+    Args:
+        schema: the checksum of the schema in the folder, if the model is one of a table.
 
     Raises:
         InputError: if a weight is not finite. The model that was there is then left as it was.
@@ -57,7 +61,7 @@ def save_model(model: NDM, folder: Path, step: int) -> None:
             )
     # While the weights are replaced there is no step: it could be that of the other weights.
     (folder / STEP_FILE).unlink(missing_ok=True)
-    model.save_pretrained(folder)
+    save(model, folder, {} if schema is None else {SCHEMA_CHECKSUM: schema})
     write_whole(folder / STEP_FILE, json.dumps({"step": step}))
 
 

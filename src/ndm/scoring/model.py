@@ -18,7 +18,8 @@ from ..density import log_density
 from ..errors import InputError
 from ..mixed import MixedDecoder
 from ..model import NDM
-from ..saving import model_folder
+from ..saving import SCHEMA_CHECKSUM, WEIGHTS_FILE, model_folder
+from ..support.weights import read_header
 from ..tables import Frame, Schema, kept_schema
 from .explain import conditional_drops
 
@@ -64,11 +65,14 @@ class TableModel:
         """The model in a folder, or in the folder of a run.
 
         Raises:
-            InputError: if there is none, or it is no model of a table.
+            InputError: if there is none, it is no model of a table, or the schema beside it is another model's.
         """
         place = model_folder(Path(folder))
         kept = kept_schema(place)
         model = NDM.from_pretrained(place).requires_grad_(False)
+        own = read_header(place / WEIGHTS_FILE).metadata.get(SCHEMA_CHECKSUM)
+        if own not in (None, kept.checksum):  # the first versions wrote none
+            raise InputError(f"{place}: schema.json and model.safetensors do not belong together; restore both files")
         return cls(model.to(device), kept.schema, kept.rows, seed)
 
     def check(self, frame: Frame) -> None:

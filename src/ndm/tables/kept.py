@@ -23,18 +23,25 @@ class KeptSchema(NamedTuple):
     schema: Schema
     rows: int
     """The number of training rows."""
+    checksum: str = ""
+    """SHA-256 of the values in the file."""
 
 
-def keep_schema(schema: Schema, rows: int, folder: Path) -> None:
+def keep_schema(schema: Schema, rows: int, folder: Path) -> str:
     """Write a schema into a folder, whole or not at all.
 
     Args:
         rows: the number of training rows.
+
+    Returns:
+        The checksum of the schema, which the file of the weights names too.
     """
     value = {"rows": rows, **schema.to_json()}
-    text = json.dumps({**value, CHECKSUM: _checksum(value)}, allow_nan=False, ensure_ascii=False, indent=1)
+    checksum = _checksum(value)
+    text = json.dumps({**value, CHECKSUM: checksum}, allow_nan=False, ensure_ascii=False, indent=1)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / FILE, text + "\n")
+    return checksum
 
 
 def kept_schema(folder: Path) -> KeptSchema:
@@ -60,7 +67,7 @@ def kept_schema(folder: Path) -> KeptSchema:
     if type(rows) is not int or rows < 1:
         raise BadFile(f"{file} is damaged: it does not say the number of training rows; restore it or train again")
     try:
-        return KeptSchema(Schema.from_json(value), rows)
+        return KeptSchema(Schema.from_json(value), rows, _checksum(value))
     except InputError as error:
         raise BadFile(f"{file}: {error}") from None
 

@@ -5,6 +5,8 @@ import math
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,6 +26,7 @@ import ndm
 from ndm import NeuralDiffusionDensity
 from ndm.data import Dataset
 from ndm.density import plan_for, table_model
+from ndm.tables import Frame, Schema
 from ndm.training import TrainingConfig, train
 from ndm.training.validation import validation_nats
 
@@ -159,6 +162,28 @@ def test_what_no_training_row_has_costs_the_logarithm_of_their_number(fitted):
     np.testing.assert_allclose(drop, [math.log(102)] + [0.0] * 99)
 
 
+@pytest.mark.parametrize("estimator", [NeuralDiffusionDensity, ndm.NeuralDiffusionDetector])
+def test_a_count_a_grade_or_a_date_beside_its_grid_costs_what_an_unknown_category_costs(estimator, monkeypatch):
+    rows = table()[["height", "rooms", "grade"]]
+    rows["since"] = pd.Timestamp("2020-01-01") + pd.to_timedelta(np.arange(len(rows)) * 7 % 60, "D")
+    density = estimator(max_steps=3, random_state=0, validation_fraction=0).fit(rows)
+    cost = math.log(len(rows) + 2)
+    one = rows[:1]
+    for name, beside, on in (
+        ("rooms", 2.5, 47.0), ("grade", 2.3, 7.5),
+        ("since", pd.Timestamp("2020-02-03 12:00"), pd.Timestamp("2031-02-03")),
+    ):  # fmt: skip
+        row = one.assign(**{name: beside})
+        score = density.score_samples(row)
+        assert density.schema_.broken(Frame.of(row))[name].all()
+        with monkeypatch.context() as patched:
+            patched.setattr(Schema, "broken", lambda self, frame: {"rooms": np.zeros(len(frame), bool)})
+            assert score == pytest.approx(density.score_samples(row) - cost)
+        assert not density.schema_.violations(Frame.of(one.assign(**{name: on}))).any()
+    single = rows.assign(grade=rows["grade"].astype("float32"))
+    assert not density.schema_.violations(Frame.of(single)).any()
+
+
 def test_the_share_of_outliers_is_that_of_contamination():
     x = normal_rows(200)[0]
     density = NeuralDiffusionDensity(max_steps=20, random_state=0, contamination=0.05).fit(x)
@@ -232,6 +257,30 @@ def test_fits_in_threads_are_those_of_one_after_the_other():
         for found in pool.map(lambda _: fitted(), range(3)):
             np.testing.assert_array_equal(found, alone)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_process_that_is_forked_while_a_thread_fits_can_fit():
+    code = """if True:
+        import os, signal, threading, numpy as np, torch, ndm
+        from ndm.density import estimator
+        torch.set_num_threads(1)
+        held, done = threading.Event(), threading.Event()
+        def hold():
+            with estimator.FITTING:
+                held.set(), done.wait(60)
+        threading.Thread(target=hold).start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(40)
+            ndm.NeuralDiffusionDensity(max_steps=2).fit(np.random.default_rng(0).normal(size=(50, 2)))
+            os._exit(7)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        done.set()
+        raise SystemExit(status)
+    """
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=100).returncode == 7
 
 
 @pytest.mark.parametrize("unit", [1e-90, 1e90])

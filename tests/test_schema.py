@@ -261,6 +261,20 @@ def test_a_kept_schema_with_other_names_is_refused_and_one_of_the_first_version_
     assert kept_schema(tmp_path).schema == fitted()
 
 
+def test_numbers_are_beside_their_grid_whatever_their_size_and_precision():
+    rng = np.random.default_rng(0)
+    for step, offset in ((1.0, 0.0), (1.0, 1e9), (0.1, 0.0), (0.05, 300.0), (1 / 3, 0.7), (250.0, 0.0)):
+        x = offset + step * rng.integers(0, 30, 400)
+        column = Schema.fit(Frame.of(np.stack([x, rng.normal(size=400)], 1))).columns[0]
+        more = offset + step * np.arange(-50.0, 200.0)
+        assert column.step == pytest.approx(step) and not column.off_grid(more).any()
+        assert column.off_grid(more + 0.3 * step).all()
+        if offset < 1e6:
+            assert not column.off_grid(more.astype(np.float32).astype(np.float64)).any()
+    column = Schema.fit(Frame.of(rng.normal(size=(40, 1)))).columns[0]
+    assert not column.off_grid(np.array([0.5])).any()
+
+
 def test_columns_are_matched_by_name_in_dataframes():
     schema = fitted()
     x = schema.encode(Frame.of(TABLE))

@@ -27,9 +27,12 @@ from .cells import LARGEST_INTEGER, Scalar, Type, is_missing, too_fine, typed
 from .grid import Grid
 from .kinds import Kind
 from .plain import built
+from .relations import ROUNDING, SINGLE
 
 UNKNOWN = -1
 """The code of a category that the training rows do not have."""
+BESIDE = 0.05
+"""How far from its grid a number may be by rounding, in steps: rows that found the grid are nearer."""
 DAY = 86_400_000_000
 """Microseconds in a day."""
 SECOND = 1_000_000
@@ -136,6 +139,15 @@ class Column:
             bounds = np.iinfo(self.type.name)
             x = np.clip(np.rint(x), max(bounds.min, -LARGEST_INTEGER), min(bounds.max, LARGEST_INTEGER))
         return x
+
+    def off_grid(self, x: np.ndarray) -> np.ndarray:
+        """Whether each number lies beside the grid of a discrete column, where its probability is 0, bool."""
+        if not (self.step and self.grid):
+            return np.zeros(len(x), bool)
+        with np.errstate(over="ignore"):  # numbers beyond float32 are no float32
+            single = x.astype(np.float32) == x
+        allowed = BESIDE * self.step + np.where(single, SINGLE, ROUNDING) * np.abs(x)
+        return np.asarray(np.abs(x - self.grid.nearest(x)) > allowed)
 
     def decode(self, x: np.ndarray) -> np.ndarray:
         """The column of a table that numbers or codes stand for; NaN stands for a missing number.

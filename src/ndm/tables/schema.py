@@ -160,8 +160,9 @@ class Schema:
     def broken(self, frame: Frame) -> dict[str, np.ndarray]:
         """Whether a row is impossible by the training rows because of a column, bool of shape ``(N,)``, by column.
 
-        It is if it has a category that they do not have, another value in a constant column, breaks the relation that
-        gives a column, or has a missing number in a column where they have none.
+        It is if it has a category that they do not have, a number beside the grid of a discrete column, another value
+        in a constant column, breaks the relation that gives a column, or has a missing number in a column where they
+        have none.
 
         Raises:
             InputError: as :meth:`encode` does, but not for these rows.
@@ -172,9 +173,11 @@ class Schema:
         broken = {}
         for column in self.columns:
             broken[column.name] = np.zeros(len(frame), bool)
-            if column.numeric and column.name + MISSING not in indicated:
-                broken[column.name] |= missing[column.name]
-            elif not column.numeric:
+            if column.numeric:
+                broken[column.name] |= column.off_grid(x[column.name])
+                if column.name + MISSING not in indicated:
+                    broken[column.name] |= missing[column.name]
+            else:
                 broken[column.name] |= x[column.name] == UNKNOWN
         for relation in self.relations:
             broken[relation.name] = broken.get(relation.name, False) | relation.broken(x)

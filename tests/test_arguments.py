@@ -7,6 +7,8 @@ import pytest
 import torch
 
 import ndm
+from ndm.data import Dataset
+from ndm.evaluation import Protocol, evaluate
 from ndm.solvers import dopri5, euler, euler_maruyama, solve_ode, solve_sde
 
 from conftest import SmoothNet
@@ -49,6 +51,32 @@ CONSTRUCTORS = [
     (lambda: ndm.GaussianDecoder([]), "mean must consist of real numbers, got none"),
     (lambda: ndm.Solver("rk4", steps=True), "steps must be a whole number"),
     (lambda: ndm.Solver(rtol="1e-5"), "rtol must be a finite number"),
+    (lambda: ndm.nn.MLP((3,), depth=10**30), r"depth must be below 2\^63, got 1000000"),
+    (lambda: ndm.CategoricalDecoder(2**63), r"levels must be below 2\^63"),
+    (lambda: ndm.MixedDecoder(ndm.Marginals(1), 3), "alphabets must be a list of numbers, got 3"),
+    (lambda: ndm.MixedDecoder(ndm.Marginals(1), "34"), "alphabets must be a list of numbers, got '34'"),
+    (lambda: ndm.MixedDecoder(ndm.Marginals(1), {3: 4}), "alphabets must be a list of numbers"),
+    (lambda: ndm.MixedDecoder(ndm.Marginals(1), (), 0.5), "cells must be a list of numbers, got 0.5"),
+    (lambda: ndm.MixedDecoder(ndm.Marginals(1), (), ["x"]), r"cells\[0\] must be a finite number, got 'x'"),
+    (lambda: ndm.MixedDecoder(ndm.Marginals(1), (), torch.ones(2, 2)), "cells must be a list of numbers, got 'tensor"),
+    (lambda: ndm.MixedPredictor(SmoothNet(3, 3), None), "alphabets must be a list of numbers, got None"),
+    (lambda: ndm.Embedding(3), "levels must be a list of numbers, got 3"),
+    (lambda: ndm.nn.MLP((3,), fourier=2), "fourier must be a list of numbers, got 2"),
+    (lambda: ndm.nn.MLP((3,), uniform=torch.tensor(1.0)), "uniform must be a list of numbers"),
+    (lambda: ndm.nn.UNet((1, 8, 8), multipliers=2), "multipliers must be a list of numbers, got 2"),
+    (lambda: ndm.nn.UNet((1, 8, 8), attention=True), "attention must be a list of numbers, got True"),
+    (lambda: ndm.nn.FlatUNet((1, 8, 8), attention="False"), "attention must be True or False, got 'False'"),
+    (lambda: ndm.Predictor(SmoothNet(3, 3), variance="no"), "variance must be True or False, got 'no'"),
+    (lambda: ndm.Predictor(SmoothNet(3, 3), np.array([1, 2])), "parameterization must be 'x', 'eps', 'v' or 'score'"),
+    (lambda: ndm.Linear(3, rotation=np.array([1, 2])), "rotation must be 'none', 'fixed' or 'learned', got array"),
+    (lambda: ndm.BasisCurve(X, 3.0), "coefficients must be a Tensor, got float"),
+    (lambda: ndm.Marginals.fit([[1.0], [2.0]]), "rows must be a tensor of real numbers of shape .* got list"),
+    (lambda: ndm.Marginals.fit(X * 1j), "rows must be a tensor of real numbers"),
+    (lambda: ndm.Marginals.fit(X, 2.5), "knots must be a whole number"),
+    (lambda: Protocol("mean"), "estimator must be 'bound', 'ode' or 'ode-uniform', got 'mean'"),
+    (lambda: Protocol("bound", passes=0), "passes must be a whole number and at least 1, got 0"),
+    (lambda: Protocol("ode", solver="rk4"), "solver must be a Solver, got str"),
+    (lambda: Dataset("a", X, torch.tensor(1.0), X), "the validation rows of the data set a: data must have shape"),
 ]
 
 
@@ -63,6 +91,8 @@ def test_whole_numbers_of_numpy_are_whole_numbers():
     assert ndm.CategoricalDecoder(np.int64(5)).levels == 5
     assert ndm.nn.MLP((np.int64(3),), depth=0)(torch.zeros(2, 3), torch.zeros(2)).shape == (2, 3)
     assert ndm.LinearSchedule(np.float32(-7), 5).gamma_max == 5
+    assert ndm.MixedDecoder(ndm.Marginals(2), np.array([3, 4]), torch.tensor([0.0, 0.5])).cells == [0.0, 0.5]
+    assert ndm.Predictor(SmoothNet(3, 3), variance=np.True_).variance
 
 
 def model(channels=3):
@@ -95,6 +125,19 @@ CALLS = [
     (lambda: ndm.sample(model(), (3,)), r"shape must be \(batch, \*\) for this model, got \(3,\)"),
     (lambda: ndm.bits_per_dim(1.0, torch.zeros(3)), "x must be the data"),
     (lambda: ndm.bits_per_dim(1.0, [1.0]), "x must be the data"),
+    (lambda: ndm.bits_per_dim([1.0], X), r"nats must be real numbers: a tensor, an array or a number, got \[1.0\]"),
+    (lambda: ndm.bits_per_dim(torch.tensor([1j]), X), "nats must be real numbers"),
+    (lambda: ndm.log_prob(model(), X, divergence=np.array([1])), "divergence must be 'exact', 'hutchinson' or"),
+    (lambda: ndm.log_prob(model(), X, common="no"), "common must be True or False, got 'no'"),
+    (lambda: ndm.sample(model(), (2, 3), mode="mean"), "mode must be True or False, got 'mean'"),
+    (lambda: ndm.bound(model(), X, eta=torch.ones(2, device="meta")), "eta must be a finite number, got tensor"),
+    (lambda: ndm.ode_log_prob(3, X), "the field must be a function f.t, z., got 3"),
+    (lambda: ndm.ode_log_prob(lambda t, z: None, X), r"the field f\(t, z\) must have shape .* got NoneType"),
+    (lambda: ndm.ode_log_prob(lambda t, z: -z, [1.0]), "z must be a floating-point tensor .* got list"),
+    (lambda: ndm.ode_log_prob(lambda t, z: -z, X.to("meta")), "z must hold values, but it is on the device meta"),
+    (lambda: ndm.ode_log_prob(lambda t, z: -z, X, 2.0), r"probe must have shape \(2, 3\) like z_0, got float"),
+    (lambda: evaluate(model(), X, "bound"), "protocol must be a Protocol, got str"),
+    (lambda: evaluate(model(), [[1.0]], Protocol("bound")), "data must be a torch tensor or a NumPy array, got list"),
 ]
 
 

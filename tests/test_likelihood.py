@@ -414,7 +414,7 @@ def test_images_of_any_shape_have_a_likelihood():
 def test_bad_calls_are_refused():
     model = nonlinear_model()
     x = torch.zeros(2, 2)
-    with pytest.raises(ndm.InputError, match="one of exact, hutchinson, hutchinson-gaussian"):
+    with pytest.raises(ndm.InputError, match="must be 'exact', 'hutchinson' or 'hutchinson-gaussian'"):
         ndm.log_prob(model, x, divergence="skilling")
     with pytest.raises(ndm.InputError, match="at least 1"):
         ndm.log_prob(model, x, samples=0)

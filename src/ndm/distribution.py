@@ -21,7 +21,7 @@ from .likelihood import affordable_divergence, ode_likelihood
 from .model import NDM, check_model, check_not_random
 from .sampling import check_finite, velocity_field
 from .solvers import ODE_SOLVERS, Solver, find_solver, solve_ode
-from .support.checks import require, require_count, require_kind, require_seed
+from .support.checks import require, require_count, require_flag, require_kind, require_seed
 from .support.tensors import require_shape, seeded
 
 NO_GRADIENT = "scipy:"
@@ -68,6 +68,7 @@ class ModelDistribution(Distribution):
         if model.shape is None:
             raise InputError("this model does not know the shape of a sample; make it with NDM(..., shape=shape)")
         require_count(samples=samples)
+        require_flag(validate_args=False if validate_args is None else validate_args)
         require_seed(seed)
         self.model, self.solver, self.samples, self.seed = model, Solver.of(solver), samples, seed
         find_solver(self.solver.name, ODE_SOLVERS)

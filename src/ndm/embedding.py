@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .process import ForwardProcess
-from .support.checks import require, require_count
+from .support.checks import listed, require, require_count
 from .support.registry import savable
 from .support.tensors import expand, require_shape
 from .transform import BasisCurve, Transform
@@ -51,11 +51,12 @@ class Embedding(Transform):
 
     def __init__(self, levels: Sequence[int], dim: int = 4, num_basis: int = 2, numbers: int = 0) -> None:
         super().__init__()
+        levels = listed("levels", levels)
         require(len(levels) > 0, "levels must name at least one alphabet", levels)
         require_count(2, **{f"levels[{i}]": count for i, count in enumerate(levels)})
         require_count(dim=dim)
         require_count(0, num_basis=num_basis, numbers=numbers)
-        self.levels = tuple(levels)
+        self.levels = levels
         self.dim = dim
         self.num_basis = num_basis
         self.numbers = numbers

@@ -42,8 +42,9 @@ from .gaussian import Gaussian
 from .model import NDM, check_model, check_not_random
 from .sampling import velocity_field
 from .solvers import ODE_SOLVERS, Failures, Solver, VectorField, find_solver, solve_ode
-from .support.checks import require_count
-from .support.tensors import expand, rand, randn_like, require_generator, sum_rows
+from .solvers.checked import check_problem, checked_field
+from .support.checks import require_choice, require_count, require_flag, require_real
+from .support.tensors import expand, rand, randn_like, require_generator, require_shape, sum_rows
 
 Divergence = Literal["exact", "hutchinson", "hutchinson-gaussian"]
 Dequantization = Literal["decoder", "uniform"]
@@ -56,6 +57,7 @@ then needs half a gigabyte in float32. Smaller rows have all their passes in one
 
 def bits_per_dim(nats: Nats, x: Tensor) -> Nats:
     """Convert nats per row (a tensor or a number) to bits per element of a row of ``x``: nats / (D ln 2)."""
+    require_real(nats=nats)
     return nats / (elements(x) * math.log(2))
 
 
@@ -158,22 +160,20 @@ def ode_likelihood(
         dequantization: for discrete data, ``"decoder"`` or ``"uniform"`` (see the table above).
         divergence: ``"exact"`` (D backward passes per evaluation, some at a time, so that memory stays bounded), or
             Hutchinson's estimator ``"hutchinson"`` or ``"hutchinson-gaussian"`` (one backward pass, unbiased, noisy)
-            with Rademacher or Gaussian probes, one probe per solve. With more than a few hundred elements in a row, as
-            in images, the exact divergence takes hours: choose ``"hutchinson"``.
+            with one Rademacher or Gaussian probe per solve. The exact one takes hours for images.
         samples: the number of draws. For discrete data and exact divergence they are importance samples. With
             Hutchinson's estimator their logarithms are averaged instead, because the logarithm of an average of noisy
             weights is not a bound. Continuous data with exact divergence need no draws.
-        max_rows: the number of rows solved at once, to limit memory. The answer depends on it only with solvers that
-            choose one step size for all rows (those of scipy, and the adaptive ones of torchdiffeq).
+        max_rows: the number of rows solved at once, to limit memory. The answer depends on it only with other libraries.
         dtype: compute in this precision, in a copy of the model.
         generator: seeds the latents and the probes.
-        common: whether every row gets the same draws. The estimate of a row then does not depend on the rows beside
-            it, and the difference of two rows has less noise.
+        common: whether every row gets the same draws, so that its estimate does not depend on the rows beside it.
 
     Raises:
         InputError: if x does not fit the model or is not finite, an option does not fit, the model is random because it
             is in training mode, or its dtype cannot resolve the schedule (:meth:`ndm.Schedule.check_precision`).
     """
+    require_flag(common=common)
     solver = _check_options(model, solver, dequantization, divergence, samples, max_rows, dtype, generator)
     keep = isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
     # Divergences need gradients, which inference mode forbids even to what it has made.
@@ -200,10 +200,8 @@ def _check_options(
 ) -> Solver:  # fmt: skip
     """Refuse options of :func:`ode_likelihood` that do not fit; the solver as a :class:`Solver`."""
     check_model(model)
-    if divergence not in get_args(Divergence):
-        raise InputError(f"divergence must be one of {', '.join(get_args(Divergence))}; got {divergence!r}")
-    if dequantization not in get_args(Dequantization):
-        raise InputError(f"dequantization must be 'decoder' or 'uniform', got {dequantization!r}")
+    require_choice(get_args(Divergence), divergence=divergence)
+    require_choice(get_args(Dequantization), dequantization=dequantization)
     require_count(samples=samples, max_rows=1 if max_rows is None else max_rows)
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise InputError(f"dtype must be a floating-point dtype such as torch.float64, got {dtype!r}")
@@ -272,11 +270,14 @@ def ode_log_prob(
         probe: the probe of Hutchinson's estimator, see :func:`draw_probe`; None is the exact divergence.
         solver: a name of ``ndm.ODE_SOLVERS``, or an :class:`ndm.Solver`.
     """
-    field: VectorField = lambda t, z, *_: f(t, z)  # noqa: E731
+    check_problem(z_0, 0.0, 1.0)
+    f = checked_field(f)
+    if probe is not None:
+        require_shape("probe", probe, z_0, "z_0")
     args = () if probe is None else (probe,)
     # Keep a graph only if z_0 asks for it: otherwise the field's parameters would keep the graph of every evaluation.
     with torch.set_grad_enabled(z_0.requires_grad and torch.is_grad_enabled()):
-        end = solve_ode(field, z_0, 0.0, 1.0, solver, args, partial(value_and_divergence, f))
+        end = solve_ode(lambda t, z, *_: f(t, z), z_0, 0.0, 1.0, solver, args, partial(value_and_divergence, f))
     log_p = Gaussian.standard(end.state).log_prob(end.state) + end.integral
     failures = end.failures
     bad = ~torch.isfinite(log_p)

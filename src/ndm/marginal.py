@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .popular import find_popular
-from .support.checks import require_count
+from .support.checks import listed, require, require_count, require_number
 from .support.registry import savable
 
 MOST_KNOTS = 64
@@ -90,10 +91,18 @@ class Marginals(nn.Module):
             seed: seed of the places in the cells.
 
         Raises:
-            InputError: if a column has a single value or a value that is not finite.
+            InputError: if ``rows`` are no table of real numbers, or a column has a single value or a value that is not
+                finite.
         """
-        values = rows.double().numpy()
-        widths = [0.0] * values.shape[1] if cells is None else list(cells)
+        if knots is not None:
+            require_count(knots=knots)
+        fits = isinstance(rows, Tensor) and rows.ndim == 2 and len(rows) > 0 and rows.layout is torch.strided
+        if not fits or rows.is_complex() or rows.is_meta:
+            got = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+            raise InputError(f"rows must be a tensor of real numbers of shape (N, D) with at least one row, got {got}")
+        rows = rows.detach().cpu().double()
+        widths = cell_widths(cells, rows.shape[1])
+        values = rows.numpy()
         quantiles = knots or int(min(MOST_KNOTS, max(4, len(values) // ROWS_PER_KNOT)))
         spread = spread_out(rows, widths, seed).numpy()
         splines = [fit_column(*column, quantiles) for column in zip(values.T, spread.T, widths, strict=True)]
@@ -160,6 +169,20 @@ def standard_deviation(values: np.ndarray) -> np.ndarray:
     scale = np.abs(values).max(0)
     scale = np.where(scale > 0, scale, 1.0)
     return (values / scale).std(0) * scale
+
+
+def cell_widths(cells: Sequence[float] | None, columns: int) -> list[float]:
+    """The width of the cell of each column, 0 for one that is not rounded; None is 0 for all.
+
+    Raises:
+        InputError: if there are not as many widths as columns, or one is not finite or negative.
+    """
+    widths = [0.0] * columns if cells is None else list(listed("cells", cells))
+    require_number(**{f"cells[{i}]": width for i, width in enumerate(widths)})
+    widths = [float(width) for width in widths]
+    fits = len(widths) == columns and all(0 <= width < math.inf for width in widths)
+    require(fits, f"cells must be {columns} widths of at least 0", cells)
+    return widths
 
 
 def spread_out(rows: Tensor, cells: Sequence[float], seed: int = 0) -> Tensor:

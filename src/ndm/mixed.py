@@ -36,10 +36,10 @@ from .decoder import COARSEST, Decoder, check_data
 from .embedding import Embedding
 from .errors import InputError
 from .gaussian import Gaussian
-from .marginal import Marginals
+from .marginal import Marginals, cell_widths
 from .predictor import PREDICTORS, BasePredictor, Prediction
 from .process import ForwardProcess
-from .support.checks import require, require_count, require_kind
+from .support.checks import listed, require, require_count, require_kind, require_number
 from .support.registry import savable
 from .support.tensors import expand, full_times, randn_like, sum_rows
 
@@ -65,15 +65,13 @@ class MixedDecoder(Decoder):
     ) -> None:
         super().__init__()
         require_kind(marginals=(marginals, Marginals))
+        alphabets = listed("alphabets", alphabets)
         require_count(2, **{f"alphabets[{i}]": count for i, count in enumerate(alphabets)})
-        widths = [0.0] * marginals.columns if cells is None else [float(width) for width in cells]
-        fits = len(widths) == marginals.columns and all(0 <= width < math.inf for width in widths)
-        require(fits, f"cells must be {marginals.columns} widths of at least 0", cells)
         self.marginals = marginals
-        self.alphabets = tuple(alphabets)
-        self.cells = widths
+        self.alphabets = alphabets
+        self.cells = cell_widths(cells, marginals.columns)
         self.numbers = marginals.columns
-        self.rounded = sum(width > 0 for width in widths)
+        self.rounded = sum(width > 0 for width in self.cells)
 
     @property
     def drawn(self) -> bool:
@@ -221,9 +219,10 @@ class MixedPredictor(BasePredictor):
 
     def __init__(self, net: nn.Module, alphabets: Sequence[int], numbers: int = 0) -> None:
         super().__init__(net)
+        alphabets = listed("alphabets", alphabets)
         require_count(2, **{f"alphabets[{i}]": count for i, count in enumerate(alphabets)})
         require_count(0, numbers=numbers)
-        self.alphabets = tuple(alphabets)
+        self.alphabets = alphabets
         self.numbers = numbers
         self.bias = nn.Parameter(torch.zeros(sum(alphabets)))
 

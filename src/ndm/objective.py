@@ -107,7 +107,8 @@ def bound(
         require_count(steps=steps)
     model.process.schedule.check_steps(steps)
     if eta is not None:
-        check_eta(*([eta.min().item(), eta.max().item()] if isinstance(eta, Tensor) and eta.numel() else [eta]))
+        many = isinstance(eta, Tensor) and eta.numel() > 0 and not eta.is_meta
+        check_eta(*([eta.min().item(), eta.max().item()] if many else [eta]))
     times = LowDiscrepancyTimes() if times is None else times
     require_kind(times=(times, LowDiscrepancyTimes))
     x = model.rows(x)

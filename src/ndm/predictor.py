@@ -26,7 +26,7 @@ from torch.nn import functional
 from .errors import InputError
 from .process import ForwardProcess
 from .support.blueprint import Blueprint
-from .support.checks import require_count, require_kind, require_network
+from .support.checks import require_choice, require_count, require_flag, require_kind, require_network
 from .support.registry import Registry
 from .support.tensors import expand
 
@@ -57,6 +57,7 @@ class BasePredictor(nn.Module):
         super().__init__()
         require_network(net)
         require_count(0, num_basis=num_basis)
+        require_flag(variance=variance)
         self.net = net
         self.num_basis = num_basis
         self.variance = variance
@@ -133,8 +134,7 @@ class Predictor(BasePredictor):
         variance: bool = False,
     ) -> None:
         super().__init__(net, num_basis, variance)
-        if parameterization not in get_args(Parameterization):
-            raise InputError(f"parameterization must be 'x', 'eps', 'v' or 'score', got {parameterization!r}")
+        require_choice(get_args(Parameterization), parameterization=parameterization)
         self.parameterization = parameterization
 
     @classmethod

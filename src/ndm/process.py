@@ -33,10 +33,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
 from .gaussian import Gaussian
 from .schedule import NoiseLevel, Schedule
-from .support.checks import LARGEST_ETA, require, require_kind, require_number
+from .support.checks import LARGEST_ETA, require, require_choice, require_kind, require_number
 from .support.registry import savable
 from .support.tensors import check_times, expand, require_shape
 from .transform import Curve, Identity, Transform
@@ -86,8 +85,7 @@ class ForwardProcess(nn.Module):
         tied_to: TiedTo = "time",
     ) -> None:
         super().__init__()
-        if tied_to not in ("time", "noise"):
-            raise InputError(f"tied_to must be 'time' or 'noise', got {tied_to!r}")
+        require_choice(("time", "noise"), tied_to=tied_to)
         transform = Identity() if transform is None else transform
         require_kind(schedule=(schedule, Schedule), transform=(transform, Transform))
         require(not schedule.per_channel or tied_to == "time", "F has one time: tied_to must be 'time'", tied_to)

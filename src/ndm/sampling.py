@@ -31,7 +31,7 @@ from torch import Tensor
 from .errors import InputError
 from .model import NDM, check_model, check_not_random
 from .solvers import ODE_SOLVERS, SDE_SOLVERS, Method, Solver, VectorField, find_solver, solve_ode, solve_sde
-from .support.checks import require_count, row_shape
+from .support.checks import require_count, require_flag, row_shape
 from .support.tensors import full_times, randn_like, require_generator, rows_at_once
 
 BATCH = 128
@@ -79,6 +79,7 @@ def sample(
     check_model(model)
     shape = batch_shape(model, shape)
     require_generator(generator)
+    require_flag(mode=mode)
     solver = Solver.of(solver, steps)
     find_solver(solver.name, SOLVERS)
     discrete = solver.name in _DISCRETE

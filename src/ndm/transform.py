@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .support.blueprint import Blueprint
-from .support.checks import require_count, require_network
+from .support.checks import require_choice, require_count, require_kind, require_network
 from .support.registry import Registry
 from .support.tensors import expand, require_shape
 
@@ -62,6 +62,7 @@ class BasisCurve(Curve):
     """
 
     def __init__(self, x: Tensor, coefficients: Tensor | None = None) -> None:
+        require_kind(x=(x, Tensor), coefficients=(x if coefficients is None else coefficients, Tensor))
         self.x = x
         self.h: tuple[Tensor, ...] = ()
         if coefficients is not None:
@@ -172,8 +173,7 @@ class Linear(Transform):
 
     def __init__(self, dim: int, num_basis: int = 2, rotation: Literal["none", "fixed", "learned"] = "none") -> None:
         super().__init__()
-        if rotation not in ("none", "fixed", "learned"):
-            raise InputError(f"rotation must be 'none', 'fixed' or 'learned', got {rotation!r}")
+        require_choice(("none", "fixed", "learned"), rotation=rotation)
         require_count(dim=dim, num_basis=num_basis)
         self.dim = dim
         self.num_basis = num_basis

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..batch import as_batch
 from ..errors import InputError
 from ..likelihood import bits_per_dim
-from ..model import NDM
+from ..model import NDM, check_model
 from ..solvers import ODE_SOLVERS, find_solver
+from ..support.checks import require_kind
 from ..support.journal import Journal
 from ..support.processes import gathered, rank_and_count
 from ..support.progress import phase, progress_bar
@@ -69,6 +71,7 @@ def evaluate(
         advance: called after every piece that this process finishes.
 
     Raises:
+        InputError: if the model, the rows or the protocol are none, or do not fit each other.
         SolverError: if the solver could not finish some rows. It is raised after all other rows are done, and numbers
             the rows as in ``x``; ``result`` is the :class:`ndm.Likelihood` of all rows. The journal keeps the pieces
             without failures.
@@ -80,6 +83,9 @@ def evaluate(
         >>> evaluate(model, torch.randn(20, 2), Protocol("bound", steps=10, passes=5)).estimator
         'bound, T=10'
     """
+    check_model(model)
+    require_kind(protocol=(protocol, Protocol))
+    x = as_batch(x, model.shape)
     journal = Journal() if journal is None else journal
     shares = gathered(make_pieces(model, x, protocol, journal, advance, *rank_and_count()))
     made = {number: piece for share in shares for number, piece in share.items()}

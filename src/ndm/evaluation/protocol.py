@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..likelihood import Divergence, affordable_divergence
 from ..model import NDM
 from ..solvers import ODE_SOLVERS, Solver
+from ..support.checks import require_choice, require_count, require_kind, require_seed
 
 Estimator = Literal["bound", "ode", "ode-uniform"]
 SOLVER = Solver(rtol=1e-4, atol=1e-4)
@@ -29,6 +30,9 @@ class Protocol:
         passes: number of Monte-Carlo passes of the bound over the rows.
         samples, divergence, solver: options of the ODE; see :func:`ndm.ode_likelihood`.
         seed: seed of all random draws.
+
+    Raises:
+        InputError: if an option is of another kind.
     """
 
     estimator: Estimator
@@ -38,6 +42,13 @@ class Protocol:
     divergence: Divergence = "exact"
     solver: Solver = SOLVER
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_choice(get_args(Estimator), estimator=self.estimator)
+        require_choice(get_args(Divergence), divergence=self.divergence)
+        require_count(passes=self.passes, samples=self.samples, steps=1 if self.steps is None else self.steps)
+        require_kind(solver=(self.solver, Solver))
+        require_seed(self.seed)
 
     def draws(self, drawn: bool) -> int:
         """The number of draws per row. It is 1 for an ODE with the exact divergence and z_0 a function of x.

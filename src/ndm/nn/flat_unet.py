@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..support.checks import require, require_count, require_rate
+from ..support.checks import listed, require, require_count, require_flag, require_rate
 from .blocks import Head, ResidualBlock, image_shape
 from .embedding import FourierFeatures, TimeEmbedding, embed, embedding_size
 from .names import NETWORKS
@@ -70,6 +70,7 @@ class FlatUNet(nn.Module):
         super().__init__()
         require_count(multiplier=multiplier, channels=channels, depth=depth, heads=heads)
         require_rate(dropout=dropout)
+        require_flag(attention=attention)
         self.shape = image_shape(shape)
         self.multiplier = multiplier
         self.channels = channels
@@ -78,7 +79,7 @@ class FlatUNet(nn.Module):
         self.heads = heads
         self.dropout = dropout
         self.embedding = embedding
-        self.fourier = tuple(fourier)
+        self.fourier = listed("fourier", fourier)
         size = embedding_size(embedding, channels)
         pixels = self.shape[0]
         attends = heads if attention else 0

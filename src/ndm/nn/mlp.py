@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..support.checks import require_count, require_rate, row_shape
+from ..support.checks import listed, require_count, require_rate, row_shape
 from .embedding import FourierFeatures, TimeEmbedding, UniformFeatures, embed
 from .names import NETWORKS
 
@@ -92,9 +92,9 @@ class MLP(nn.Module):
         self.hidden = hidden
         self.embedding = embedding
         self.dropout = dropout
-        self.fourier = tuple(fourier)
+        self.fourier = listed("fourier", fourier)
         self.outputs = outputs
-        self.uniform = tuple(uniform)
+        self.uniform = listed("uniform", uniform)
         dim = math.prod(self.shape)
         self.features, self.scores = FourierFeatures(self.fourier), UniformFeatures(self.uniform)
         self.time = TimeEmbedding(embedding) if embedding else None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from ..support.checks import require, require_count, require_rate
+from ..support.checks import listed, require, require_count, require_rate
 from .blocks import Head, ResidualBlock, image_shape
 from .embedding import FourierFeatures, TimeEmbedding, embed, embedding_size
 from .names import NETWORKS
@@ -80,19 +80,20 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         require_count(multiplier=multiplier, channels=channels, depth=depth, heads=heads, patch=patch)
+        multipliers = listed("multipliers", multipliers)
         require_count(**{f"multipliers[{i}]": m for i, m in enumerate(multipliers)})
-        require(len(multipliers) > 0, "multipliers must have at least one entry", tuple(multipliers))
+        require(len(multipliers) > 0, "multipliers must have at least one entry", multipliers)
         require_rate(dropout=dropout)
         self.shape = image_shape(shape)
         self.multiplier = multiplier
         self.channels = channels
         self.depth = depth
-        self.multipliers = tuple(multipliers)
-        self.attention = tuple(attention)
+        self.multipliers = multipliers
+        self.attention = listed("attention", attention)
         self.heads = heads
         self.dropout = dropout
         self.embedding = embedding
-        self.fourier = tuple(fourier)
+        self.fourier = listed("fourier", fourier)
         self.patch = patch
         heights = self._heights()
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError
-from ..support.checks import require_number
+from ..support.checks import require, require_number, shown
 from ..support.tensors import check_times, require_shape
 from .solution import NoiseRate, Quadrature, VectorField
 
@@ -25,14 +25,17 @@ def check_problem(z: Any, start: float, end: float) -> None:
     if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim < 2:
         kind = f"{str(z.dtype).removeprefix('torch.')} {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
         raise InputError(f"z must be a floating-point tensor of shape (B, *), got {kind}")
+    if z.is_meta:
+        raise InputError("z must hold values, but it is on the device meta")
 
 
 def checked_field(f: VectorField) -> VectorField:
     """``f``, refusing a value that would only broadcast to the shape of the state.
 
     Raises:
-        InputError: when called, with both shapes.
+        InputError: if it is no function; when called, with both shapes.
     """
+    require(callable(f), "the field must be a function f(t, z)", shown(repr(f)))
 
     def field(t: Tensor, z: Tensor, *args: Tensor) -> Tensor:
         value = f(t, z, *args)

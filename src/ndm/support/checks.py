@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
 
 from ..errors import InputError
 
@@ -27,7 +30,7 @@ def require(condition: bool, rule: str, value: Any) -> None:
 
 
 def require_count(least: int = 1, **values: Any) -> None:
-    """Refuse values that are not whole numbers (2.5, "3", True), or are below ``least``.
+    """Refuse values that are not whole numbers (2.5, "3", True), are below ``least`` or too large to count anything.
 
     Raises:
         InputError: naming the first such value.
@@ -35,6 +38,43 @@ def require_count(least: int = 1, **values: Any) -> None:
     for name, value in values.items():
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         require(whole and value >= least, f"{name} must be a whole number and at least {least}", repr(value))
+        require(value < 2**63, f"{name} must be below 2^63", repr(value))
+
+
+def require_flag(**values: Any) -> None:
+    """Refuse values that are neither True nor False, such as the text "False", which Python takes for True.
+
+    Raises:
+        InputError: naming the first such value.
+    """
+    for name, value in values.items():
+        flag = isinstance(value, (bool, np.bool_)) or (type(value) is int and value in (0, 1))
+        require(flag, f"{name} must be True or False", shown(repr(value)))
+
+
+def require_choice(choices: Sequence[str], **values: Any) -> None:
+    """Refuse values that are not one of some words.
+
+    Raises:
+        InputError: naming the first such value, and the words.
+    """
+    *words, last = map(repr, choices)
+    for name, value in values.items():
+        known = isinstance(value, str) and value in choices
+        require(known, f"{name} must be {', '.join(words)} or {last}", shown(repr(value)))
+
+
+def listed(name: str, values: Any) -> tuple[Any, ...]:
+    """A list, a tuple, or an array or tensor of one dimension as a tuple; its values are not looked at.
+
+    Raises:
+        InputError: if it is anything else, such as a number or a text.
+    """
+    wrong = isinstance(values, (str, bytes, Mapping)) or getattr(values, "ndim", 1) != 1
+    try:
+        return tuple(None if wrong else values.tolist() if hasattr(values, "ndim") else values)
+    except TypeError:
+        raise InputError(f"{name} must be a list of numbers, got {shown(repr(values))}") from None
 
 
 def require_seed(seed: Any) -> None:
@@ -56,6 +96,19 @@ def require_number(**values: Any) -> None:
     for name, value in values.items():
         number = isinstance(value, Real) and not isinstance(value, bool)
         require(number and math.isfinite(value), f"{name} must be a finite number", repr(value))
+
+
+def require_real(**values: Any) -> None:
+    """Refuse what is neither a real number nor an array or a tensor of real numbers; NaN is one.
+
+    Raises:
+        InputError: naming the first such value.
+    """
+    for name, value in values.items():
+        kind = str(getattr(value, "dtype", ""))
+        array = "int" in kind or "float" in kind
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        require(array or number, f"{name} must be real numbers: a tensor, an array or a number", shown(repr(value)))
 
 
 def require_rate(**values: Any) -> None:

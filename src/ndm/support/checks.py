@@ -72,7 +72,7 @@ def listed(name: str, values: Any) -> tuple[Any, ...]:
     """
     wrong = isinstance(values, (str, bytes, Mapping)) or getattr(values, "ndim", 1) != 1
     try:
-        return tuple(None if wrong else values.tolist() if hasattr(values, "ndim") else values)
+        return tuple(None if wrong else values.tolist() if hasattr(values, "ndim") else values)  # type: ignore[arg-type]
     except TypeError:
         raise InputError(f"{name} must be a list of numbers, got {shown(repr(values))}") from None
 

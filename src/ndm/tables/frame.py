@@ -181,7 +181,7 @@ def _array(data: Any) -> np.ndarray:
 
 def _rows(data: Sequence[Any]) -> np.ndarray:
     """A list of rows as an array of objects, so that 1 and "1" stay apart."""
-    if any(isinstance(row, (str, bytes, dict)) or not hasattr(row, "__len__") for row in data):
+    if any(isinstance(row, (str, bytes, dict, set, frozenset)) or not hasattr(row, "__len__") for row in data):
         return _array(np.array([0.0]))  # refused as an array of one dimension
     widths = {len(row) for row in data}
     if len(widths) > 1:

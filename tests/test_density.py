@@ -192,6 +192,24 @@ def test_the_share_of_outliers_is_that_of_contamination():
     np.testing.assert_array_equal(density.predict(x) == -1, density.decision_function(x) < 0)
 
 
+def test_a_fit_inside_of_no_grad_and_inference_mode_is_that_outside():
+    x, _ = normal_rows(60)
+    make = lambda: NeuralDiffusionDensity(max_steps=3, random_state=0).fit(x).score_samples(x[:3])  # noqa: E731
+    expected = make()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            np.testing.assert_array_equal(make(), expected)
+
+
+@pytest.mark.parametrize("state", [-1, 2**32, 1.5, "a", np.random.default_rng(0), torch.Generator()])
+def test_a_random_state_that_is_none_is_refused_before_the_work(state, fitted, monkeypatch):
+    with pytest.raises(ndm.InputError, match="random_state must be None, a whole number in"):
+        fitted.sample(2, random_state=state)
+    monkeypatch.setattr(Frame, "of", lambda *_: pytest.fail("work before the checks"))
+    with pytest.raises(ndm.InputError, match="random_state must be None, a whole number in"):
+        NeuralDiffusionDensity(random_state=state).fit(np.zeros((3, 3)))
+
+
 def test_the_global_random_numbers_stay_as_they_are():
     torch.manual_seed(7)
     expected = torch.rand(3)

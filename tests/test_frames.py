@@ -195,6 +195,7 @@ REFUSED = {
     "nanoseconds in an array": (np.array([[1]], "M8[ns]"), "column x0 has times finer than a microsecond"),
     "nanoseconds as objects": (pd.DataFrame({"a": [pd.Timestamp(1)]}, dtype=object), "finer than a microsecond"),
     "nanoseconds of NumPy as objects": ([[np.datetime64(1, "ns")]], "column x0 has times finer than a microsecond"),
+    "a row that is a set": ([{1.0, 2.0}, {3.0, 4.0}], "1D array"),
     "times with and without a zone": ([[TIME], [TIME.replace(tzinfo=dt.timezone.utc)]], "with a time zone and times w"),
     "an unknown zone": (pa.table({"a": pa.array([TIME], pa.timestamp("us", "Foo/Bar"))}), "time zone Foo/Bar"),
     "names of several levels": (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "the name .'a'"),

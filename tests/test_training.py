@@ -541,3 +541,57 @@ def test_a_trainer_refuses_arguments_of_another_kind(given, message):
 def test_a_folder_given_as_text_gets_the_checkpoints(tmp_path):
     Trainer(flat_model(), rows_of(), FEW, folder=str(tmp_path)).run()
     assert Checkpoints(tmp_path / "checkpoints").steps()
+
+
+def small():
+    torch.manual_seed(0)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0))
+    return ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,), width=8, depth=1)), ndm.GaussianDecoder())
+
+
+ROWS = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+SHORT = TrainingConfig(steps=4, batch_size=8, evaluate_every=2)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, lambda: torch.autograd.set_detect_anomaly(True)])
+def test_training_and_figures_inside_of_no_grad_inference_mode_and_anomaly_detection_are_those_outside(mode, tmp_path):
+    dataset = Dataset("rows", ROWS, ROWS[:8], ROWS)
+    first = train(small(), dataset, SHORT)
+    first.save_pretrained(tmp_path)
+    figure = ndm.log_prob(first, ROWS[:3])
+    model = small()
+    with mode():
+        second, loaded = train(model, dataset, SHORT), ndm.NDM.from_pretrained(tmp_path)
+        assert torch.equal(ndm.log_prob(first, ROWS[:3]), figure)
+    for other in (second, loaded):
+        assert torch.equal(ndm.log_prob(other, ROWS[:3]), figure)
+        ndm.bound(other.requires_grad_(True), ROWS).total.mean().backward()  # what it gives can be trained on
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"model": "frozen"}, "no weights that train; call model.requires_grad_"),
+        ({"model": "inference"}, "made in torch.inference_mode, so it has no gradients"),
+        ({"rows": 60}, r"the training rows of the data set rows: .* not finite in 1 of 64 rows \(first: row 60\)"),
+        ({"log": 3}, "log and picture must be functions, got 3"),
+        ({"picture": "x.png"}, "log and picture must be functions, got 'x.png'"),
+    ],
+)
+def test_what_would_fail_after_hours_of_training_is_refused_before_it(change, match):
+    rows = ROWS.clone()
+    kind = change.get("model")
+    change = {name: value for name, value in change.items() if name != "model"}
+    with torch.inference_mode(kind == "inference"):
+        model = small()
+    if kind == "frozen":
+        model.requires_grad_(False)
+    if "rows" in change:
+        rows[change.pop("rows")] = float("nan")
+    with pytest.raises(ndm.InputError, match=match):
+        Trainer(model, Dataset("rows", rows, ROWS[:8], ROWS), SHORT, **change)
+    if "inference" in match:
+        with pytest.raises(ndm.InputError, match=match):
+            ndm.bound(model, ROWS)
+        with torch.no_grad():
+            assert torch.isfinite(ndm.bound(model, ROWS).total).all()

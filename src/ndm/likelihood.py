@@ -164,7 +164,7 @@ def ode_likelihood(
         samples: the number of draws. For discrete data and exact divergence they are importance samples. With
             Hutchinson's estimator their logarithms are averaged instead, because the logarithm of an average of noisy
             weights is not a bound. Continuous data with exact divergence need no draws.
-        max_rows: the number of rows solved at once, to limit memory. The answer depends on it only with other libraries.
+        max_rows: how many rows are solved at once, to limit memory. Only solvers of other libraries depend on it.
         dtype: compute in this precision, in a copy of the model.
         generator: seeds the latents and the probes.
         common: whether every row gets the same draws, so that its estimate does not depend on the rows beside it.
@@ -275,11 +275,10 @@ def ode_log_prob(
     if probe is not None:
         require_shape("probe", probe, z_0, "z_0")
     args = () if probe is None else (probe,)
-    # Keep a graph only if z_0 asks for it: otherwise the field's parameters would keep the graph of every evaluation.
+    # Keep a graph only if z_0 asks for it, or the field's parameters would keep the graph of every evaluation.
     with torch.set_grad_enabled(z_0.requires_grad and torch.is_grad_enabled()):
         end = solve_ode(lambda t, z, *_: f(t, z), z_0, 0.0, 1.0, solver, args, partial(value_and_divergence, f))
-    log_p = Gaussian.standard(end.state).log_prob(end.state) + end.integral
-    failures = end.failures
+    log_p, failures = Gaussian.standard(end.state).log_prob(end.state) + end.integral, end.failures
     bad = ~torch.isfinite(log_p)
     if bad.any():
         infinite = Failures.where(failures.solver, bad, 1.0, "the log-density is not finite")
@@ -320,7 +319,8 @@ def _exact_trace(value: Tensor, z: Tensor, keep: bool) -> Tensor:
         picks = torch.eye(dim, dtype=z.dtype, device=z.device)[first : first + passes]
         picks = picks.view(-1, 1, *z.shape[1:]).expand(-1, *z.shape)
         more = keep or first + passes < dim
-        (part,) = torch.autograd.grad(value, z, picks, create_graph=keep, retain_graph=more, is_grads_batched=True)
+        with torch.autograd.set_detect_anomaly(False):  # which looks at values; a batched pass shows none
+            (part,) = torch.autograd.grad(value, z, picks, create_graph=keep, retain_graph=more, is_grads_batched=True)
         part = part.reshape(len(picks), len(z), dim)[:, :, first : first + passes]
         trace = trace + part.diagonal(dim1=0, dim2=2).sum(1)
     return trace

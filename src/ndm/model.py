@@ -240,6 +240,16 @@ def check_values(model: NDM) -> None:
         raise InputError("the model must hold values, but it is on the device meta; load or initialise its weights")
 
 
+def check_gradients(model: NDM) -> None:
+    """Refuse a model that was made in inference mode, whose weights can have no gradients.
+
+    Raises:
+        InputError: with what to do.
+    """
+    if any(p.is_inference() for p in model.parameters()):
+        raise InputError("the model was made in torch.inference_mode, so it has no gradients; make it outside of it")
+
+
 def check_not_random(model: NDM) -> None:
     """Refuse a model whose field is random, or mixes the rows of a batch, because it is in training mode.
 

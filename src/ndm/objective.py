@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from .gaussian import Gaussian
-from .model import NDM, check_model
+from .model import NDM, check_gradients, check_model
 from .process import ConditionalProcess, check_eta
 from .support.checks import require_count, require_kind
 from .support.tensors import expand, full_times, rand, randn_like, sum_rows
@@ -103,6 +103,8 @@ def bound(
             dtype cannot resolve the schedule (see :meth:`ndm.Schedule.check_precision`).
     """
     check_model(model)
+    if torch.is_grad_enabled():
+        check_gradients(model)
     if steps is not None:
         require_count(steps=steps)
     model.process.schedule.check_steps(steps)

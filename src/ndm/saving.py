@@ -177,6 +177,7 @@ def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@torch.inference_mode(False)
 def load(folder: Path, supplied: Mapping[str, torch.nn.Module]) -> NDM:
     """Rebuild the model of :func:`save`; see :meth:`ndm.NDM.from_pretrained`."""
     folder = model_folder(folder)

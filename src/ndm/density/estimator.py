@@ -21,8 +21,9 @@ from ..data import Dataset
 from ..errors import InputError
 from ..model import NDM
 from ..sampling import sample
-from ..support.checks import require, require_count, require_number
+from ..support.checks import require, require_count, require_number, shown
 from ..support.progress import progress_bar, training_news
+from ..support.tensors import gradients
 from ..tables import Frame, Schema
 from ..training import TrainingConfig, train
 from .build import table_model
@@ -126,6 +127,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise
         return self
 
+    @gradients()
     def _fit(self, X: Any) -> None:
         frame = Frame.of(X)
         again = self.warm_start and hasattr(self, "model_")
@@ -136,7 +138,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 "(such as the value of a constant column); set warm_start=False"
             )
         rows = torch.from_numpy(schema.encode(frame))
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = drawn_seed(self.random_state)
         training, validation = self._split(rows, seed)
         plan = plan_for(len(training), rows.shape[1], self.max_steps)
         stops = len(validation) > 0
@@ -202,7 +204,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         require_count(n_samples=n_samples)
         state = self.random_state if random_state is None else random_state
-        seed = int(check_random_state(state).randint(2**31 - 1))
+        seed = drawn_seed(state)
         with torch.no_grad():
             rows = sample(self.model_, n_samples, steps=100, generator=torch.Generator().manual_seed(seed))
         return self.schema_.decode(rows.double().numpy()).native()
@@ -211,6 +213,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         for name, value in (("impute", self.impute), ("warm_start", self.warm_start)):
             require(isinstance(value, (bool, np.bool_)), f"{name} must be True or False", value)
         require(isinstance(self.device, (str, torch.device)), "device must be a name such as 'cpu'", self.device)
+        checked_state(self.random_state)
         require_number(contamination=self.contamination, validation_fraction=self.validation_fraction)
         require(0 < self.contamination <= 0.5, "contamination must be in (0, 0.5]", self.contamination)
         fraction = self.validation_fraction
@@ -269,3 +272,21 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 for name in ("config.json", "model.safetensors"):
                     (Path(folder) / name).write_bytes(files[name])
                 self.model_ = NDM.from_pretrained(folder).requires_grad_(False)
+
+
+def checked_state(state: Any) -> np.random.RandomState:
+    """Random numbers of NumPy from a seed or from themselves; nothing is drawn.
+
+    Raises:
+        InputError: if the seed is none.
+    """
+    try:
+        return check_random_state(state)
+    except ValueError:
+        rule = "random_state must be None, a whole number in [0, 2^32) or a RandomState of NumPy"
+        raise InputError(f"{rule}, got {shown(repr(state))}") from None
+
+
+def drawn_seed(state: Any) -> int:
+    """A seed that is drawn from these random numbers."""
+    return int(checked_state(state).randint(2**31 - 1))

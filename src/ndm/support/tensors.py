@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """Gradients are computed, also inside of a caller's ``torch.no_grad`` or ``torch.inference_mode``."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def expand(t: Tensor, x: Tensor) -> Tensor:

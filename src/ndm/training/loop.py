@@ -25,6 +25,7 @@ from ..model import NDM
 from ..support.devices import select_device
 from ..support.files import make_folder
 from ..support.progress import phase, reached
+from ..support.tensors import gradients
 from .average import Average
 from .checkpoint import Checkpoints, State
 from .loss import Loss
@@ -55,8 +56,7 @@ class Trainer:
         settings: the settings of training.
         seed: seed of all random draws.
         device: device to train on. Under ``accelerate launch`` or ``torchrun`` each process has its own.
-        log: the main process calls it with a dictionary every fifty steps, at every validation, at every skipped step,
-            after the last step, and when a signal stops the training.
+        log: the main process calls it with a dictionary: every 50 steps, at validations, skipped steps and the end.
         folder: folder for ``checkpoints/`` and the trackers' files. None writes no checkpoints.
         picture: every process calls it with the averaged model and the step, every ``sample_every`` steps.
 
@@ -64,6 +64,7 @@ class Trainer:
         InputError: if an argument is of another kind, or the device is not available.
     """
 
+    @gradients()
     def __init__(
         self,
         model: NDM,
@@ -75,22 +76,21 @@ class Trainer:
         folder: Path | str | None = None,
         picture: Callable[[NDM, int], None] = lambda _model, _step: None,
     ) -> None:
-        check_arguments(model, dataset, settings, seed)
+        check_arguments(model, dataset, settings, seed, log, picture)
         device, folder = select_device(str(device)), None if folder is None else make_folder(folder)
         self.settings, self.seed, self.dataset = settings, seed, dataset
         self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints")
         self.plain = copy.deepcopy(model).cpu()  # receives the average in the end; it is never wrapped or sharded
         self.accelerator = accelerator = make_accelerator(device, self.settings, folder)
-        rank, count = accelerator.process_index, accelerator.num_processes
+        loss = Loss(model, settings, seed, accelerator.process_index, accelerator.num_processes)
         self.log, self.picture = log, picture
-        self.loss, self.optimizer = self.prepare(Loss(model, settings, seed, rank, count))
+        self.loss, self.optimizer = self.prepare(loss)
         self.module: Loss = accelerator.unwrap_model(self.loss)
         self.average = Average(self.module.model, self.settings.ema_decay)
         self.step = self.skipped = self.skipped_in_a_row = 0
         self.best_step: int | None = None
-        self.best = math.inf
+        self.best, self.seconds = math.inf, 0.0
         self.best_weights: dict[str, Tensor] | None = None
-        self.seconds = 0.0
 
     def prepare(self, loss: Loss) -> tuple[Any, Any]:
         """The loss, wrapped or sharded as the launcher demands, and the optimiser."""
@@ -105,12 +105,12 @@ class Trainer:
             numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
             self.accelerator.log(numbers, step=record["step"])
 
+    @gradients()
     def run(self) -> NDM:
         """Train to the last step, or until Ctrl-C or SIGTERM, and return the averaged model.
 
         Raises:
-            InputError: after ``max_skipped`` steps in a row without a finite gradient. A checkpoint with the
-                weights from before these steps is written first. Also if no step at all had one.
+            InputError: after ``max_skipped`` steps in a row without a finite gradient, with a checkpoint from before.
         """
         start = time.perf_counter() - self.seconds
         self.loss.train()

@@ -12,9 +12,10 @@ import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from ..data import Dataset
+from ..decoder import check_data
 from ..errors import InputError
-from ..model import NDM, check_model
-from ..support.checks import require_kind, require_seed
+from ..model import NDM, check_gradients, check_model
+from ..support.checks import require, require_kind, require_seed, shown
 from .settings import TrainingConfig
 
 if TYPE_CHECKING:
@@ -37,15 +38,25 @@ def learning_rate(step: int, config: TrainingConfig, seconds: float = 0.0) -> fl
     return FLOOR + (config.learning_rate - FLOOR) * done
 
 
-def check_arguments(model: Any, dataset: Any, settings: Any, seed: Any) -> None:
-    """Refuse arguments of a trainer that are of another kind.
+def check_arguments(model: Any, dataset: Any, settings: Any, seed: Any, *calls: Any) -> None:
+    """Refuse arguments of a trainer that are of another kind, weights that do not train, and rows that are not finite.
 
     Raises:
         InputError: naming the first.
     """
     check_model(model)
+    check_gradients(model)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("the model has no weights that train; call model.requires_grad_(True), or give it a network")
     require_kind(dataset=(dataset, Dataset), settings=(settings, TrainingConfig))
     require_seed(seed)
+    for call in calls:
+        require(callable(call), "log and picture must be functions", shown(repr(call)))
+    if dataset.distribution is None and dataset.train.is_floating_point():
+        try:
+            check_data(dataset.train)
+        except InputError as error:
+            raise InputError(f"the training rows of the data set {dataset.name}: {error}") from None
     if settings.evaluate_every and not len(dataset.validation):
         raise InputError(f"the data set {dataset.name} has no validation rows; set training.evaluate_every to 0")
 

@@ -39,7 +39,7 @@ from .gaussian import Gaussian
 from .marginal import Marginals, cell_widths
 from .predictor import PREDICTORS, BasePredictor, Prediction
 from .process import ForwardProcess
-from .support.checks import listed, require, require_count, require_kind, require_number
+from .support.checks import listed, require, require_count, require_kind
 from .support.registry import savable
 from .support.tensors import expand, full_times, randn_like, sum_rows
 

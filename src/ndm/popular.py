@@ -7,8 +7,8 @@ a contract, the reading of one day. The probability of cell k of a fine grid is 
 
 with :math:`P_0` of the smooth density, the number :math:`n_k` of rows in a popular cell and their sum n. A cell is
 popular if it has at least two rows, or more if there are very many such cells. The weight w has the largest
-leave-one-out likelihood, in which a row sees its cell with :math:`n_k - 1` rows, so that a cell that owes it to this row
-is not popular.
+leave-one-out likelihood, in which a row sees its cell with :math:`n_k - 1` rows; a cell that is popular only because of
+this row is not popular then.
 
 The cells of a rounded column are its own. For another column their width is chosen by the same likelihood, and equal
 values count once, because the density of a value that repeats has no bound. Popular cells are used only if they

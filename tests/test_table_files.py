@@ -120,7 +120,11 @@ def test_an_encoding_has_many_spellings(tmp_path, encoding):
     assert read(tmp_path / "a.csv", encoding).native("numpy").tolist() == [[1, "é"]]
 
 
-@pytest.mark.parametrize("encoding", ["hex", "rot13", "zlib", "base64", "uu", "undefined", "a\0b", "nonsense", ""])
+ODD_ENCODINGS = ["hex", "rot13", "zlib", "base64", "uu", "undefined", "a\0b", "nonsense", ""]
+ODD_ENCODINGS += ["idna", "punycode", "unicode_escape", "unicode-escape", "raw_unicode_escape"]
+
+
+@pytest.mark.parametrize("encoding", ODD_ENCODINGS)
 def test_what_encodes_no_text_is_refused(tmp_path, encoding):
     (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match=r"the encoding .* is unknown; try utf-8"):

@@ -37,6 +37,8 @@ MAGIC = {b"\x1f\x8b": "packed by gzip", b"PAR1": "Parquet", b"PK\x03\x04": "a zi
 """The first bytes of other files."""
 HEAD = 1 << 20
 """Bytes in which the header must end."""
+NOT_OF_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")
+"""Encodings of names and of literals: they read plain text as other text."""
 
 
 def text_encoding(name: str) -> str:
@@ -48,6 +50,8 @@ def text_encoding(name: str) -> str:
     try:
         found = codecs.lookup(name).name
         "".encode(found)  # refused by what encodes no text, such as base64
+        if found.replace("_", "-") in NOT_OF_FILES:
+            raise LookupError
         return found
     except (LookupError, ValueError):
         raise InputError(f"the encoding {shown(name)} is unknown; try utf-8, latin-1, cp1252 or utf-16") from None

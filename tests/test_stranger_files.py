@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import ndm
+import ndm.experiment
 from ndm.cli import main
 
 from conftest import TINY, bounded, command, refused
@@ -216,6 +217,28 @@ def test_foreign_lines_in_the_journal_of_an_evaluation_are_passed_over(saved, mo
 def test_a_folder_called_step_squared_is_no_checkpoint(saved, capsys):
     (saved / "checkpoints" / "step-²").mkdir()
     assert main(["evaluate", str(saved), "--checkpoint", "newest", *BOUND]) == 0
+
+
+@pytest.mark.parametrize("content", [None, "notes.txt"])
+def test_an_empty_or_foreign_folder_with_the_name_of_a_checkpoint_is_none(content, saved, capsys):
+    foreign = saved / "checkpoints" / "step-99999999999"
+    foreign.mkdir()
+    if content:
+        (foreign / content).write_text("mine")
+    assert main(["evaluate", str(saved), "--checkpoint", "newest", *BOUND]) == 0
+    more = str(ndm.experiment.Run(saved).config.training.steps + 1)
+    assert main(["train", "--resume", str(saved), "--training.steps", more, "--device", "cpu"]) == 0
+    assert "damaged" not in capsys.readouterr().err
+    assert foreign.is_dir() and (content is None or (foreign / content).read_text() == "mine")
+
+
+def test_a_checkpoint_that_was_copied_to_a_later_step_does_not_end_a_run(saved, capsys):
+    checkpoints = ndm.experiment.Run(saved).checkpoints
+    newest = checkpoints.folder / f"step-{checkpoints.steps()[-1]:08d}"
+    shutil.copytree(newest, newest.with_name("step-99999999999"))
+    more = str(ndm.experiment.Run(saved).config.training.steps + 1)
+    assert main(["train", "--resume", str(saved), "--training.steps", more, "--device", "cpu"]) == 0
+    assert "its state.json is not that of this step" in capsys.readouterr().err
 
 
 # Section 6: tracebacks where a line is promised

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..support.files import BadFile, read_json, reading, sha256
 from ..support.weights import read_header, read_tensors, write_tensors
 
+FILES = ("state.json", "state.safetensors")
 KEEP = 2  # number of the newest checkpoints that are kept besides the best
 
 
@@ -137,7 +138,7 @@ class Checkpoints:
             raise BadFile(f"checkpoint {path} is damaged ({error})") from None
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, intact or damaged, in increasing order; folders of other names are ignored.
+        """The steps of all checkpoints, intact or damaged, in increasing order; other folders are ignored.
 
         Raises:
             InputError: if the folder may not be read.
@@ -148,7 +149,11 @@ class Checkpoints:
         except BadFile:  # there is no folder yet
             return []
         steps = (int(match[1]) for match in (re.fullmatch("step-([0-9]{8,18})", name) for name in names) if match)
-        return sorted(step for step in steps if self._path(step).name in names)
+        return sorted(step for step in steps if self._path(step).name in names and self._has_files(step))
+
+    def _has_files(self, step: int) -> bool:
+        """Whether a folder holds a file of a checkpoint. One that holds none is empty or foreign."""
+        return any(os.path.lexists(self._path(step) / name) for name in FILES)
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"

@@ -175,6 +175,32 @@ def test_a_run_that_cannot_begin_ends_all_processes(tmp_path):
     assert "is being trained" in first and "process 0 failed" in second and "is being trained" in second
 
 
+MOVED = """
+import sys
+from pathlib import Path
+from ndm.__main__ import main
+from ndm.training import Trainer
+run, gradient = Path(sys.argv[1]), Trainer.gradient
+def moved(self):
+    if self.step == 3 and self.accelerator.is_main_process:
+        run.rename(run.with_name("moved"))
+    return gradient(self)
+Trainer.gradient = moved
+sys.exit(main(["train", "digits", "--out", str(run), *sys.argv[2:]]))
+"""
+
+
+@pytest.mark.parametrize("option", ["evaluate_every", "checkpoint_every"])
+def test_a_run_whose_folder_is_moved_ends_all_processes_with_one_line(option, tmp_path):
+    """Only the first process writes. The others ended with a traceback about their lost connection."""
+    options = ["--device", "cpu", "--model.width", "16", "--training.batch_size", "16", "--training.steps", "40"]
+    options += ["--training.evaluate_every", "0", "--training.sample_every", "0", "--training.checkpoint_every", "100"]
+    first, second = launch("-c", MOVED, tmp_path / "run", *options, f"--training.{option}", "5", status=2)
+    for said in (first, second):
+        assert "Traceback" not in said and "was moved, deleted or replaced" in said
+    assert "process 0 failed" in second
+
+
 def test_sharding_keeps_parameters_in_float32_under_bf16_and_asks_for_the_second_version():
     """accelerate casts by default. Parameters in bf16 would also put the noise process into bf16."""
     plugin = FullyShardedDataParallelPlugin(fsdp_version=2)

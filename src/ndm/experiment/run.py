@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..model import NDM
 from ..support.checks import shown
 from ..support.files import read_json, write_whole
-from ..support.processes import rank_and_count
+from ..support.processes import failing_together, rank_and_count
 from ..support.progress import console, phase, progress_bar, training_news, warn
 from ..tables import keep_schema
 from ..training import State, Trainer, learning_rate
@@ -76,7 +76,8 @@ class Run(RunFolder):
         Raises:
             InputError: if the run has done as many steps already.
         """
-        done, before = max(self.checkpoints.steps(), default=0), self.config.training.steps
+        newest = self.checkpoints.latest()  # by its record: a folder may have any name
+        done, before = 0 if newest is None else newest.step, self.config.training.steps
         if steps <= done:
             raise InputError(
                 f"training.steps {steps} is not larger than the {done} steps that {self.folder} has done; choose a "
@@ -139,16 +140,16 @@ class Run(RunFolder):
                 check_own()
                 self.log(record)
 
-            with progress_bar(title, self.config.training.steps, visible=main, unit="step") as bar:
-                bar.update(bar.task_ids[0], completed=trainer.step)
+            with progress_bar(title, self.config.training.steps, main, "step", done=trainer.step) as bar:
                 trainer.log = training_news(bar, log)
                 average = trainer.run()
-            if main:
-                check_own()
-                schema = None
-                if dataset.schema is not None:
-                    schema = keep_schema(dataset.schema, len(dataset.train), self.model_folder)
-                save_model(average, self.model_folder, trainer.step, schema)
+            with failing_together():
+                if main:
+                    check_own()
+                    schema = None
+                    if dataset.schema is not None:
+                        schema = keep_schema(dataset.schema, len(dataset.train), self.model_folder)
+                    save_model(average, self.model_folder, trainer.step, schema)
             if trainer.skipped:
                 warn(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")
             if not trainer.finished:

@@ -198,7 +198,12 @@ running: list[Progress] = []
 
 @contextmanager
 def progress_bar(
-    title: str, total: int | None, visible: bool = True, unit: str = "", clock: Callable[[], float] = time.monotonic
+    title: str,
+    total: int | None,
+    visible: bool = True,
+    unit: str = "",
+    clock: Callable[[], float] = time.monotonic,
+    done: int = 0,
 ) -> Iterator[Progress]:
     """Progress with a title, a count, the time left, and a text (the field ``news``), as a bar or as lines.
 
@@ -208,6 +213,7 @@ def progress_bar(
         visible: whether anything is shown.
         unit: word before the count in lines, such as ``"step"``.
         clock: the time in seconds.
+        done: the number that was counted before.
     """
     kind, width = (Progress, console.width) if console.animated else (Lines, WIDE)
     # Speed is measured over ten minutes. A bar that moves rarely may not move within rich's default of half a minute.
@@ -217,7 +223,8 @@ def progress_bar(
     running.append(bar)
     try:
         with bar:
-            bar.add_task(title, total=total, news="", phase="", unit=f"{unit} " if unit and kind is Lines else "")
+            word = f"{unit} " if unit and kind is Lines else ""
+            bar.add_task(title, total=total, completed=done, news="", phase="", unit=word)
             yield bar
     finally:
         running.remove(bar)

@@ -24,6 +24,7 @@ from ..likelihood import bits_per_dim
 from ..model import NDM
 from ..support.devices import select_device
 from ..support.files import make_folder
+from ..support.processes import failing_together
 from ..support.progress import phase, reached
 from ..support.tensors import gradients
 from .average import Average
@@ -98,9 +99,10 @@ class Trainer:
         return wrapped, optimizer
 
     def _tell(self, record: dict[str, Any]) -> None:
-        """Pass a record to ``log`` and to the trackers; only the main process does so."""
-        if self.accelerator.is_main_process:
-            self.log(record)
+        """Pass a record to ``log`` and to the trackers; only the main process does so, and all fail if it fails."""
+        with failing_together():
+            if self.accelerator.is_main_process:
+                self.log(record)
         if self.settings.trackers:
             numbers = {k: v for k, v in record.items() if isinstance(v, (int, float)) and k != "step"}
             self.accelerator.log(numbers, step=record["step"])
@@ -140,10 +142,7 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether training is over: at the last step, after the limit of time, or without progress for too long.
-
-        Training that is interrupted stops before.
-        """
+        """Whether training is over: at the last step, after the limit of time, or without progress for too long."""
         return self.step >= self.settings.steps or self.out_of_time or self.stalled
 
     @property
@@ -294,9 +293,9 @@ class Trainer:
             InputError: if it cannot be written.
         """
         state = self.state()
-        if self.checkpoints is not None and self.accelerator.is_main_process:
-            self.checkpoints.save(state)
-        self.accelerator.wait_for_everyone()
+        with failing_together():
+            if self.checkpoints is not None and self.accelerator.is_main_process:
+                self.checkpoints.save(state)
 
     def check(self, state: State) -> None:
         """Refuse a state that is not one of a training with this model.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
@@ -117,12 +118,18 @@ def draw(
     """``num`` samples of ``shape``, returned on the CPU and drawn from ``seed``, with a progress bar.
 
     Finished batches are also appended to ``parts``, where they are kept if Ctrl-C ends the drawing.
+
+    Raises:
+        InputError: before the first is drawn, if they do not fit into the memory.
     """
     import torch
 
     from ..sampling import sample_in_batches
     from ..support.progress import progress_bar
+    from ..support.room import check_memory
 
+    element = model.reference.element_size()
+    check_memory(2 * num * math.prod(shape) * element, f"{num:,} samples")  # in parts, and joined
     generator = torch.Generator().manual_seed(seed)
     parts = [] if parts is None else parts
     with progress_bar("sampling", num) as bar:

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from ..support.devices import select_device
-from ..support.files import check_writable, whole_file
+from ..support.files import check_writable, destination, whole_file
 from .commands import COMMANDS, Command, parsed_by
 from .common import (
     INTERRUPTED,
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
     from ..data import Dataset
     from ..experiment import Snapshot
+
+
+PLAIN = (".csv", ".tsv", ".npz")
+"""The endings of tables that are not packed."""
 
 
 def make_parser() -> ArgumentParser:
@@ -54,16 +58,18 @@ def run(args: Namespace) -> int:
 
     from ..sampling import SOLVERS
     from ..support.progress import console, warn
+    from ..support.room import check_disk
     from ..tables import write as write_table
 
     args.out = chosen_file(args.run, args.out)
     require_positive(args, "num", "steps")
-    if args.out.is_dir():
-        raise InputError(f"--out {args.out} is a folder; give a file name")
+    destination(args.out)
     device = select_device(args.device)
     run, snapshot, dataset = open_run(args)
     solver = chosen_solver(args, run)
     make_folder(args.out)
+    if dataset.schema is not None and args.out.name.lower().endswith(PLAIN):  # a byte for each value, if not packed
+        check_disk(args.num * len(dataset.schema.columns), f"{args.num:,} rows", destination(args.out).parent)
     if args.out.exists():
         warn(f"{args.out} exists and will be replaced")
     parts: list[Tensor] = []
@@ -133,7 +139,7 @@ def make_folder(out: Path) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from None
-    check_writable(out.parent)
+    check_writable(destination(out).parent)
 
 
 def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset, title: str) -> None:

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
 from ..support.devices import select_device
+from ..support.files import destination
 from .commands import COMMANDS, Command, parsed_by
 from .common import INTERRUPTED, add_common
 
@@ -54,8 +55,7 @@ def run(args: Namespace) -> int:
     if out is not None:
         if out.suffix not in SUFFIXES:
             raise InputError(f"--out must end in .csv or .parquet, got {out}")
-        if out.is_dir():
-            raise InputError(f"--out {out} is a folder; give a file name")
+        destination(out)
         if out.suffix == ".parquet" and find_spec("pyarrow") is None:
             raise InputError(f"--out {out} needs pyarrow; run: pip install 'ndm[tables]', or write a .csv file")
         if out.exists() and args.rows.exists() and out.samefile(args.rows):

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import lzma
+import os
 import stat
 import struct
 import tarfile
@@ -161,16 +162,38 @@ def writing(path: Path, partial_file: Path | None = None) -> Iterator[None]:
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from None
 
 
+def destination(path: Path) -> Path:
+    """The file that is written under a path: what a link leads to, also if it does not exist yet.
+
+    Raises:
+        InputError: if it is a folder, a pipe or a device, or if the path cannot be looked up.
+    """
+    try:
+        found = Path(os.path.realpath(path)) if path.is_symlink() else path
+        mode = found.stat().st_mode
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {(error.strerror or str(error)).lower()}") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise InputError(f"{path} is {kind}; give the name of a file")
+    return found
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A file that is never seen half written, by another process, after a kill, or on a full disk.
 
     Write to the path that is given, which has the same ending and a name that no other writer has. It takes the place
     of ``path`` in the end, or is removed if there was an error. What a killed process left is removed after a day.
+    If ``path`` is a link, the file that it leads to is replaced, and the link stays.
 
     Raises:
+        InputError: if ``path`` is a folder, a pipe or a device.
         OSError: with ``path`` as its ``filename``, if it cannot be written.
     """
+    path = destination(path)
     partial_file = path.with_name(f".ndm-{uuid.uuid4().hex}.partial{path.suffix}")
     with writing(path, partial_file):
         remove_abandoned(path.parent, ".ndm-*.partial*")

@@ -398,6 +398,26 @@ def test_samples_that_cannot_be_written_are_one_line_and_leave_nothing(run, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
+@pytest.mark.parametrize("command", ["sample", "quality"])
+def test_samples_beyond_the_memory_are_refused_before_the_work(command, run, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "x.npz")] if command == "sample" else []
+    assert main([command, str(run), "--num", "100000000000", *out]) == 2
+    assert "100,000,000,000 samples take at least" in capsys.readouterr().err and not (tmp_path / "x.npz").exists()
+
+
+def test_samples_are_written_through_a_link(run, tmp_path, capsys):
+    for name, target in (("link", "target"), ("loop", "loop"), ("device", "/dev/null"), ("nowhere", "none/x")):
+        (tmp_path / f"{name}.png").symlink_to(f"{target}.png" if name in ("link", "loop") else target)
+    arguments = ["sample", str(run), "--num", "2", "--steps", "2", "--out"]
+    assert main([*arguments, str(tmp_path / "link.png")]) == 0 and (tmp_path / "target.png").stat().st_size > 1000
+    for name in ("loop", "device", "nowhere"):
+        capsys.readouterr()
+        assert main([*arguments, str(tmp_path / f"{name}.png")]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and error.startswith("ndm: error: "), error
+    assert all((tmp_path / f"{name}.png").is_symlink() for name in ("link", "loop", "device", "nowhere"))
+
+
 @pytest.mark.parametrize("kind", ["steps", "weights", "no model", "recipe key"])
 def test_bad_files_are_named(kind, run, tmp_path, capsys):
     import shutil
@@ -421,6 +441,21 @@ def test_bad_files_are_named(kind, run, tmp_path, capsys):
     message = {"steps": "whole numbers", "weights": "damaged", "no model": "no model yet", "recipe key": "model.wide"}
     assert message[kind] in error
     assert not (tmp_path / "new").exists()
+
+
+def test_a_working_directory_that_was_deleted_is_one_line(tmp_path):
+    script = "import os, sys; os.rmdir(os.getcwd()); from ndm.__main__ import main; sys.exit(main())"
+    for arguments in (["recipes"], ["train", "digits"], ["evaluate", "/nowhere"]):
+        (tmp_path / "gone").mkdir()
+        result = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            cwd=tmp_path / "gone",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+        assert result.stderr.startswith("ndm: error: the working directory cannot be used")
 
 
 def test_the_installed_command_has_no_traceback():

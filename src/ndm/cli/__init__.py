@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from contextlib import suppress
 
@@ -30,6 +31,10 @@ def run(name: str, arguments: list[str]) -> int:
         InputError: if a command, recipe, option or value is unknown, or if the command refuses its input.
     """
     command = COMMANDS.find(name)
+    try:
+        os.getcwd()
+    except OSError as error:  # libraries that are imported later would end the process
+        raise InputError(f"the working directory cannot be used ({error.strerror}); change to another one") from None
     args = command.parse(arguments)
     if "quiet" not in args:
         return command.run(args) or 0

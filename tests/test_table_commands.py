@@ -141,7 +141,9 @@ def test_the_schema_is_kept_with_the_run_and_with_the_model(folder):
 def test_a_run_goes_on(folder, tmp_path, capsys):
     shutil.copytree(folder / "run", tmp_path / "run")
     assert main(["train", "--resume", str(tmp_path / "run"), "--training.steps", "22", "--device", "cpu"]) == 0
-    assert Run(tmp_path / "run").config.training.steps == 22 and "going on from step 20" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert Run(tmp_path / "run").config.training.steps == 22 and "going on from step 20" in error
+    assert "training: step 20 of 22" in error and "step 0 of" not in error
     write_csv(tmp_path / "y.csv", make_rows(ROWS, 1))
     arguments = ["train", "--resume", tmp_path / "run", "--training.steps", 24, "--data.path", tmp_path / "y.csv"]
     assert "the data have changed" in refused(arguments, capsys)
@@ -390,6 +392,32 @@ def test_held_out_rows_that_no_training_row_allows_for_are_left_out_and_counted(
         if len(found) == 2:
             break
     assert found == {0, 1} and "left out, which hold what no training row holds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["n.a.", "-"])
+def test_a_stray_word_in_a_column_of_numbers_is_told_wherever_the_split_puts_it(word, tmp_path, capsys):
+    rows, found = make_rows(60), set()
+    for place in range(len(rows)):
+        changed = [list(row) for row in rows]
+        changed[place][0] = word
+        schema = load_dataset("table", write_csv(tmp_path / "x.csv", changed)).schema
+        error, notes = capsys.readouterr().err, schema.describe()
+        assert next(column for column in schema.columns if column.name == "age").kind == "category"
+        in_training = f"age is taken as a category: 1 of 51 values is not a number ('{word}')" in notes
+        assert in_training or f"age is taken as a category: 1 of 60 values is not a number ('{word}')" in error
+        found.add(in_training)
+        if len(found) == 2:
+            break
+    assert found == {True, False}
+    chosen = load_dataset("table", tmp_path / "x.csv", columns={"age": "category"})
+    assert "taken as" not in chosen.schema.describe() + capsys.readouterr().err
+
+
+def test_rows_beyond_the_disk_are_refused_before_the_work(folder, tmp_path, capsys):
+    error = refused(["sample", folder / "run", "--num", 10**14, "--out", tmp_path / "x.csv"], capsys)
+    assert "100,000,000,000,000 rows take at least" in error and "left" in error and not (tmp_path / "x.csv").exists()
+    error = refused(["sample", folder / "run", "--num", 10**14, "--out", tmp_path / "x.parquet"], capsys)
+    assert "of memory" in error
 
 
 def test_columns_and_encodings_are_the_users_choice(tmp_path):

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import InputError, printable
 from ..support.files import sha256
 from ..tables import Frame, Schema, read
+from ..tables.detect import strays
 from ..tables.schema import refuse_missing
 from .cache import say
 from .dataset import Dataset, held_out
@@ -54,6 +55,9 @@ def table(
         (checking, lost), (testing, missed) = (_possible(schema, part) for part in rest)
     except InputError as error:  # the schema's own words are those of Python
         raise InputError(f"{file}: {error}".replace("impute=True", "--data.impute true")) from None
+    told = {note.column for note in schema.notes} | set(columns or ())
+    for note in [note for name, array, _ in frame if name not in told for note in strays(name, array)]:
+        say(f"{file}: {note.column} {note.text}")  # the training rows have only numbers there
     checksum = sha256(file)[:16]
     split = "/".join(str(len(x)) for x in (training, checking, testing))
     release = f"{printable(file.name)}, sha256 {checksum}; permutation seed 0, split {split}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from .kinds import Kind
 MOST_CATEGORIES = 100
 """A column with more categories than this, and with more than ``MOST_DISTINCT`` of its rows, is an identifier."""
 MOST_DISTINCT = 0.1
+FEW_STRAYS = 0.1
+"""A category column of which no more than this are words, and the rest numbers, may be meant as numbers."""
 
 
 LARGEST, SMALLEST = 1e150, 1e-150
@@ -45,11 +48,13 @@ def detect(name: str, array: np.ndarray, type: Type, kind: Kind | None = None) -
     Raises:
         InputError: if the column cannot be of that kind, holds infinities or only missing values, or is an identifier.
     """
+    chosen = kind is not None
     if kind is None:
         kind = "category" if array.dtype.kind in "bO" or type.name in ("category", "enum", "bool") else None
         kind = "date" if array.dtype.kind == "M" else kind
     if kind == "category":
-        return _category(name, array, type), []
+        column = _category(name, array, type)
+        return column, [] if chosen else strays(name, array)
     if kind == "date":
         return _date(name, array, type)
     return _number(name, array, type, kind)
@@ -73,6 +78,18 @@ def _category(name: str, array: np.ndarray, type: Type) -> Column:
     if array.dtype.kind == "f" and (type.whole or type.name in ("category", "enum")):
         values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
     return Column(name, "category", type, values=(*values, None) if None in found else tuple(values))
+
+
+def strays(name: str, array: np.ndarray) -> list[Note]:
+    """What is to be said of a column of text of which all but a few values are numbers."""
+    texts = Counter(value for value in array.tolist() if isinstance(value, str)) if array.dtype == object else Counter()
+    words = {text: count for text, count in texts.items() if not _is_number(text)}
+    count, present = sum(words.values()), texts.total()
+    if not 0 < count <= FEW_STRAYS * present:
+        return []
+    what = f"{count} of {present} values {'is not a number' if count == 1 else 'are not numbers'}"
+    first = shown(repr(next(iter(words))), 40)
+    return [Note(name, f"is taken as a category: {what} ({first}); correct it, or leave it empty if it is missing")]
 
 
 def _distinct(array: np.ndarray) -> list[Any]:

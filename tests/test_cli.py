@@ -1,6 +1,7 @@
 """The command line: a tiny model from training to quality; bad input gives one line and exit code 2."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from ndm.evaluation.quality import Score, quality
 from ndm.experiment import Run
 from ndm.experiment.recipe import find_recipe, read_settings
 from ndm.training.validation import validation_nats
+
+from conftest import command
 
 TINY = ["--training.steps", "12", "--training.batch_size", "16", "--model.width", "16", "--model.depth", "1"]
 
@@ -398,10 +401,10 @@ def test_samples_that_cannot_be_written_are_one_line_and_leave_nothing(run, tmp_
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
 
 
-@pytest.mark.parametrize("command", ["sample", "quality"])
-def test_samples_beyond_the_memory_are_refused_before_the_work(command, run, tmp_path, capsys):
-    out = ["--out", str(tmp_path / "x.npz")] if command == "sample" else []
-    assert main([command, str(run), "--num", "100000000000", *out]) == 2
+@pytest.mark.parametrize("name", ["sample", "quality"])
+def test_samples_beyond_the_memory_are_refused_before_the_work(name, run, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "x.npz")] if name == "sample" else []
+    assert main([name, str(run), "--num", "100000000000", *out]) == 2
     assert "100,000,000,000 samples take at least" in capsys.readouterr().err and not (tmp_path / "x.npz").exists()
 
 
@@ -441,6 +444,49 @@ def test_bad_files_are_named(kind, run, tmp_path, capsys):
     message = {"steps": "whole numbers", "weights": "damaged", "no model": "no model yet", "recipe key": "model.wide"}
     assert message[kind] in error
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "RUN", "--steps", "1" * 5000], "has more than 400 digits"),
+        (["sample", "RUN", "--num", "1" * 5000], "has more than 400 digits"),
+        (["evaluate", "RUN", "--passes", "9" * 20], "passes take at least"),
+        (["sample", "RUN", "--steps", "9" * 20], "tells at most 8,388,608 times apart"),
+        (["sample", "RUN", "--num", "2", "--solver", "heun", "--steps", "9" * 20], "the times of"),
+        (["evaluate", "RUN", "--estimator", "ode", "--solver", "rk4", "--solver_steps", "9" * 15], "the times of"),
+        (["train", "table", "--data.columns", "[a]"], "--data.columns must be a mapping of names to values"),
+    ],
+)
+def test_a_number_or_a_value_that_no_computation_can_have_is_one_line(arguments, message, run, capsys):
+    assert main([str(run) if word == "RUN" else word for word in arguments]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ndm: error")]
+    assert len(errors) == 1 and message in errors[0]
+
+
+@pytest.mark.parametrize("line", ["data: {path: 5}", "data: {path: [a]}", "init: 5", "data: {encoding: 5}"])
+def test_a_setting_of_a_wrong_kind_is_told_in_words_and_not_in_the_parsers(line, tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text(line)
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 2
+    assert "must be a text, got" in (error := capsys.readouterr().err) and "<class" not in error
+
+
+def test_data_behind_a_link_to_itself_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    assert main(["train", "images", "--data.path", "loop"]) == 2
+    assert "loop is not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variables", [{"WORLD_SIZE": "2"}, {"LOCAL_RANK": "x"}])
+def test_variables_of_a_launcher_that_do_not_fit_are_one_line(variables, run):
+    code, _, error = command(["evaluate", run, "--device", "cpu"], env={**os.environ, **variables})
+    assert code == 2 and error.startswith("ndm: error: the variables of a launcher") and error.count("\n") == 1
+
+
+def test_a_closed_error_stream_does_not_send_the_error_to_the_output(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr", None)
+    assert main(["nothing"]) == 2 and capsys.readouterr().out == ""
 
 
 def test_a_working_directory_that_was_deleted_is_one_line(tmp_path):

@@ -64,9 +64,9 @@ def sample(
         Samples in data units, ``(B, *)``.
 
     Raises:
-        InputError: if the solver is unknown or not installed, the schedule does not allow the number of steps,
-            ``steps`` contradicts the steps of the :class:`ndm.Solver`, ``shape`` is not the model's, the model is
-            random because it is in training mode, its dtype cannot resolve the schedule (see
+        InputError: if the solver is unknown or not installed, the schedule does not allow the number of steps or the
+            dtype tells fewer times apart, ``steps`` contradicts the steps of the :class:`ndm.Solver`, ``shape`` is not
+            the model's, the model is random because it is in training mode, its dtype cannot resolve the schedule (see
             :meth:`ndm.Schedule.check_precision`), or a sample is not finite.
         SolverError: if an ODE solver could not finish some rows; ``result`` is the :class:`ndm.Solution`.
 
@@ -85,6 +85,8 @@ def sample(
     discrete = solver.name in _DISCRETE
     model.process.schedule.check_steps(solver.steps if discrete else None)
     model.process.schedule.check_precision(model.reference.dtype)
+    if discrete:
+        check_distinct(solver.steps, model.reference.dtype)
     check_not_random(model)
     latents = model.latent_shape(shape[1:])
     try:
@@ -102,6 +104,18 @@ def sample(
     x = model.decoder.decode(z_0, model.process, mode, generator)
     check_finite(model, x)
     return x
+
+
+def check_distinct(steps: int, dtype: torch.dtype) -> None:
+    """Refuse a number of steps whose times a dtype does not tell apart.
+
+    Raises:
+        InputError: with the largest number.
+    """
+    most = round(1 / torch.finfo(dtype).eps)
+    if steps > most:
+        name = str(dtype).removeprefix("torch.")
+        raise InputError(f"steps = {steps} are too many for {name}, which tells at most {most:,} times apart")
 
 
 def check_finite(model: NDM, z: Tensor) -> None:

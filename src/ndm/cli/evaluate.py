@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -12,9 +12,6 @@ from ..errors import InputError, printable
 from ..support.devices import select_device
 from .commands import COMMANDS, Command, parsed_by
 from .common import add_common, add_run, open_run, require_positive
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
 
 
 def make_parser() -> ArgumentParser:
@@ -108,13 +105,15 @@ def run(args: Namespace) -> None:
     import torch
 
     from ..evaluation import choose_protocols
+    from ..evaluation.pieces import ROWS
     from ..evaluation.tables import estimates_table, rows_table
     from ..experiment.evaluation import evaluate_run
     from ..experiment.results import as_json
     from ..likelihood import bits_per_dim
     from ..saving import weights_checksum
     from ..solvers import ODE_SOLVERS, Solver, find_solver
-    from ..support.processes import first_process_first
+    from ..support.processes import connected, first_process_first
+    from ..support.room import check_memory
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
     solver = Solver(args.solver, args.solver_steps, args.rtol, args.atol)
@@ -123,7 +122,7 @@ def run(args: Namespace) -> None:
     device = select_device(args.device)
     if device.startswith("mps") and args.dtype == "float64":
         device = "cpu"  # Apple's GPU has no float64
-    processes = connected(device)
+    processes = connected(device, timeout=timedelta(days=7))  # a process may have much stiffer rows
     with first_process_first():  # which decodes data that the others then find in the cache
         run, snapshot, dataset = open_run(args)
     model, x = snapshot.model, dataset.split(args.split)[: args.limit]
@@ -131,6 +130,8 @@ def run(args: Namespace) -> None:
         model, x, args.estimator, steps, args.divergence,
         passes=args.passes, samples=args.samples, solver=solver, seed=args.seed,
     )  # fmt: skip
+    if any(protocol.estimator == "bound" for protocol in protocols):  # three terms of each row are kept for each pass
+        check_memory(24 * args.passes * min(len(x), ROWS["bound"]), f"{args.passes:,} passes")
     entropy = dataset.distribution.entropy() if dataset.distribution else None
     facts = run.facts(dataset, snapshot) | {
         "split": args.split, "rows": len(x), "dtype": args.dtype, "parameters": model.num_parameters,
@@ -152,13 +153,6 @@ def run(args: Namespace) -> None:
         print("densities of real columns are in the columns' own units; other columns have probabilities")
     if entropy is not None:
         print(f"entropy of the data: {bits_per_dim(entropy, x):.3f} bits/dim ({entropy:.3f} nats)")
-
-
-def connected(device: str) -> PartialState:
-    """The processes that a launcher has started, connected; on its own this process is the only one."""
-    from accelerate import PartialState
-
-    return PartialState(cpu=device == "cpu", timeout=timedelta(days=7))  # a process may have much stiffer rows
 
 
 COMMANDS.add("evaluate", Command("compute the bits per dimension of a trained model", parsed_by(make_parser), run))

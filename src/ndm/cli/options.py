@@ -18,6 +18,8 @@ from ..support.values import in_words, refuse_base_60
 
 FEW = 8
 """The number of options up to which the error for an unknown option lists them all."""
+MOST_DIGITS = 400
+"""No number has as many digits. Python refuses to read some thousands, in words that do not name the option."""
 UNREAD_FILE = re.compile(r'Parser key "(?P<key>[^"]+)": Unable to load config ([\'"])(?P<file>.+?)\2')
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
 
@@ -36,6 +38,10 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], **options: Any) -> N
     for argument in joined:
         if not is_writable(argument):
             raise InputError(f"the argument {shown(argument)} has a character that no file name has; leave it out")
+        if re.search(f"[0-9]{{{MOST_DIGITS}}}", argument):
+            raise InputError(
+                f"the argument {shown(argument, 40)} has more than {MOST_DIGITS} digits; give a smaller number"
+            )
     said = io.StringIO()  # argparse says nothing if it cannot write the help
     try:
         with redirect_stdout(said):

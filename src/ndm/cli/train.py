@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -95,7 +96,7 @@ def parse(arguments: list[str]) -> Namespace:
     args = parse_with(parser, arguments)  # with --help this prints the help and exits
     args.config, args.given = config_of(args), given
     paths = {"init": args.config.init, "data": args.config.data.path}
-    found = {name: str(absolute(path).resolve()) for name, path in paths.items() if path is not None}
+    found = {name: os.path.realpath(absolute(path)) for name, path in paths.items() if path is not None}
     data = replace(args.config.data, path=found.get("data"))  # the paths must hold from any directory
     args.config = replace(args.config, init=found.get("init"), data=data)
     return args
@@ -107,14 +108,12 @@ def is_table(settings: dict[str, Any], options: Namespace) -> bool:
 
 
 def run(args: Namespace) -> int:
-    from accelerate import PartialState
-
     from ..experiment import Run
-    from ..support.processes import failing_together
+    from ..support.processes import connected, failing_together
     from ..support.progress import console
 
     device = select_device(args.device)
-    processes = PartialState(cpu=device == "cpu")
+    processes = connected(device)
     console.quiet |= not processes.is_main_process
     run = Run.started(args.resume) if args.resume else Run(args.out or default_folder(args))
     # The first process writes. It has the folder to itself from here on, before anything is read or replaced.
@@ -152,7 +151,7 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     with failing_together():
         if processes.is_main_process and not resumed:
             run.check_free(args.overwrite)
-    if config.init is not None and not resumed and Path(config.init).is_relative_to(run.folder.resolve()):
+    if config.init is not None and not resumed and Path(config.init).is_relative_to(os.path.realpath(run.folder)):
         raise InputError(f"--init {config.init} is in the run that would be replaced; choose another --out")
     check_start(config.training, processes.num_processes)
     # If there are several processes, the first one makes the folders and caches, and the others then find them.

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..support.registry import Registry, unknown
+from ..support.room import check_memory
 from .checked import checked_field, checked_rate
 from .options import Solver
 from .solution import Failures, NoiseRate, Solution, VectorField
@@ -57,6 +58,7 @@ SDE_SOLVERS: Registry[Method] = Registry("solver")
 
 def uniform_grid(start: float, end: float, steps: int) -> Tensor:
     """The ends of ``steps`` equal steps, in float64."""
+    check_memory(8 * (steps + 1), f"the times of {steps:,} steps")
     return torch.linspace(start, end, steps + 1, dtype=torch.float64)
 
 

@@ -7,13 +7,35 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import distributed
 
 from ..errors import InputError
+from .checks import shown
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 T = TypeVar("T")
+
+
+def connected(device: str, **options: Any) -> PartialState:
+    """The processes that a launcher has started, connected; on its own this process is the only one.
+
+    Raises:
+        InputError: if the variables that a launcher sets do not fit each other.
+    """
+    from accelerate import PartialState
+
+    try:
+        return PartialState(cpu=device == "cpu", **options)
+    except (ValueError, KeyError) as error:
+        reason = shown(" ".join(str(error).split()), 200)
+        raise InputError(
+            f"the variables of a launcher, such as WORLD_SIZE, RANK and LOCAL_RANK, do not fit each other ({reason}); "
+            "use accelerate launch, or unset them"
+        ) from None
 
 
 def rank_and_count() -> tuple[int, int]:

@@ -87,6 +87,7 @@ def refuse(text: str) -> int:
     """Print an error as one line, whatever characters are in it, and return its exit status."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in f"ndm: error: {text}")
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        if sys.stderr is not None:  # print would take standard output instead
+            print(line, file=sys.stderr, flush=True)
     drop_unwritable_output()
     return 2

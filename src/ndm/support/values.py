@@ -11,8 +11,15 @@ from typing import Any
 
 from ..errors import InputError
 
-KINDS = {"<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false"}
+KINDS = {
+    "<class 'int'>": "a whole number", "<class 'float'>": "a number", "<class 'bool'>": "true or false",
+    "<class 'str'>": "a text", "<class 'dict'>": "a mapping of names to values, as {name: value}",
+}  # fmt: skip
 WRONG_VALUE = re.compile(r'Parser key "(?P<key>[^"]+)": Expected an? (?P<kind>.+)\. Got value: ?(?P<value>.*)')
+WRONG_UNION = re.compile(
+    r'Parser key "(?P<key>[^"]+)": Does not validate against any of the Union subtypes .*'
+    r"- Expected an? (?P<kind><class '(?!NoneType)\w+'>).*Given value type: .* Given value: ?(?P<value>.*)"
+)
 BASE_60 = re.compile(r"(?<![\w.:])[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?(?![\w.:])")
 
 
@@ -36,7 +43,7 @@ def in_words(message: str, prefixed: Container[str] = ()) -> str | None:
     Args:
         prefixed: the names that are options.
     """
-    found = WRONG_VALUE.fullmatch(message)
+    found = WRONG_VALUE.fullmatch(message) or WRONG_UNION.fullmatch(message)
     if found is None:
         return None
     kind = KINDS.get(found["kind"], found["kind"])

@@ -413,6 +413,29 @@ def test_a_stray_word_in_a_column_of_numbers_is_told_wherever_the_split_puts_it(
     assert "taken as" not in chosen.schema.describe() + capsys.readouterr().err
 
 
+def test_a_stray_word_is_named_if_it_is_the_cause_of_a_refusal(tmp_path):
+    rows = [[row[1], "word" if number == 7 else row[1] / 2] for number, row in enumerate(make_rows(60))]
+    path = write_csv(tmp_path / "x.csv", rows, ["a", "b"])
+    with pytest.raises(ndm.InputError, match=r"; column b is taken as a category: 1 of 60 values is not a number"):
+        load_dataset("table", path)
+
+
+def test_scores_on_a_closed_output_are_refused_before_the_work(folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout", None)
+    assert "give a file for the scores with --out" in refused(["score", folder / "run", folder / "x.csv"], capsys)
+
+
+def test_an_error_about_the_encoding_names_the_option_of_the_command(folder, capsys):
+    error = refused(["score", folder / "run", folder / "x.csv", "--encoding", "utf-16"], capsys)
+    assert "set --encoding" in error and "--data.encoding" not in error
+
+
+def test_errors_about_a_table_name_its_file(folder, tmp_path, capsys):
+    np.savez(tmp_path / "x.npz", X=np.zeros((0, 3)))
+    for arguments in (["train", "table", "--data.path"], ["score", folder / "run"]):
+        assert str(tmp_path / "x.npz") in refused([*arguments, tmp_path / "x.npz"], capsys)
+
+
 def test_rows_beyond_the_disk_are_refused_before_the_work(folder, tmp_path, capsys):
     error = refused(["sample", folder / "run", "--num", 10**14, "--out", tmp_path / "x.csv"], capsys)
     assert "100,000,000,000,000 rows take at least" in error and "left" in error and not (tmp_path / "x.csv").exists()

@@ -228,6 +228,22 @@ def test_a_table_beyond_the_memory_is_refused(tmp_path, monkeypatch):
         read(tmp_path / "a.csv")
 
 
+def test_a_damaged_page_of_a_parquet_file_with_checksums_is_found(tmp_path):
+    path, values = tmp_path / "x.parquet", np.random.default_rng(0).normal(size=80)
+    pa.parquet.write_table(pa.table({"a": values}), path, write_page_checksum=True)
+    content = bytearray(path.read_bytes())
+    content[80] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged"):
+        read(path)
+
+
+def test_commas_in_a_table_of_tabs_are_told(tmp_path):
+    (tmp_path / "x.tsv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match=r"is separated by commas; give it a name that ends with \.csv"):
+        read(tmp_path / "x.tsv")
+
+
 def test_nested_columns_and_empty_parquet_files(tmp_path):
     pa.parquet.write_table(pa.table({"a": [[1], [2]]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="column a is of type List"):

@@ -63,6 +63,8 @@ def run(args: Namespace) -> int:
         from .sample import make_folder
 
         make_folder(out)
+    elif sys.stdout is None:
+        raise InputError("standard output is closed; give a file for the scores with --out")
     device = select_device(args.device)
     model = TableModel.load(args.model, device, args.seed)
     try:

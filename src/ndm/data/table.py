@@ -7,7 +7,7 @@ value in a constant column) have no density under a model of the training rows: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,13 @@ def table(
         InputError: if the file cannot be read or a column cannot be used; the message names it and says what to do.
     """
     file = Path(absolute(path))
-    frame = read(file, encoding)
-    validation, test = held_out(len(frame), str(file))
-    order = np.random.default_rng(0).permutation(len(frame))
-    ends = len(frame) - validation - test, len(frame) - test
-    first, *rest = (frame.take(np.sort(part)) for part in np.split(order, ends))
+    frame = None
     try:
+        frame = read(file, encoding)
+        validation, test = held_out(len(frame), str(file))
+        order = np.random.default_rng(0).permutation(len(frame))
+        ends = len(frame) - validation - test, len(frame) - test
+        first, *rest = (frame.take(np.sort(part)) for part in np.split(order, ends))
         schema = Schema.fit(first, columns or None, impute)
         if not impute:
             for part in rest:
@@ -54,10 +55,13 @@ def table(
         training = torch.from_numpy(schema.encode(first))
         (checking, lost), (testing, missed) = (_possible(schema, part) for part in rest)
     except InputError as error:  # the schema's own words are those of Python
-        raise InputError(f"{file}: {error}".replace("impute=True", "--data.impute true")) from None
-    told = {note.column for note in schema.notes} | set(columns or ())
-    for note in [note for name, array, _ in frame if name not in told for note in strays(name, array)]:
-        say(f"{file}: {note.column} {note.text}")  # the training rows have only numbers there
+        text = str(error).replace("impute=True", "--data.impute true")
+        text = text if printable(str(file)) in text else f"{file}: {text}"
+        hints = [] if frame is None else _stray_words(frame, columns)
+        raise InputError("; column ".join([text, *hints])) from None
+    told = {note.column for note in schema.notes}
+    for hint in _stray_words(frame, [*told, *(columns or ())]):
+        say(f"{file}: column {hint}")  # the training rows have only numbers there
     checksum = sha256(file)[:16]
     split = "/".join(str(len(x)) for x in (training, checking, testing))
     release = f"{printable(file.name)}, sha256 {checksum}; permutation seed 0, split {split}"
@@ -67,6 +71,12 @@ def table(
         say(f"{file}: {words}")
         release += f", {words}"
     return Dataset("table", training, checking, testing, release=release, checksum=checksum, schema=schema)
+
+
+def _stray_words(frame: Frame, but: Iterable[str] | None) -> list[str]:
+    """What is to be said of columns of text, but for some, of which all but a few values are numbers."""
+    notes = [note for name, array, _ in frame if name not in (but or ()) for note in strays(name, array)]
+    return [f"{note.column} {note.text}" for note in notes]
 
 
 def _refuse_missing(schema: Schema, frame: Frame) -> None:

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..solvers import SolverError
 from ..support.files import whole_file
 from ..support.progress import progress_bar
@@ -165,7 +165,11 @@ def _records(file: IO[bytes], record: np.dtype[Any]) -> Iterator[tuple[int, np.n
 
 
 def _parts(model: TableModel, path: Path, rows: int, encoding: str) -> Iterator[Any]:
-    return batches(path, rows, encoding, {column.name: column.type for column in model.schema.columns})
+    try:
+        yield from batches(path, rows, encoding, {column.name: column.type for column in model.schema.columns})
+    except InputError as error:
+        text = str(error).replace("--data.encoding", "--encoding")
+        raise InputError(text if printable(str(path)) in text else f"{path}: {text}") from None
 
 
 @contextmanager

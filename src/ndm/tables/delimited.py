@@ -93,7 +93,9 @@ def header(path: Path, encoding: str) -> list[str]:
     last = "".join(names[-1:])
     if "\n" in last and text.rstrip("\r\n").endswith(last.rstrip("\r\n")):
         raise InputError(f"{path} has a quote in its header that is not closed; close it")
-    others = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    others = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+    if len(names) == 1 and separator(path) == "\t" and "," in names[0]:
+        raise InputError(f"{path} is separated by commas; give it a name that ends with .csv")
     if len(names) == 1 and separator(path) == ",":
         for character, word in others.items():
             if character in names[0]:

@@ -185,7 +185,8 @@ def _parquet(path: Path, rows: int) -> Iterator[Any]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path, thrift_string_size_limit=LARGE, thrift_container_size_limit=1 << 20) as file:
+        limits = {"thrift_string_size_limit": LARGE, "thrift_container_size_limit": 1 << 20}
+        with parquet.ParquetFile(path, page_checksum_verification=True, **limits) as file:
             meta = file.metadata
             groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
             claim = max(meta.num_rows * meta.num_columns * 8, sum(group.total_byte_size for group in groups))

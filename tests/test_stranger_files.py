@@ -241,6 +241,15 @@ def test_a_checkpoint_that_was_copied_to_a_later_step_does_not_end_a_run(saved, 
     assert "its state.json is not that of this step" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"step": true}', '{"step": -3}', None])
+def test_an_odd_record_of_the_models_step_is_passed_over(content, saved, capsys):
+    record = saved / "model" / "training.json"
+    record.unlink(missing_ok=True)
+    os.mkfifo(record) if content is None else record.write_text(content)
+    assert main(["evaluate", str(saved), *BOUND]) == 0
+    assert "True of" not in (out := capsys.readouterr().out) and "-3 of" not in out
+
+
 # Section 6: tracebacks where a line is promised
 
 

@@ -11,7 +11,7 @@ import torch
 from ..errors import InputError
 from ..model import NDM
 from ..saving import SCHEMA_CHECKSUM, save
-from ..support.files import write_whole
+from ..support.files import read_json, write_whole
 from ..training import Checkpoints, State
 
 STEP_FILE = "training.json"
@@ -68,9 +68,9 @@ def save_model(model: NDM, folder: Path, step: int, schema: str | None = None) -
 def step_of_model(folder: Path, metrics: list[dict[str, Any]], last_step: int) -> int | None:
     """The step of the model in a folder. For a model without a record the metrics say it, if they end at a model."""
     try:
-        step = json.loads((folder / STEP_FILE).read_text())["step"]
-        return step if isinstance(step, int) else None
-    except (OSError, ValueError, KeyError, TypeError):
+        step = read_json(folder / STEP_FILE)["step"]
+        return step if type(step) is int and step >= 0 else None
+    except (InputError, KeyError, TypeError):
         last = metrics[-1] if metrics else {}
         return last["step"] if last.get("step") == last_step or "interrupted" in last else None
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -374,6 +375,23 @@ runpy.run_module("ndm", run_name="__main__")
 """
         process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
         assert (process.returncode, process.stdout, process.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_sampling_with_130_and_keeps_what_is_finished(number, finished_run, tmp_path):
+    out = tmp_path / "x.npz"
+    arguments = ["sample", str(finished_run), "--num", "1000000", "--steps", "2", "--out", str(out), "--device", "cpu"]
+    process = subprocess.Popen([sys.executable, "-m", "ndm", *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr:
+            if line.startswith("sampling"):
+                time.sleep(2)
+                process.send_signal(number)
+                break
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "interrupted" in error and "Traceback" not in error
 
 
 def test_an_error_is_one_line_whatever_is_in_it(capsys):

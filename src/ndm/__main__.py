@@ -3,11 +3,18 @@
 The rest is imported inside ``main``, so that Ctrl-C ends the command without a traceback from its first moment on.
 """
 
+import os
+import signal
 import sys
+import threading
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit status; see :func:`ndm.cli.main`."""
+    """Run a command and return its exit status; see :func:`ndm.cli.main`. SIGTERM acts like Ctrl-C."""
+    # A launcher that ends its processes must not wait for one that is inside a collective.
+    alone = "WORLD_SIZE" not in os.environ and threading.current_thread() is threading.main_thread()
+    if alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from .cli import main as run
 

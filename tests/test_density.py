@@ -405,3 +405,20 @@ def test_all_checks_of_scikit_learn():
     """All pass; the one that is skipped needs an environment variable of scipy."""
     results = check_estimator(NeuralDiffusionDensity(max_steps=20, random_state=0), on_skip=None)
     assert {r["check_name"] for r in results if r["status"] != "passed"} <= {"check_array_api_input"}
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_popular_prices_of_a_fine_grid_are_known_before_training(given):
+    """Two in three rows have one of ten prices. Without the grid they would be repeated values without a density."""
+    rng = np.random.default_rng(0)
+    prices = np.where(
+        rng.random(2000) < 2 / 3, rng.integers(1, 11, 2000) * 10 - 0.01, rng.uniform(0, 200, 2000).round(2)
+    )
+    schema = Schema.fit(Frame.of(prices[:, None]))
+    assert schema.numeric[0][1] == 0 and schema.grids[0] == pytest.approx(0.01)
+    rows = torch.from_numpy(schema.encode(Frame.of(prices[:, None])))
+    grids = schema.grids if given else None
+    scores, log_slope = table_model(rows, [0.0], [], plan_for(2000, 1), grids=grids).decoder.marginals(rows[:200])
+    log_p = torch.distributions.Normal(0.0, 1.0).log_prob(scores) + log_slope
+    share = torch.exp(log_p[torch.isclose(rows[:200], torch.tensor(49.99, dtype=torch.float64))]) * 0.01
+    assert (share.mean().item() == pytest.approx(1 / 15, rel=0.3)) == given

@@ -324,3 +324,12 @@ def test_kinds_that_the_user_chose():
     assert dict(schema.numeric)["height"] == 0
     back = schema.decode(schema.encode(Frame.of(TABLE))).native()
     pd.testing.assert_frame_equal(back, TABLE)
+
+
+def test_a_real_column_that_was_written_with_few_decimals_has_a_grid():
+    """The first has 0.001 times its spread between neighbours, so it has a density all the same."""
+    rng = np.random.default_rng(0)
+    data = {"price": np.round(rng.uniform(0, 35, 400), 2), "stars": rng.integers(1, 6, 400)}
+    schema = Schema.fit(Frame.of(pd.DataFrame({**data, "weight": rng.normal(size=400), "town": ["a", "b"] * 200})))
+    assert schema.numeric == (("price", 0.0), ("stars", 1.0), ("weight", 0.0))
+    assert schema.grids == pytest.approx([0.01, 1.0, 0.0])

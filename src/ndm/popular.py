@@ -10,9 +10,10 @@ popular if it has at least two rows, or more if there are very many such cells. 
 leave-one-out likelihood, in which a row sees its cell with :math:`n_k - 1` rows; a cell that is popular only because of
 this row is not popular then.
 
-The cells of a rounded column are its own. For another column their width is chosen by the same likelihood, and equal
-values count once, because the density of a value that repeats has no bound. Popular cells are used only if they
-make a row more probable by more than :data:`LEAST` nats in the mean, and by more than three standard errors.
+The cells of a column that was recorded on a grid are those of the grid. For another column their width is chosen by the
+same likelihood, and equal values count once, because the density of a value that repeats has no bound. Popular cells
+are used only if they make a row more probable by more than :data:`LEAST` nats in the mean, and by more than three
+standard errors.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 WIDTHS = np.geomspace(1e-4, 0.5, 24)
 """The widths of cells that are tried, in standard deviations."""
 WEIGHTS = np.concatenate([np.geomspace(1e-5, 0.1, 25), np.linspace(0.1, 1.0, 31)[1:-1]])
-ROWS, MOST = 50_000, 1_000
+ROWS, MOST = 50_000, 5_000
 """The most rows that are looked at, and the most popular cells."""
 LEAST = 0.01
 
@@ -66,7 +67,7 @@ def find_popular(values: np.ndarray, smooth: Distribution, spread: float, cell: 
         values: the values of the rows, ``(N,)``.
         smooth: the smooth distribution function.
         spread: the standard deviation of the column.
-        cell: the width of the cells of a rounded column, of which each value is a centre; 0 if it is not rounded.
+        cell: the step of the grid on which the values were recorded, each in the middle of its cell; 0 without a grid.
     """
     if len(values) > ROWS:
         values = np.random.default_rng(0).choice(values, ROWS, replace=False)

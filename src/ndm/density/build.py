@@ -25,7 +25,14 @@ from .order import first_column
 from .plan import Plan
 
 
-def table_model(rows: Tensor, cells: Sequence[float], alphabets: Sequence[int], plan: Plan, seed: int = 0) -> NDM:
+def table_model(
+    rows: Tensor,
+    cells: Sequence[float],
+    alphabets: Sequence[int],
+    plan: Plan,
+    seed: int = 0,
+    grids: Sequence[float] | None = None,
+) -> NDM:
     """The untrained model of a table. It starts at the marginal distributions of the columns.
 
     Args:
@@ -34,13 +41,15 @@ def table_model(rows: Tensor, cells: Sequence[float], alphabets: Sequence[int], 
         alphabets: how many symbols each of the other columns has.
         plan: the sizes.
         seed: seed of the weights.
+        grids: the step of the grid on which each number was recorded, 0 without one; by default the ``cells``.
     """
+    grids = cells if grids is None else grids
     numbers, alphabets = len(cells), tuple(alphabets)
-    marginals = Marginals.fit(rows[:, :numbers], cells=cells, seed=seed)
+    marginals = Marginals.fit(rows[:, :numbers], cells=grids, seed=seed)
     decoder = MixedDecoder(marginals, alphabets, list(cells))
     torch.manual_seed(seed)
     if not alphabets:
-        first = first_column(marginals(spread_out(rows[:, :numbers], cells, seed))[0], seed)
+        first = first_column(marginals(spread_out(rows[:, :numbers], grids, seed))[0], seed)
         return NDM(*numbers_model(numbers, first, plan), decoder)
     schedule = LinearSchedule(plan.gamma_min, plan.gamma_max)
     embedding = Embedding(alphabets, plan.dim, numbers=numbers)

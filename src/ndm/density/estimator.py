@@ -153,7 +153,10 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         forked = torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else [])
         with forked, progress_bar("fitting", plan.steps, visible=bool(self.verbose), unit="step") as bar:
             log = training_news(bar, self.history_.append)
-            model = copy.deepcopy(self.model_) if again else table_model(training, cells, alphabets, plan, seed)
+            if again:
+                model = copy.deepcopy(self.model_)
+            else:
+                model = table_model(training, cells, alphabets, plan, seed, schema.grids)
             self.model_ = train(model.train().requires_grad_(True), dataset, settings, seed, device, log).cpu()
         for name in (news["interrupted"] for news in self.history_ if "interrupted" in news):
             signal.raise_signal(signal.Signals[name])

@@ -72,7 +72,7 @@ def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LAR
     try:
         with outline(*most):
             MLP((latents,), outputs=outputs, width=plan.width, depth=plan.depth, uniform=plan.uniform)
-        return table_model(dataset.train, cells, alphabets, plan, config.seed)
+        return table_model(dataset.train, cells, alphabets, plan, config.seed, dataset.schema.grids)
     except RuntimeError as error:  # torch's message about sizes that no memory can hold
         raise InputError(f"cannot build the model of these settings: {str(error).splitlines()[0]}") from None
 

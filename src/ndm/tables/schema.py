@@ -119,6 +119,12 @@ class Schema:
         return tuple((column.name, column.step) for column in self.model_columns if column.numeric)
 
     @property
+    def grids(self) -> list[float]:
+        """The step of the grid of each numeric column of the model, also if it has a density; 0 without a grid."""
+        numbers = [column for column in self.model_columns if column.numeric]
+        return [column.step or (column.grid.step if column.grid else 0.0) for column in numbers]
+
+    @property
     def categories(self) -> tuple[tuple[str, int], ...]:
         """Name and number of values of each category column of the model."""
         return tuple((column.name, len(column.values)) for column in self.model_columns if not column.numeric)

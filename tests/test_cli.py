@@ -451,9 +451,10 @@ def test_bad_files_are_named(kind, run, tmp_path, capsys):
     [
         (["evaluate", "RUN", "--steps", "1" * 5000], "has more than 400 digits"),
         (["sample", "RUN", "--num", "1" * 5000], "has more than 400 digits"),
-        (["evaluate", "RUN", "--passes", "9" * 20], "passes take at least"),
-        (["sample", "RUN", "--steps", "9" * 20], "tells at most 8,388,608 times apart"),
-        (["sample", "RUN", "--num", "2", "--solver", "heun", "--steps", "9" * 20], "the times of"),
+        (["sample", "RUN", "--steps", "9" * 20], "must be below 2^63"),
+        (["evaluate", "RUN", "--passes", "9" * 18], "passes take at least"),
+        (["sample", "RUN", "--steps", "9" * 18], "tells at most 8,388,608 times apart"),
+        (["sample", "RUN", "--num", "2", "--solver", "heun", "--steps", "9" * 18], "the times of"),
         (["evaluate", "RUN", "--estimator", "ode", "--solver", "rk4", "--solver_steps", "9" * 15], "the times of"),
         (["train", "table", "--data.columns", "[a]"], "--data.columns must be a mapping of names to values"),
     ],

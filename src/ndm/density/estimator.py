@@ -41,7 +41,7 @@ def _new_lock() -> None:
 
 if hasattr(os, "register_at_fork"):  # the thread that holds the lock is not in the child, and would never release it
     os.register_at_fork(after_in_child=_new_lock)
-THRESHOLD_ROWS = 500
+THRESHOLD_ROWS = 300
 """The most training rows whose scores set the threshold of outliers."""
 
 

@@ -244,6 +244,58 @@ def test_commas_in_a_table_of_tabs_are_told(tmp_path):
         read(tmp_path / "x.tsv")
 
 
+@pytest.mark.parametrize("word", ["maybe", "2024-01-01", "99999999999999999999"])
+@pytest.mark.parametrize("kind", ["truth", "number"])
+def test_one_word_among_categories_that_are_no_text_does_not_change_the_other_rows(word, kind, tmp_path):
+    """It makes the column of the file text. All its values were then unknown, so every row was odd, without a word."""
+    values = {"truth": ["true", "FALSE", " true"], "number": ["3", "1", "3.0"]}[kind]
+    for name, last in (("train", values[1]), ("new", word)):
+        rows = "".join(f"{value},{k}.5\n" for k, value in enumerate([*values, "NA", last]))
+        (tmp_path / f"{name}.csv").write_text("t,n\n" + rows)
+    schema = Schema.fit(read(tmp_path / "train.csv"), columns={"t": "category"})
+    types = {column.name: column.type for column in schema.columns}
+    x = schema.encode(read(tmp_path / "new.csv", types=types), unknown="odd")
+    expected = schema.encode(read(tmp_path / "train.csv"))
+    expected[4, -1] = -1
+    np.testing.assert_array_equal(x, expected)
+
+
+@pytest.mark.parametrize("word", ["abc", "1,5", "99999999999999999999", "007", "2024-01-01"])
+def test_a_word_in_a_column_of_numbers_is_named_and_not_the_number_above_it(word, tmp_path):
+    (tmp_path / "train.csv").write_text("a,b\n1,2.5\n2,7.25\n4,9.5\n5,1.75\n")
+    schema = Schema.fit(read(tmp_path / "train.csv"))
+    types = {column.name: column.type for column in schema.columns}
+    (tmp_path / "new.csv").write_text(f'a,b\n1,2.5\n2,1\n"{word}",9.5\n')
+    with pytest.raises(InputError, match=f"column a holds {word} in row 2, where numbers are expected"):
+        schema.encode(read(tmp_path / "new.csv", types=types))
+
+
+def test_an_error_about_a_column_of_an_npz_file_names_the_column(tmp_path):
+    x = np.arange(9.0)
+    for when in (np.arange(9).astype("M8[ns]"), np.array(["a"] * 9, "S1")):
+        np.savez(tmp_path / "x.npz", a=x, when=when)
+        with pytest.raises(InputError, match="column when"):
+            read(tmp_path / "x.npz")
+
+
+def test_an_empty_line_above_the_header_is_told(tmp_path):
+    (tmp_path / "x.csv").write_text("\n\na,b\n1,2\n")
+    with pytest.raises(InputError, match="the first line of .* is empty"):
+        read(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv.gz", ".parquet", ".npz"])
+def test_a_folder_that_is_called_tilde_is_not_the_users_home(suffix, tmp_path, monkeypatch):
+    """pyarrow wrote into the home folder, and the rows were lost."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in ("home", "~"):
+        (tmp_path / folder).mkdir()
+    write(Frame.of(pd.DataFrame({"a": [1.5, 2.5]})), f"~/x{suffix}")
+    assert os.listdir(tmp_path / "~") == [f"x{suffix}"] and not os.listdir(tmp_path / "home")
+    assert len(read(f"~/x{suffix}")) == 2
+
+
 def test_nested_columns_and_empty_parquet_files(tmp_path):
     pa.parquet.write_table(pa.table({"a": [[1], [2]]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="column a is of type List"):

@@ -194,7 +194,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         OSError: with ``path`` as its ``filename``, if it cannot be written.
     """
     path = destination(path)
-    partial_file = path.with_name(f".ndm-{uuid.uuid4().hex}.partial{path.suffix}")
+    # Absolute, because pyarrow takes ~/x for a file in the user's home folder.
+    partial_file = path.absolute().with_name(f".ndm-{uuid.uuid4().hex}.partial{path.suffix}")
     with writing(path, partial_file):
         remove_abandoned(path.parent, ".ndm-*.partial*")
         try:

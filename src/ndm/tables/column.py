@@ -36,6 +36,8 @@ BESIDE = 0.05
 DAY = 86_400_000_000
 """Microseconds in a day."""
 SECOND = 1_000_000
+CODE = re.compile(r"[-+]?0\d+|.*_.*")
+"""Text that Python reads as a number, and that is a code or a word."""
 ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?Z?)?")
 
 
@@ -88,7 +90,8 @@ class Column:
             found = _first(array)
             if found is None:
                 return np.full(len(array), np.nan)
-            row, value = found
+            # One word makes a column of a text file text: the word is told, not the first number beside it.
+            row, value = next(((i, v) for i, v in enumerate(array.tolist()) if not _is_plain(v)), found)
             raise InputError(f"column {self.name} holds {shown(value, 40)} in row {row}, where numbers are expected")
         x = array.astype(np.float64)
         infinite = int(np.isinf(x).sum())
@@ -111,6 +114,8 @@ class Column:
             elif text and not isinstance(value, str):
                 # A part of a file in which this column happens to hold numbers only.
                 value = str(value).lower() if isinstance(value, bool) else str(value)
+            elif not text and isinstance(value, str):
+                value = self._read(value)  # a part of a file in which one word makes this column text
             return known.get(value, UNKNOWN)
 
         if array.dtype.kind in "iufb":
@@ -119,6 +124,12 @@ class Column:
         if array.dtype.kind == "M":
             array = array.astype(str)
         return np.fromiter(map(code, array.tolist()), np.int64, len(array))
+
+    def _read(self, word: str) -> Any:
+        """The number or truth value that a word stands for, else the word."""
+        if self.type.name == "bool" and word.lower() in ("true", "false"):
+            return word.lower() == "true"
+        return float(word) if _is_plain(word) else word
 
     def encode(self, array: np.ndarray) -> np.ndarray:
         """The column as float64, shape ``(N,)``: numbers, NaN where one is missing, or codes."""
@@ -240,6 +251,27 @@ def parse_dates(array: np.ndarray, name: str) -> np.ndarray:
                     "or 2024-12-31T23:59:59"
                 ) from None
     return dates
+
+
+def is_date(text: str) -> bool:
+    """Whether a text is a date in ISO 8601, also with a zone such as +01:00."""
+    local = re.sub(r"(?<=:..)[+-]\d\d:?\d\d$|Z$", "", text)
+    try:
+        return bool(ISO.fullmatch(local)) and not np.isnat(np.datetime64(local, "us"))
+    except ValueError:
+        return False
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is missing or a text that would be read as a number, were its column not text."""
+    if is_missing(value) or not isinstance(value, str):
+        return is_missing(value)
+    try:
+        number = float(value)
+    except ValueError:
+        return False
+    code = CODE.fullmatch(value) or (value.lstrip("+-").isdecimal() and abs(number) > LARGEST_INTEGER)
+    return bool(np.isfinite(number)) and not code
 
 
 def _first(array: np.ndarray) -> tuple[int, Any] | None:

@@ -103,6 +103,8 @@ def header(path: Path, encoding: str) -> list[str]:
                     f"{path} is separated by {word}; save it with commas between the values and points in the numbers, "
                     f"as pandas does: read_csv(path, sep={character!r}).to_csv(path, index=False)"
                 )
+    if not names:
+        raise InputError(f"the first line of {path} is empty; remove it, so that the header comes first")
     for number, name in enumerate(names, 1):
         if not name.strip():
             raise InputError(
@@ -120,13 +122,13 @@ def header(path: Path, encoding: str) -> list[str]:
     return names
 
 
-def blocks(path: Path, encoding: str, types: Mapping[str, Any]) -> Iterator[Any]:
+def blocks(path: Path, encoding: str, types: Mapping[str, bool]) -> Iterator[Any]:
     """The rows of a file, as typed tables of pyarrow in blocks.
 
     Args:
         path: the file.
         encoding: how its characters are encoded.
-        types: the columns that hold text, whatever it looks like, by name.
+        types: whether a column holds text, whatever it looks like, or something else, by name.
 
     Raises:
         InputError: if the file cannot be read.
@@ -135,7 +137,7 @@ def blocks(path: Path, encoding: str, types: Mapping[str, Any]) -> Iterator[Any]
 
     encoding = text_encoding(encoding)
     names = header(path, encoding)
-    found: dict[str, str] = {name: "text" for name in names if name in types}
+    found: dict[str, str] = {name: "text" for name in names if types.get(name)}
     rows, last = 0, None
     for block in _text_blocks(path, encoding, names):
         _refuse_header(path, names, block, rows)
@@ -154,7 +156,8 @@ def blocks(path: Path, encoding: str, types: Mapping[str, Any]) -> Iterator[Any]
                 "write 1.5 and 1234"
             )
     for block in _text_blocks(path, encoding, names):
-        yield pa.table({name: _cast(block[name], found[name]) for name in names})
+        # A word in a column of numbers makes it text, but missing values stay missing and spaces are none of it.
+        yield pa.table({name: _cast(block[name], found[name], types.get(name) is False) for name in names})
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -326,9 +329,11 @@ def _casts(values: Any, kind: str) -> bool:
     return True
 
 
-def _cast(column: Any, kind: str | None) -> Any:
+def _cast(column: Any, kind: str | None, trimmed: bool) -> Any:
     import pyarrow as pa
 
     if kind is None:
         return pa.nulls(len(column))
-    return column if kind == "text" else _present(column).cast(_type(kind))
+    if kind == "text":
+        return _present(column) if trimmed else column
+    return _present(column).cast(_type(kind))

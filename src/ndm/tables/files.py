@@ -21,7 +21,7 @@ from ..support.files import file_size, reading, whole_file
 from ..support.npy import opened_archive, read_member
 from .cells import Type, is_missing
 from .delimited import blocks, separator
-from .frame import Frame, numbered
+from .frame import Frame, numbered, of_array
 
 SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".npz")
 LARGEST = 1 << 34
@@ -171,8 +171,7 @@ def _need_pyarrow(path: Path) -> None:
 def _arrow_tables(path: Path, encoding: str, types: Mapping[str, Type], rows: int) -> Iterator[Any]:
     if _suffix(path) == ".parquet":
         return _parquet(path, rows)
-    text = {name: known for name, known in types.items() if _is_text(known)}
-    return blocks(path, encoding, text)
+    return blocks(path, encoding, {name: _is_text(known) for name, known in types.items()})
 
 
 def _is_text(known: Type) -> bool:
@@ -186,7 +185,7 @@ def _parquet(path: Path, rows: int) -> Iterator[Any]:
 
     try:
         limits = {"thrift_string_size_limit": LARGE, "thrift_container_size_limit": 1 << 20}
-        with parquet.ParquetFile(path, page_checksum_verification=True, **limits) as file:
+        with parquet.ParquetFile(path.absolute(), page_checksum_verification=True, **limits) as file:
             meta = file.metadata
             groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
             claim = max(meta.num_rows * meta.num_columns * 8, sum(group.total_byte_size for group in groups))
@@ -227,7 +226,7 @@ def _read_npz(path: Path) -> Frame:
             )
     if len({len(array) for array in arrays.values()}) != 1:
         raise InputError(f"{path} holds no columns of equal length; save one array of shape (rows,) per column")
-    frames = [Frame.of(array[:, None]) for array in arrays.values()]
+    frames = [of_array(array[:, None], (name,)) for name, array in arrays.items()]
     columns = tuple(frame.columns[0] for frame in frames)
     return Frame(tuple(arrays), columns, tuple(frame.types[0] for frame in frames), "numpy")
 

@@ -67,7 +67,7 @@ class Frame:
             raise InputError(f"a {what} is no table; give an array of shape (rows, columns) or a dataframe")
         parts = from_dataframe(data)
         if parts is None:
-            return _of_array(_array(data))
+            return of_array(_array(data))
         _check_size(len(parts.columns[0]) if parts.columns else 0, len(parts.names))
         # A table of another library that narwhals knows comes back as arrays, which everything reads.
         return cls(parts.names, parts.columns, parts.types, parts.kind if parts.kind in KINDS else "numpy")
@@ -196,14 +196,20 @@ def _rows(data: Sequence[Any]) -> np.ndarray:
     return array
 
 
-def _of_array(array: np.ndarray) -> Frame:
+def of_array(array: np.ndarray, names: tuple[str, ...] | None = None) -> Frame:
+    """The table in an array of shape (rows, columns), whose columns are x0, x1, ... unless they have names.
+
+    Raises:
+        InputError: if the array is empty or holds what no column holds.
+    """
     _check_size(*array.shape)
-    names = numbered(array.shape[1])
+    what = "an array" if names is None else f"column {', '.join(names)}, an array"
+    names = names or numbered(array.shape[1])
     kind = array.dtype.kind
     if kind == "c":
         raise InputError("Complex data not supported; give real and imaginary parts as columns")
     if kind not in "biufMUO":
-        raise BadType(f"an array of {array.dtype} is not read: argument must be a string or a real number in each cell")
+        raise BadType(f"{what} of {array.dtype} is not read: argument must be a string or a real number in each cell")
     pairs = [_array_column(array[:, j], name) for j, name in enumerate(names)]
     return Frame(names, tuple(column for column, _ in pairs), tuple(known for _, known in pairs), "numpy")
 

@@ -420,6 +420,13 @@ def test_a_stray_word_is_named_if_it_is_the_cause_of_a_refusal(tmp_path):
         load_dataset("table", path)
 
 
+def test_a_stray_word_among_dates_is_told(tmp_path):
+    days = ["2024-02-30" if k == 7 else f"2024-{1 + k % 12:02d}-{1 + k % 28:02d}" for k in range(400)]
+    rows = [[row[1], day] for row, day in zip(make_rows(400), days, strict=True)]
+    schema = Schema.fit(read(write_csv(tmp_path / "x.csv", rows, ["a", "b"])))
+    assert "b is taken as a category: 1 of 400 values is not a date ('2024-02-30')" in schema.describe()
+
+
 def test_scores_on_a_closed_output_are_refused_before_the_work(folder, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout", None)
     assert "give a file for the scores with --out" in refused(["score", folder / "run", folder / "x.csv"], capsys)
@@ -434,6 +441,27 @@ def test_errors_about_a_table_name_its_file(folder, tmp_path, capsys):
     np.savez(tmp_path / "x.npz", X=np.zeros((0, 3)))
     for arguments in (["train", "table", "--data.path"], ["score", folder / "run"]):
         assert str(tmp_path / "x.npz") in refused([*arguments, tmp_path / "x.npz"], capsys)
+
+
+def test_a_run_that_has_lost_its_schema_is_not_taken_for_one_of_pictures(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    before = (run / "schema.json").read_text()
+    (run / "schema.json").unlink()
+    for out in ("x.csv", "x.png"):
+        error = refused(["sample", run, "--num", 2, "--out", tmp_path / out], capsys)
+        assert f"{run / 'schema.json'} is missing; write it again with ndm train --resume {run}" in error
+    assert main(["train", "--resume", str(run), "--device", "cpu"]) == 0
+    assert (run / "schema.json").read_text() == before
+
+
+def test_samples_do_not_replace_the_rows_that_the_run_was_trained_on(folder, tmp_path, capsys):
+    before = (folder / "x.csv").read_bytes()
+    (tmp_path / "link.csv").symlink_to(folder / "x.csv")
+    for out in (folder / "x.csv", tmp_path / "link.csv"):
+        error = refused(["sample", folder / "run", "--num", 2, "--steps", 2, "--out", out], capsys)
+        assert "is the file of the run's data; choose another name" in error
+    assert (folder / "x.csv").read_bytes() == before
 
 
 def test_rows_beyond_the_disk_are_refused_before_the_work(folder, tmp_path, capsys):

@@ -66,7 +66,9 @@ def run(args: Namespace) -> int:
     destination(args.out)
     device = select_device(args.device)
     run, snapshot, dataset = open_run(args)
-    solver = chosen_solver(args, run)
+    solver, source = chosen_solver(args, run), args.data.path or run.config.data.path
+    if source is not None and args.out.exists() and Path(source).exists() and args.out.samefile(source):
+        raise InputError(f"--out {args.out} is the file of the run's data; choose another name")
     make_folder(args.out)
     if dataset.schema is not None and args.out.name.lower().endswith(PLAIN):  # a byte for each value, if not packed
         check_disk(args.num * len(dataset.schema.columns), f"{args.num:,} rows", destination(args.out).parent)
@@ -93,12 +95,15 @@ def chosen_file(run: Path, out: Path | None) -> Path:
     """The file for the samples of a run.
 
     Raises:
-        InputError: if the run's samples cannot be written in its format.
+        InputError: if the run's samples cannot be written in its format, or if a run of a table has lost its schema.
     """
+    from ..experiment import Run
     from ..tables import kept
     from ..tables.files import SUFFIXES, check_format
 
     if not (run / kept.FILE).is_file():
+        if (run / "config.yaml").is_file() and Run.started(run).config.data.name == "table":
+            raise InputError(f"{run / kept.FILE} is missing; write it again with ndm train --resume {run}")
         out = out or Path("samples.png")
         if out.suffix not in (".png", ".npz"):
             raise InputError(f"--out must end in .png or .npz, got {out}")

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 from ..support.checks import shown
 from .cells import Scalar, Type, is_missing
-from .column import DAY, SECOND, Column, parse_dates
+from .column import DAY, SECOND, Column, is_date, parse_dates
 from .grid import Cells, cells, find_grid, frequent
 from .kinds import Kind
 
@@ -19,7 +19,7 @@ MOST_CATEGORIES = 100
 """A column with more categories than this, and with more than ``MOST_DISTINCT`` of its rows, is an identifier."""
 MOST_DISTINCT = 0.1
 FEW_STRAYS = 0.1
-"""A category column of which no more than this are words, and the rest numbers, may be meant as numbers."""
+"""A category column of which no more than this are words, and the rest numbers or dates, may be meant as such."""
 
 
 LARGEST, SMALLEST = 1e150, 1e-150
@@ -81,15 +81,17 @@ def _category(name: str, array: np.ndarray, type: Type) -> Column:
 
 
 def strays(name: str, array: np.ndarray) -> list[Note]:
-    """What is to be said of a column of text of which all but a few values are numbers."""
+    """What is to be said of a column of text of which all but a few values are numbers, or dates."""
     texts = Counter(value for value in array.tolist() if isinstance(value, str)) if array.dtype == object else Counter()
-    words = {text: count for text, count in texts.items() if not _is_number(text)}
-    count, present = sum(words.values()), texts.total()
-    if not 0 < count <= FEW_STRAYS * present:
-        return []
-    what = f"{count} of {present} values {'is not a number' if count == 1 else 'are not numbers'}"
-    first = shown(repr(next(iter(words))), 40)
-    return [Note(name, f"is taken as a category: {what} ({first}); correct it, or leave it empty if it is missing")]
+    for kind, is_one in (("number", _is_number), ("date", is_date)):
+        words = {text: count for text, count in texts.items() if not is_one(text)}
+        count, present = sum(words.values()), texts.total()
+        if 0 < count <= FEW_STRAYS * present:
+            what = f"{count} of {present} values {f'is not a {kind}' if count == 1 else f'are not {kind}s'}"
+            first = shown(repr(next(iter(words))), 40)
+            advice = "correct it, or leave it empty if it is missing"
+            return [Note(name, f"is taken as a category: {what} ({first}); {advice}")]
+    return []
 
 
 def _distinct(array: np.ndarray) -> list[Any]:

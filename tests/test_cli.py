@@ -485,6 +485,13 @@ def test_variables_of_a_launcher_that_do_not_fit_are_one_line(variables, run):
     assert code == 2 and error.startswith("ndm: error: the variables of a launcher") and error.count("\n") == 1
 
 
+def test_pictures_are_drawn_if_the_environment_names_an_unknown_backend(run, tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    arguments = ["sample", run, "--num", "2", "--steps", "2", "--out", tmp_path / "x.png", "--device", "cpu"]
+    code, _, error = command(arguments, env=environment)
+    assert code == 0 and "Traceback" not in error and (tmp_path / "x.png").stat().st_size > 1000
+
+
 def test_a_closed_error_stream_does_not_send_the_error_to_the_output(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr", None)
     assert main(["nothing"]) == 2 and capsys.readouterr().out == ""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from . import backend  # noqa: F401  # isort: skip  # before anything imports matplotlib
 from ..data.dataset import Distribution
 from ..model import NDM
 from .canvas import spread

@@ -24,6 +24,7 @@ ODD_YAML = {
     "aliases that stand for gigabytes": ALIASES,
     "an alias": "model: &m {width: 8}\ndata: *m\n",
     "a key twice": "seed: 1\nseed: 2\n",
+    "a key in its group and in full": "model: {width: 8}\nmodel.width: 9\n",
     "deep": "[" * 100_000,
     "deep but closed": "seed: " + "[" * 80 + "]" * 80,
     "no date": "seed: 2001-99-99",

@@ -193,6 +193,10 @@ def check_names(tree: dict[str, Any]) -> None:
     """
     inner = (f"{group}.{f.name}" for group, cls in GROUPS.items() for f in fields(cls))
     known = ["description", "seed", "init", *inner]
+    for key in tree:
+        group, _, name = str(key).partition(".")
+        if isinstance(tree.get(group), dict) and name in tree[group]:
+            raise InputError(f"the key {shown(key)} is also under {group}: keep one")
     for key, value in named_settings(tree).items():
         if key in GROUPS:
             raise InputError(f"{key} must hold settings by their names, such as {key}: {{...}}, got {shown(value)}")

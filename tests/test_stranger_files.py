@@ -250,6 +250,40 @@ def test_an_odd_record_of_the_models_step_is_passed_over(content, saved, capsys)
     assert "True of" not in (out := capsys.readouterr().out) and "-3 of" not in out
 
 
+@pytest.mark.parametrize("arguments", [["evaluate"], ["train", "--training.steps", "9", "--resume"]])
+def test_a_run_whose_record_of_its_data_was_deleted_does_not_skip_their_check(arguments, saved, capsys):
+    """Its data might be others by now, and this was not said."""
+    (saved / "data.json").unlink()
+    assert f"{saved / 'data.json'} is missing" in refused([*arguments, saved], capsys)
+    shutil.rmtree(saved / "checkpoints"), shutil.rmtree(saved / "model")
+    assert main(["train", "--resume", str(saved), "--device", "cpu"]) == 0  # it has not been trained yet
+    assert (saved / "data.json").is_file()
+
+
+@pytest.mark.parametrize("place", ["model", "checkpoints", "checkpoints/.partial"])
+def test_a_file_in_the_place_of_a_folder_of_a_run_is_told_before_the_training(place, saved, monkeypatch, capsys):
+    if (saved / place).is_dir():
+        shutil.rmtree(saved / place)
+    (saved / place).write_text("mine")
+    monkeypatch.setattr("ndm.training.Trainer.run", lambda trainer: pytest.fail("the training began"))
+    error = refused(["train", "--resume", saved, "--training.steps", "9", "--device", "cpu"], capsys)
+    assert f"{saved / place} is in the place of a folder" in error and (saved / place).read_text() == "mine"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("option", ["depth", "transform_depth", "width", "num_basis"])
+def test_sizes_that_no_memory_holds_are_refused_at_once(option, tmp_path, monkeypatch, capsys):
+    """A depth of a million took 16 seconds, and the line did not say what was too large."""
+    monkeypatch.setattr("ndm.experiment.build.memory", lambda: 2 * 10**9)
+    start, out = time.monotonic(), tmp_path / "run"
+    error = refused(["train", "digits", f"--model.{option}", "1000000", "--out", out, "--device", "cpu"], capsys)
+    if "depth" in option:
+        assert f"model.{option} must be at most 5,000, got 1000000" in error
+    else:
+        assert "these settings describe a model of more than 20,000 tensors or 500,000,000 numbers" in error
+    assert time.monotonic() - start < 10 and not (out / "config.yaml").exists()
+
+
 # Section 6: tracebacks where a line is promised
 
 

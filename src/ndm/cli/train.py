@@ -205,6 +205,7 @@ def continue_run(run: Run, config: Config, dataset: Dataset, write: bool) -> Non
             "out, or start a new run"
         )
     run.check_data(dataset)
+    run.check_folders()
     if write and steps is not None:
         run.change_steps(config.training.steps)
     if write and moved is not None:

@@ -17,12 +17,14 @@ from ..nn import MLP
 from ..process import ForwardProcess
 from ..support.checks import require
 from ..support.outline import outline
+from ..support.room import memory
 from .parts import NETWORKS, PREDICTORS, SCHEDULES, TRANSFORMS
 from .plan import plan_of
 from .settings import Config, ModelConfig
 
-LARGEST = (10**5, 10**10)
-"""The largest number of tensors in a model that is built from settings, and of elements in all of them."""
+LARGEST = (2 * 10**4, 10**10)
+"""The largest number of tensors in a model that is built from settings, and of elements in all of them, if the memory
+holds so many. That there are too many tensors is seen within seconds."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,30 @@ class Blueprint:
     def predictor_network(self, outputs: int) -> nn.Module:
         """A network of (z, t) with the predictor's size and ``outputs`` channels for each channel of z."""
         m = self.settings
+        check_depth("depth", m.depth)
         return NETWORKS.find(m.network).build(m, self.shape, outputs, m.width, m.depth, m.dropout, m.fourier)
 
     def transform_network(self, outputs: int, timed: bool) -> nn.Module:
         """A network of (x, t), or of x if not ``timed``, with F's size. It has no dropout and no Fourier features."""
         m = self.settings
+        check_depth("transform_depth", m.transform_depth)
         size = (m.transform_width, m.transform_depth)
         return NETWORKS.find(m.network).build(m, self.shape, outputs, *size, timed=timed)
+
+
+def check_depth(name: str, depth: int) -> None:
+    """Refuse a depth at once by which a network has too many tensors: each block has at least four.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    require(4 * depth <= LARGEST[0], f"model.{name} must be at most {LARGEST[0] // 4:,}", depth)
+
+
+def at_most(most: Sequence[int]) -> tuple[int, int]:
+    """The limits ``most``, and no more elements than the memory of this machine holds in float32."""
+    tensors, elements = most
+    return tensors, min(elements, (memory() or 4 * elements) // 4)
 
 
 def make_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) -> NDM:
@@ -66,11 +85,12 @@ def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LAR
     if dataset.schema is None:
         raise InputError(f"the data set {dataset.name} is no table")
     plan = plan_of(config, *dataset.train.shape)
+    check_depth("depth", plan.depth)
     cells = [step for _, step in dataset.schema.numeric]
     alphabets = [count for _, count in dataset.schema.categories]
     latents, outputs = len(cells) + len(alphabets) * plan.dim, len(cells) + sum(alphabets)
     try:
-        with outline(*most):
+        with outline(*at_most(most)):
             MLP((latents,), outputs=outputs, width=plan.width, depth=plan.depth, uniform=plan.uniform)
         return table_model(dataset.train, cells, alphabets, plan, config.seed, dataset.schema.grids)
     except RuntimeError as error:  # torch's message about sizes that no memory can hold
@@ -107,7 +127,7 @@ def build_model(config: Config, shape: Sequence[int], decoder: Decoder, most: Se
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
     blueprint = Blueprint(m, config.training.bound_steps, tuple(shape), decoder.levels)
     try:
-        with outline(*most):
+        with outline(*at_most(most)):
             _assemble(blueprint, decoder)
         return _assemble(blueprint, decoder)
     except RuntimeError as error:  # torch's message about sizes that no memory can hold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +93,16 @@ class RunFolder:
                 "--out, or move it away"
             )
         return earlier
+
+    def check_folders(self) -> None:
+        """Refuse a file in the place of a folder that a training writes.
+
+        Raises:
+            InputError: naming the first.
+        """
+        for path in (self.model_folder, self.checkpoints.folder, self.checkpoints.partial):
+            if os.path.lexists(path) and not path.is_dir():
+                raise InputError(f"{path} is in the place of a folder that the training writes; move it away")
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:

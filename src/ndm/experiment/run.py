@@ -59,9 +59,15 @@ class Run(RunFolder):
         """Refuse data that differ from those that the run was trained on, as their test rows may be its training rows.
 
         Raises:
-            InputError: if the data differ in the sense of :func:`ndm.data.same_data`.
+            InputError: if the data differ in the sense of :func:`ndm.data.same_data`, or if nothing tells whether they
+                do.
         """
         if not self.data_file.exists():
+            if self.checkpoints.steps() or self.model_folder.is_dir():  # the training has written it before these
+                raise InputError(
+                    f"{self.data_file} is missing, so nothing tells whether the data are those that {self.folder} was "
+                    "trained on; restore this file, or train a new run"
+                )
             return  # the run has not been trained yet
         before, now = read_json(self.data_file), identity(dataset)
         if not isinstance(before, dict) or not same_data(before, now):
@@ -121,6 +127,7 @@ class Run(RunFolder):
         # Of several processes that share the training, the first one writes.
         with self.lock if PartialState(cpu=device == "cpu").is_main_process else nullcontext():
             self.check_data(dataset)
+            self.check_folders()
             trainer, state = self._trainer(dataset, device, model, resume)
             main = trainer.accelerator.is_main_process
             if main and not self.data_file.is_file():

@@ -35,7 +35,10 @@ def outline(tensors: int, elements: int) -> Iterator[None]:
             return
         count, total = count + 1, total + value.numel()
         if count > tensors or total > elements:
-            raise InputError(f"it describes a model of more than {tensors:,} tensors or {elements:,} numbers in them")
+            raise InputError(
+                f"these settings describe a model of more than {tensors:,} tensors or {elements:,} numbers in them; "
+                "choose smaller sizes"
+            )
 
     hooks = [
         register_module_parameter_registration_hook(measure),

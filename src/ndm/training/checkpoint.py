@@ -43,7 +43,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.partial = folder, folder / ".partial"
         self.check: Callable[[], None] = lambda: None
         """It is called before a checkpoint is written, and raises an error if the folder is another run's by then."""
 
@@ -57,7 +57,7 @@ class Checkpoints:
             InputError: if it cannot be written. The earlier checkpoints, if there are any, are left as they are.
         """
         self.check()
-        partial = self.folder / ".partial"
+        partial = self.partial
         try:
             shutil.rmtree(partial, ignore_errors=True)
             self.folder.mkdir(exist_ok=True)  # not its parents: a run's folder that is gone is not made again

@@ -270,6 +270,15 @@ def test_a_file_in_the_place_of_a_folder_of_a_run_is_told_before_the_training(pl
     assert f"{saved / place} is in the place of a folder" in error and (saved / place).read_text() == "mine"
 
 
+@pytest.mark.parametrize("arguments", [["evaluate"], ["train", "--resume"]])
+def test_settings_of_a_run_that_are_cut_short_are_not_taken_for_the_defaults(arguments, saved, capsys):
+    """A resumed run then trained the default model from its first step, in the place of its own."""
+    text = (saved / "config.yaml").read_text()
+    (saved / "config.yaml").write_text(text[: text.index("training:")])
+    error = refused([*arguments, saved], capsys)
+    assert f"{saved / 'config.yaml'} is cut short: it has no settings training.*" in error
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("option", ["depth", "transform_depth", "width", "num_basis"])
 def test_sizes_that_no_memory_holds_are_refused_at_once(option, tmp_path, monkeypatch, capsys):

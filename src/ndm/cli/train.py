@@ -65,7 +65,7 @@ def settings_of(given: Namespace) -> dict[str, Any]:
         raise InputError("--resume continues in the run's own folder; leave out --out and --overwrite")
     from ..experiment import Run
 
-    return read_settings(Run.started(resume).config_file)
+    return read_settings(Run.started(resume).config_file, resolved=True)
 
 
 def parse(arguments: list[str]) -> Namespace:

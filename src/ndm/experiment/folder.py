@@ -134,7 +134,7 @@ class RunFolder:
     @cached_property
     def config(self) -> Config:
         """The resolved configuration, read once."""
-        return read_config_file(self.config_file)
+        return read_config_file(self.config_file, resolved=True)
 
     def save_config(self, config: Config) -> None:
         """Write ``config.yaml``."""

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..support.checks import shown
 from ..support.files import BadFile, file_size
 from ..support.plain_yaml import read_yaml
-from .settings import Config, check_names, check_values, make_config
+from .settings import GROUPS, Config, check_names, check_values, make_config
 
 
 def recipes() -> dict[str, Path]:
@@ -35,8 +35,12 @@ def find_recipe(name: str) -> Path:
     return Path(name)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path, resolved: bool = False) -> dict[str, Any]:
     """The nested settings of a YAML file.
+
+    Args:
+        path: the file.
+        resolved: whether it is that of a run, which has all groups of settings.
 
     Raises:
         InputError: if the file cannot be read or has an unknown setting; the message names the file and the mistake.
@@ -49,6 +53,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         check_values(tree)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    lost = [group for group in GROUPS if group not in tree] if resolved else []
+    if lost:
+        raise BadFile(f"{path} is cut short: it has no settings {lost[0]}.*; restore it, or train a new run")
     return tree
 
 
@@ -61,13 +68,13 @@ def read_config(name: str | Path) -> Config:
     return read_config_file(find_recipe(str(name)))
 
 
-def read_config_file(path: Path) -> Config:
-    """The config of a YAML file.
+def read_config_file(path: Path, resolved: bool = False) -> Config:
+    """The config of a YAML file; the arguments are those of :func:`read_settings`.
 
     Raises:
         InputError: naming the file and what is wrong in it.
     """
-    tree = read_settings(path)
+    tree = read_settings(path, resolved)
     try:
         return make_config(tree)
     except InputError as error:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import json
 import subprocess
 import sys
 import zoneinfo
@@ -49,6 +50,57 @@ def test_pandas_comes_back_with_its_types():
     frame = Frame.of(PANDAS)
     assert (frame.kind, len(frame)) == ("pandas", 3)
     pd.testing.assert_frame_equal(frame.native(), PANDAS)
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "UInt8", "Float32", "boolean"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_types_of_pandas_with_missing_values_come_back_whether_a_sample_has_one_or_not(dtype, missing):
+    cells = pd.array([0, 1, pd.NA if missing else 1, 0], dtype=dtype)
+    table = pd.DataFrame({"a": cells, "b": [0.5, 1.5, 0.25, 1.0]})
+    schema = Schema.fit(Frame.of(table), impute=True)
+    schema = Schema.from_json(json.loads(json.dumps(schema.to_json())))
+    assert not any("comes back" in note.text for note in schema.notes)
+    frame = Frame.of(table)
+    pd.testing.assert_frame_equal(frame.native(), table)
+    assert (
+        frame.take([0, 1]).native()["a"].dtype == schema.decode(schema.encode(frame)[:2]).native()["a"].dtype == dtype
+    )
+
+
+@pytest.mark.parametrize("case", ["arrow", "sparse", "string", "category", "large text", "decimal"])
+def test_a_column_that_comes_back_as_another_type_says_so_in_one_line(case):
+    words, numbers = ["x", "y", "x", "x"], [1, 0, 2, 0]
+    table, after = {
+        "arrow": (pd.DataFrame({"a": pd.array(numbers, dtype="int32[pyarrow]")}), "int32"),
+        "sparse": (pd.DataFrame({"a": pd.arrays.SparseArray(numbers)}), "int64"),
+        "string": (pd.DataFrame({"a": pd.array(words, dtype=pd.StringDtype("python"))}), None),
+        "category": (pd.DataFrame({"a": pd.Series(words).astype("category")}), None),
+        "large text": (pa.table({"a": pa.array(words, pa.large_string())}), "string"),
+        "decimal": (pl.DataFrame({"a": pl.Series(numbers).cast(pl.Decimal(10, 2))}), "Float64"),
+    }[case]
+    frame = Frame.of(table)
+    schema = Schema.fit(frame)
+    old, new = (str(next(iter(t.dtypes if hasattr(t, "dtypes") else t.schema.types))) for t in (table, frame.native()))
+    said = [note.text for note in schema.notes if "comes back" in note.text]
+    assert said == ([] if old == new else [f"is of the type {old}, and comes back as {new}"])
+    assert after in (None, new)
+
+
+def test_dates_and_dictionaries_of_arrow_in_pandas_are_dates_and_categories():
+    days = pd.Series([DAY, DAY + dt.timedelta(1), None, DAY]).astype(pd.ArrowDtype(pa.date32()))
+    words = pd.Series(["x", None, "y", "x"]).astype(pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string())))
+    frame = Frame.of(pd.DataFrame({"day": days, "word": words}))
+    assert [known.name for known in frame.types] == ["date", "category"]
+    assert frame.native()["day"].tolist() == [DAY, DAY + dt.timedelta(1), None, DAY]
+    assert frame.native()["word"].astype(object).where(words.notna(), None).tolist() == ["x", None, "y", "x"]
+
+
+def test_text_with_half_a_character_comes_back_in_pandas_and_is_refused_where_it_cannot():
+    frame = Frame.of(pd.DataFrame({"a": pd.Series(["\ud800", "x", None], dtype=object)}))
+    assert frame.native()["a"].tolist() == ["\ud800", "x", None]
+    for kind in ("polars", "pyarrow"):
+        with pytest.raises(InputError, match="half a character"):
+            frame.native(kind)
 
 
 def test_polars_comes_back_with_its_types():

@@ -48,6 +48,7 @@ class Type:
         zone: the time zone of a ``datetime``.
         unit: the unit of a ``datetime``: s, ms, us or ns.
         label: the name of the column where it came from, if it was a whole number there.
+        nullable: whether pandas held the numbers or truth values in a type with missing values, such as Int64.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Type:
     zone: str | None = None
     unit: str = "us"
     label: int | None = None
+    nullable: bool = False
     lost: str = field(default="", compare=False)
     """What of the column cannot be given back, for people; it is not kept."""
 
@@ -84,6 +86,8 @@ class Type:
             found["unit"] = self.unit
         if self.label is not None:
             found["label"] = self.label
+        if self.nullable:
+            found["nullable"] = True
         return found
 
 

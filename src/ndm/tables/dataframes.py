@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..support.checks import shown
+from ..support.checks import is_writable, shown
 from .cells import Type, integers, is_missing, is_zone, micros, real, typed
 
 REMEDY = "convert it to numbers, text or dates, or leave it out"
+WIDTHS = ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float32", "Float64")
+NULLABLE = {**{name: name.lower() for name in WIDTHS}, "boolean": "bool"}
+"""The types of pandas with missing values, and what they hold."""
 
 
 class Parts(NamedTuple):
@@ -54,8 +57,41 @@ def from_dataframe(data: Any) -> Parts | None:
         for (array, known), label in zip(taken, labels, strict=True)
     ]
     kind = table.implementation.name.lower()
-    kind = kind if kind in ("pandas", "polars", "pyarrow") else "other"
-    return Parts(names, tuple(array for array, _ in taken), tuple(type for _, type in taken), kind)
+    arrays, types = tuple(array for array, _ in taken), tuple(type for _, type in taken)
+    if kind not in ("pandas", "polars", "pyarrow"):
+        return Parts(names, arrays, types, "other")
+    before = _native_types(table.to_native())
+    if kind == "pandas":
+        types = tuple(map(_nullable, arrays, types, before))
+    parts = Parts(names, arrays, types, kind)
+    return parts._replace(types=_told(parts, before)) if arrays and len(arrays[0]) else parts
+
+
+def _native_types(table: Any) -> list[str]:
+    """What a library calls the types of a table's columns."""
+    return [str(dtype) for dtype in (table.dtypes if hasattr(table, "dtypes") else table.schema.types)]
+
+
+def _nullable(array: np.ndarray, known: Type, dtype: str) -> Type:
+    """The type of a column of pandas, with whether its samples must be able to have missing values."""
+    missing = (known.whole and array.dtype == np.float64) or (known.name == "bool" and array.dtype == object)
+    return replace(known, nullable=True) if missing or dtype in NULLABLE else known
+
+
+def _told(parts: Parts, before: Sequence[str]) -> tuple[Type, ...]:
+    """The types of a table's columns, with what is to be said where a column comes back as another type.
+
+    Nothing is said of columns of objects, which have no type, and of times of pandas, whose zone may have two names.
+    """
+    rows = [next((i for i, value in enumerate(array) if not is_missing(value)), 0) for array in parts.columns]
+    one = tuple(array[i : i + 1] for array, i in zip(parts.columns, rows, strict=True))
+    after = _native_types(to_dataframe(parts._replace(columns=one)))
+    return tuple(
+        replace(known, lost=f"is of the type {shown(old, 60)}, and comes back as {shown(new, 60)}")
+        if old not in (new, "object", "Object") and not old.startswith("datetime64") and not known.lost
+        else known
+        for known, old, new in zip(parts.types, before, after, strict=True)
+    )
 
 
 def _label(name: Any) -> str | int:
@@ -108,7 +144,8 @@ def _column(series: Any, name: str) -> tuple[np.ndarray, Type]:
     if dtype in (nw.Categorical, nw.Enum):
         return _categorical(series, name)
     if dtype == nw.Date:
-        return micros(series.to_numpy(), name), Type("date")
+        dates = series.to_numpy()  # pandas gives Python's dates for Arrow's
+        return (micros(dates, name) if dates.dtype.kind == "M" else typed(dates, name)[0]), Type("date")
     if dtype == nw.Datetime:
         if dtype.time_zone is not None:
             if not is_zone(dtype.time_zone):
@@ -153,8 +190,8 @@ def _categorical(series: Any, name: str) -> tuple[np.ndarray, Type]:
     levels: list[Any] | None = None
     if ordered:
         levels = list(series.dtype.categories)
-    elif series.implementation.is_pandas():
-        levels = series.to_native().cat.categories.tolist()
+    elif hasattr(series.to_native().dtype if series.implementation.is_pandas() else None, "categories"):
+        levels = series.to_native().cat.categories.tolist()  # an Arrow dictionary has none
     cells = series.to_list()
     array, known = typed([*cells, *(levels or [])], name)
     if known.time:
@@ -182,6 +219,10 @@ def to_dataframe(parts: Parts) -> Any:
         return series[0].to_frame().with_columns(series[1:]).to_native()
     except ImportError:
         raise InputError(f"{parts.kind} is not installed; run: pip install {parts.kind}") from None
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the text {shown(error.object, 40)} holds half a character, which {parts.kind} refuses"
+        ) from None
 
 
 def _plain(array: np.ndarray, known: Type) -> list[Any]:
@@ -222,6 +263,8 @@ def _series(nw: Any, name: str, array: np.ndarray, known: Type, backend: str) ->
 def _pandas(parts: Parts) -> Any:
     import pandas as pd
 
+    nullable = {plain: name for name, plain in NULLABLE.items()}
+
     def series(array: np.ndarray, known: Type) -> Any:
         if known.name in ("category", "enum"):
             cells = _plain(array, known)
@@ -230,11 +273,13 @@ def _pandas(parts: Parts) -> Any:
             if known.zone is not None:
                 return pd.Series(array).dt.tz_localize("UTC").dt.tz_convert(known.zone).dt.as_unit(known.unit)
             return pd.Series(array.astype(f"datetime64[{known.unit}]"))
+        missing = known.whole and array.dtype == np.float64 and np.isnan(array).any()
+        if missing or known.nullable or (known.name == "bool" and array.dtype == object):
+            return pd.Series(_plain(array, known), dtype=nullable.get(known.name, object))
         if known.name == "date" or array.dtype == object:
-            dtype = {"bool": "boolean", "string": None}.get(known.name, object)
-            return pd.Series(_plain(array, known), dtype=dtype)
-        if known.whole and array.dtype == np.float64 and np.isnan(array).any():
-            return pd.Series(_plain(array, known), dtype=known.name.replace("i", "I", 1).replace("uI", "UI"))
+            cells = _plain(array, known)
+            text = known.name == "string" and all(v is None or is_writable(v) for v in set(cells))
+            return pd.Series(cells, dtype=None if text else object)
         return pd.Series(array.astype(known.name))
 
     columns = zip(parts.names, parts.columns, parts.types, strict=True)

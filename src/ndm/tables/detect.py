@@ -52,12 +52,12 @@ def detect(name: str, array: np.ndarray, type: Type, kind: Kind | None = None) -
     if kind is None:
         kind = "category" if array.dtype.kind in "bO" or type.name in ("category", "enum", "bool") else None
         kind = "date" if array.dtype.kind == "M" else kind
+    lost = [Note(name, type.lost)] if type.lost else []
     if kind == "category":
         column = _category(name, array, type)
-        return column, [] if chosen else strays(name, array)
-    if kind == "date":
-        return _date(name, array, type)
-    return _number(name, array, type, kind)
+        return column, lost + ([] if chosen else strays(name, array))
+    column, notes = _date(name, array, type) if kind == "date" else _number(name, array, type, kind)
+    return column, lost + notes
 
 
 def _category(name: str, array: np.ndarray, type: Type) -> Column:
@@ -137,7 +137,6 @@ def _date(name: str, array: np.ndarray, type: Type) -> tuple[Column, list[Note]]
         raise InputError(
             f"column {name} cannot be a date: it holds numbers; convert it to dates or to text like 2024-12-31"
         )
-    lost = [Note(name, type.lost)] if type.lost else []
     present = array[~np.isnat(array)].astype("datetime64[us]").astype(np.int64)
     if not len(present):
         raise InputError(f"column {name} holds only missing values; drop it")
@@ -145,8 +144,7 @@ def _date(name: str, array: np.ndarray, type: Type) -> tuple[Column, list[Note]]
     if (present % DAY == 0).all():
         column = replace(column, unit=DAY)
     x = _present(column, array)
-    column, notes = _spaced(column, x, cells(x))
-    return column, [*lost, *notes]
+    return _spaced(column, x, cells(x))
 
 
 def _present(column: Column, array: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -133,6 +134,30 @@ def test_a_pickled_estimator_gives_the_same_scores_and_holds_no_code(fitted):
     assert b"safetensors" in state or b"model.safetensors" in state
     assert b"torch._utils" not in state  # no pickled tensors
     json.dumps(fitted.__getstate__()["schema_"])
+
+
+def test_an_estimator_is_pickled_where_no_temporary_folder_is_usable(fitted, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    rows = table(5, seed=1)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.score_samples(rows), fitted.score_samples(rows))
+    state = fitted.__getstate__()
+    for damage in ({"model.safetensors": b"\xff" * 40}, {"config.json": b"{}"}, {"config.json": b"\xff"}):
+        broken = {**state, "model_files": state["model_files"] | damage}
+        with pytest.raises(ndm.InputError, match=r"damaged|config\.json"):
+            NeuralDiffusionDensity().__setstate__(broken)
+
+
+def test_an_estimator_inside_of_autocast_is_that_outside(fitted):
+    rows = table(5, seed=1)
+    outside = fitted.score_samples(rows), fitted.sample(20, random_state=0)
+    x = normal_rows(50)[0]
+    offset = NeuralDiffusionDensity(max_steps=3, random_state=0).fit(x).offset_
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(fitted.score_samples(rows), outside[0])
+        pd.testing.assert_frame_equal(fitted.sample(20, random_state=0), outside[1])
+        assert NeuralDiffusionDensity(max_steps=3, random_state=0).fit(x).offset_ == offset
+        assert torch.is_autocast_enabled("cpu")
 
 
 def test_a_table_comes_back_as_the_kind_that_was_given(fitted):
@@ -350,6 +375,8 @@ def test_it_works_in_pipelines_searches_and_other_processes():
         ({"device": "tpu9"}, "device"),
         ({"device": None}, "device must be a name"),
         ({"impute": "no"}, "impute must be True or False"),
+        ({"verbose": "loud"}, "verbose must be True, False or a whole number, got 'loud'"),
+        ({"verbose": -1}, "verbose must be True, False or a whole number"),
         ({"columns": {"hight": "real"}}, "hight"),
     ],
 )

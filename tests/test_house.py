@@ -22,7 +22,7 @@ ORDER = (
     ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times", "marginal"),
     ("process",),
     ("predictor", "decoder", "embedding"),
-    ("levels", "mixed"),
+    ("levels", "mixed", "description"),
     ("model",),
     ("saving", "objective", "sampling"),
     ("likelihood",),

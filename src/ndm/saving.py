@@ -11,7 +11,6 @@ the plain values in it, the described model without memory, and only if all of t
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -21,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .description import EXTERNAL, SPARE, build, class_or_value, describe, has_foreign_class
 from .errors import InputError
 from .levels import LevelsPredictor  # noqa: F401  a saved model may name it, and it registers itself
 from .mixed import MixedDecoder  # noqa: F401  the same, with its predictor and the transform Embedding
 from .nn import NETWORKS  # noqa: F401  the networks of the package register themselves
-from .predictor import BasePredictor
-from .support.arguments import check_arguments, is_own
+from .support.arguments import check_arguments
 from .support.checks import shown
 from .support.files import (
     LARGEST_TEXT,
@@ -39,7 +38,6 @@ from .support.files import (
     write_whole,
 )
 from .support.outline import outline
-from .support.registry import CLASSES
 from .support.weights import (
     FLOATS,
     Header,
@@ -47,11 +45,11 @@ from .support.weights import (
     forms_of,
     misfit,
     not_finite,
+    packed,
     read_header,
     read_tensors,
     write_tensors,
 )  # fmt: skip
-from .transform import Transform
 
 if TYPE_CHECKING:
     from .model import NDM
@@ -63,65 +61,7 @@ CHECKSUM = "config_sha256"
 WEIGHTS_CHECKSUM = "tensors_sha256"
 SCHEMA_CHECKSUM = "schema_sha256"
 """The checksum of the schema beside the model of a table."""
-EXTERNAL = {"type": "external"}
 ROLES = ("process", "predictor", "decoder")
-SPARE = 2**16
-"""How much larger than any size in the file of the weights a count may be, e.g. the height of a U-Net's images."""
-
-
-def describe(value: Any) -> Any:
-    """A JSON description of a registered module and its parts, or of a plain argument."""
-    if isinstance(value, torch.Tensor):
-        return value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [describe(v) for v in value]
-    if not isinstance(value, torch.nn.Module):
-        return value
-    cls = type(value)
-    if CLASSES.get(cls.__name__) is not cls:
-        return EXTERNAL
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    return {"type": cls.__name__, **{name: describe(getattr(value, name)) for name in names}}
-
-
-def build(description: Any, supplied: Mapping[str, torch.nn.Module], place: str = "model", largest: int = SPARE) -> Any:
-    """The inverse of :func:`describe`; ``supplied`` holds the caller's modules by their place in the model.
-
-    Args:
-        largest: the largest count that an argument may be.
-
-    Raises:
-        InputError: if a type is unknown, an argument does not fit, or a module must be supplied.
-    """
-    if not isinstance(description, dict):
-        return description
-    given = supplied.get(place)
-    kind = description.get("type")
-    # A whole Predictor or Transform replaces the part; a network replaces only the network inside the part.
-    if given is not None and (kind == "external" or isinstance(given, (BasePredictor, Transform))):
-        return given
-    if kind == "external":
-        raise InputError(
-            f"the model's {place} holds a network that is not one of ndm.nn: "
-            f"pass it, as in NDM.from_pretrained(folder, {place}=your_module)"
-        )
-    if not isinstance(kind, str) or kind not in CLASSES:
-        raise InputError(
-            f"unknown type {shown(repr(kind))} in the model's {place}: it was saved by another version of ndm, or "
-            "it is a part of your own, and the file that registers it must be imported first"
-        )
-    own = {name: value for name, value in description.items() if name != "type" and not (name == "net" and given)}
-    check_arguments(CLASSES[kind], {name: _class_or_value(value) for name, value in own.items()}, largest)
-    arguments = {name: build(v, supplied, place if name == "net" else name, largest) for name, v in own.items()}
-    if "net" in description and given is not None:
-        arguments["net"] = given
-    try:
-        return CLASSES[kind](**arguments)
-    except InputError:
-        raise
-    except (TypeError, ValueError, RuntimeError, AttributeError, ArithmeticError, LookupError) as error:
-        raise InputError(f"cannot build {kind} from the saved configuration: {shown(str(error), 200)}") from error
 
 
 def save(model: NDM, folder: Path, beside: Mapping[str, str] | None = None) -> None:
@@ -136,6 +76,26 @@ def save(model: NDM, folder: Path, beside: Mapping[str, str] | None = None) -> N
         InputError: if a class is not registered, or the folder cannot be written.
         OSError: if the disk is full; what was there is then left as it was.
     """
+    text, weights, metadata = _contents(model)
+    make_folder(folder)
+    check_writable(folder)
+    with whole_file(folder / WEIGHTS_FILE) as partial_file:
+        write_tensors(partial_file, weights, {**(beside or {}), **metadata})
+        write_whole(folder / CONFIG_FILE, text)
+
+
+def save_in_memory(model: NDM) -> dict[str, bytes]:
+    """The two files of :func:`save` by their names, for a model with weights.
+
+    Raises:
+        InputError: if a class is not registered.
+    """
+    text, weights, metadata = _contents(model)
+    return {CONFIG_FILE: text.encode(), WEIGHTS_FILE: packed(weights, metadata)}
+
+
+def _contents(model: NDM) -> tuple[str, dict[str, torch.Tensor], dict[str, str]]:
+    """The description of a model, its weights, and the checksums of both."""
     from .model import network_shape
 
     parts = {name: describe(getattr(model, name)) for name in ROLES}
@@ -146,12 +106,7 @@ def save(model: NDM, folder: Path, beside: Mapping[str, str] | None = None) -> N
     shape = {"shape": model.shape} if model.shape != network_shape(model.predictor) else {}
     text = json.dumps({"format": FORMAT, **shape, **parts}, indent=2) + "\n"
     weights = unshared(model.state_dict())
-    metadata = {**(beside or {}), CHECKSUM: _checksum(text), WEIGHTS_CHECKSUM: checksum(weights)}
-    make_folder(folder)
-    check_writable(folder)
-    with whole_file(folder / WEIGHTS_FILE) as partial_file:
-        write_tensors(partial_file, weights, metadata)
-        write_whole(folder / CONFIG_FILE, text)
+    return text, weights, {CHECKSUM: _checksum(text), WEIGHTS_CHECKSUM: checksum(weights)}
 
 
 def unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -191,12 +146,34 @@ def load(folder: Path, supplied: Mapping[str, torch.nn.Module]) -> NDM:
             if not file.exists():
                 raise BadFile(f"{folder} is not a model folder: {file.name} is missing") from None
         raise BadFile(f"{error}; restore it or train again") from None
+    return _rebuilt(folder, text, header, supplied)
+
+
+@torch.inference_mode(False)
+def load_from_memory(files: Mapping[str, bytes]) -> NDM:
+    """The model of :func:`save_in_memory`.
+
+    Raises:
+        BadFile: if the files are damaged.
+    """
+    try:
+        text, weights = files[CONFIG_FILE].decode(), files[WEIGHTS_FILE]
+    except (KeyError, AttributeError, UnicodeDecodeError):
+        raise BadFile("the model in the pickle is damaged; train again") from None
+    return _rebuilt(Path("pickle"), text, read_header(Path("pickle") / WEIGHTS_FILE, weights), {}, weights)
+
+
+def _rebuilt(
+    folder: Path, text: str, header: Header, supplied: Mapping[str, torch.nn.Module], content: bytes | None = None
+) -> NDM:
+    """The model that a folder describes; ``content`` is that of the file of weights, if it is in memory."""
+    config_file, weights_file = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     parts = read_parts(config_file, text)
     try:
         check_outline(parts, header, supplied)
     except InputError as error:
         raise InputError(f"{config_file}: {error}") from None
-    weights = read_tensors(weights_file)
+    weights = read_tensors(weights_file, content)
     check_weights(weights_file, weights, header)
     if header.metadata.get(CHECKSUM) != _checksum(text):
         raise BadFile(f"{folder}: config.json and model.safetensors do not belong together; restore both files")
@@ -225,8 +202,8 @@ def check_outline(parts: dict[str, Any], header: Header, supplied: Mapping[str, 
     """
     from .model import NDM
 
-    check_arguments(NDM, {name: _class_or_value(part) for name, part in parts.items()}, _largest(header))
-    if _has_foreign_class(parts):
+    check_arguments(NDM, {name: class_or_value(part) for name, part in parts.items()}, _largest(header))
+    if has_foreign_class(parts):
         return  # a constructor that is not of this package may need numbers
     elements = sum(math.prod(form.shape) for form in header.forms.values())
     # The decoder is built from numbers and looks at them; it has no network.
@@ -313,23 +290,6 @@ def check_weights(file: Path, weights: dict[str, torch.Tensor], header: Header) 
 def _largest(header: Header) -> int:
     """A bound of every count in the description of a model with these weights."""
     return SPARE + len(header.forms) + max((max(f.shape, default=0) for f in header.forms.values()), default=0)
-
-
-def _class_or_value(description: Any) -> Any:
-    """What is known of a described argument before it is built: a module's class, or the value."""
-    if not isinstance(description, dict):
-        return description
-    kind = description.get("type")
-    return CLASSES.get(kind, Any) if isinstance(kind, str) else Any
-
-
-def _has_foreign_class(description: Any) -> bool:
-    """Whether a description names a class that is registered but not of this package."""
-    if not isinstance(description, dict):
-        return False
-    kind = _class_or_value(description)
-    foreign = kind is not Any and not is_own(kind)
-    return foreign or any(_has_foreign_class(value) for value in description.values())
 
 
 def _shared_names(expected: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> set[str]:

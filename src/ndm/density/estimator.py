@@ -6,9 +6,8 @@ import copy
 import math
 import os
 import signal
-import tempfile
 import threading
-from pathlib import Path
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,10 @@ from ..data import Dataset
 from ..errors import InputError
 from ..model import NDM
 from ..sampling import sample
+from ..saving import load_from_memory, save_in_memory
 from ..support.checks import require, require_count, require_number, shown
 from ..support.progress import progress_bar, training_news
-from ..support.tensors import gradients
+from ..support.tensors import full_precision, gradients
 from ..tables import Frame, Schema
 from ..training import TrainingConfig, train
 from .build import table_model
@@ -127,6 +127,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise
         return self
 
+    @full_precision()
     @gradients()
     def _fit(self, X: Any) -> None:
         frame = Frame.of(X)
@@ -183,7 +184,8 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         A row that breaks what all training rows have in common (a category that none has, another value in a constant
         column) gets log 1/(N + 2) for it, by Laplace's rule of succession.
         """
-        return self._score_rows(*self._rows(X))
+        with full_precision():
+            return self._score_rows(*self._rows(X))
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of :meth:`score_samples`."""
@@ -208,7 +210,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         require_count(n_samples=n_samples)
         state = self.random_state if random_state is None else random_state
         seed = drawn_seed(state)
-        with torch.no_grad():
+        with full_precision(), torch.no_grad():
             rows = sample(self.model_, n_samples, steps=100, generator=torch.Generator().manual_seed(seed))
         return self.schema_.decode(rows.double().numpy()).native()
 
@@ -221,6 +223,9 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         require(0 < self.contamination <= 0.5, "contamination must be in (0, 0.5]", self.contamination)
         fraction = self.validation_fraction
         require(0 <= fraction < 1, "validation_fraction must be in [0, 1)", fraction)
+        verbose = self.verbose
+        loud = isinstance(verbose, (bool, np.bool_, Integral)) and verbose >= 0
+        require(loud, "verbose must be True, False or a whole number", shown(repr(verbose)))
         if self.max_steps is not None:
             require_count(max_steps=self.max_steps)
         if self.max_time is not None:
@@ -257,9 +262,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         state = dict(super().__getstate__())
         model = state.pop("model_", None)
         if model is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                model.save_pretrained(folder)
-                state["model_files"] = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+            state["model_files"] = save_in_memory(model)
         if "schema_" in state:
             state["schema_"] = state["schema_"].to_json()
         return state
@@ -271,10 +274,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             state["schema_"] = Schema.from_json(state["schema_"])
         super().__setstate__(state)
         if files is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                for name in ("config.json", "model.safetensors"):
-                    (Path(folder) / name).write_bytes(files[name])
-                self.model_ = NDM.from_pretrained(folder).requires_grad_(False)
+            self.model_ = load_from_memory(files).requires_grad_(False)
 
 
 def checked_state(state: Any) -> np.random.RandomState:

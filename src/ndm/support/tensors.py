@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,16 @@ from ..errors import InputError
 def gradients() -> Iterator[None]:
     """Gradients are computed, also inside of a caller's ``torch.no_grad`` or ``torch.inference_mode``."""
     with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Numbers have the precision of their tensors, also inside of a caller's ``torch.autocast``."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import operator
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from .checks import shown
@@ -80,13 +81,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     Raises:
         OSError: with ``path`` as its ``filename``.
     """
-    own: dict[str, Tensor] = {}
-    memory: set[int] = set()
-    for name, value in tensors.items():
-        whole = value.detach().cpu().contiguous()
-        pointer = whole.untyped_storage().data_ptr()
-        own[name] = whole.clone() if pointer in memory else whole  # the format has no shared memory
-        memory.add(pointer)
+    own = _unshared(tensors)
     with writing(path):
         path.touch()
         permissions = stat.S_IMODE(path.stat().st_mode)
@@ -103,14 +98,35 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         path.chmod(permissions)  # which the library sets to the owner's alone
 
 
-def read_header(path: Path) -> Header:
+def packed(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """What :func:`write_tensors` writes, in memory. There must be a tensor."""
+    return save(_unshared(tensors), metadata)
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each with its own memory: the format has no shared memory."""
+    own: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, value in tensors.items():
+        whole = value.detach().cpu().contiguous()
+        pointer = whole.untyped_storage().data_ptr()
+        own[name] = whole.clone() if pointer in memory else whole
+        memory.add(pointer)
+    return own
+
+
+def read_header(path: Path, content: bytes | None = None) -> Header:
     """The names, types and shapes of the tensors in a file, and its metadata.
+
+    Args:
+        path: the file.
+        content: the content of the file, if it is in memory.
 
     Raises:
         InputError: if the file cannot be read; a :class:`BadFile` if it is missing or its header is damaged.
     """
-    size = file_size(path)
-    with reading(path), path.open("rb") as file:
+    size = file_size(path) if content is None else len(content)
+    with reading(path), path.open("rb") if content is None else io.BytesIO(content) as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(LARGEST_TEXT, size):
             raise BadFile(f"{path} is damaged (a header of {length:,} bytes)")
@@ -128,16 +144,17 @@ def read_header(path: Path) -> Header:
     return Header(forms, checksums)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file.
+def read_tensors(path: Path, content: bytes | None = None) -> dict[str, Tensor]:
+    """The tensors of a file; the arguments are those of :func:`read_header`.
 
     Raises:
         InputError: if the file cannot be read; a :class:`BadFile` if it is missing or damaged.
     """
-    file_size(path)
+    if content is None:
+        file_size(path)
     try:
         with reading(path):
-            return load_file(path)
+            return load_file(path) if content is None else load(content)
     except (SafetensorError, KeyError, TypeError, RuntimeError, MemoryError) as error:
         raise BadFile(f"{path} is damaged ({shown(str(error))})") from None
 

@@ -148,16 +148,18 @@ def test_an_estimator_is_pickled_where_no_temporary_folder_is_usable(fitted, tmp
             NeuralDiffusionDensity().__setstate__(broken)
 
 
-def test_an_estimator_inside_of_autocast_is_that_outside(fitted):
+@pytest.mark.parametrize("inside", [torch.autocast("cpu", torch.bfloat16), torch.device("meta")], ids=str)
+def test_an_estimator_inside_of_autocast_and_on_another_default_device_is_that_outside(fitted, inside):
     rows = table(5, seed=1)
     outside = fitted.score_samples(rows), fitted.sample(20, random_state=0)
     x = normal_rows(50)[0]
     offset = NeuralDiffusionDensity(max_steps=3, random_state=0).fit(x).offset_
-    with torch.autocast("cpu", torch.bfloat16):
+    with inside:
         np.testing.assert_array_equal(fitted.score_samples(rows), outside[0])
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).score_samples(rows), outside[0])
         pd.testing.assert_frame_equal(fitted.sample(20, random_state=0), outside[1])
         assert NeuralDiffusionDensity(max_steps=3, random_state=0).fit(x).offset_ == offset
-        assert torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu") or torch.get_default_device().type == "meta"
 
 
 def test_a_table_comes_back_as_the_kind_that_was_given(fitted):

@@ -592,3 +592,24 @@ def test_a_density_without_atol_does_not_spend_the_budget():
 def test_tolerances_below_the_rounding_are_refused(dtype):
     with pytest.raises(ndm.InputError, match="rtol=1e-300 and atol=0 are below the rounding of float"):
         dopri5(lambda t, z: z, torch.ones(1, 2, dtype=dtype), 0.0, 1.0, ndm.Solver("dopri5", rtol=1e-300, atol=0))
+
+
+@pytest.mark.parametrize("solver", ["euler", "dopri5", "euler_maruyama"])
+def test_solvers_and_batches_of_data_do_not_look_at_the_default_device(solver):
+    """The device meta stands for any other: it has no values, so whatever were made there would be noticed."""
+    from ndm.data import Dataset
+
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
+    model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,), width=8, depth=1)), ndm.GaussianDecoder()).eval()
+    rows = torch.randn(20, 2)
+    data = Dataset("rows", rows[:10], rows[10:15], rows[15:], mean=0.0, std=1.0)
+
+    def results():
+        generator = torch.Generator().manual_seed(0)
+        return ndm.sample(model, 3, steps=5, solver=solver, generator=generator), data.batch(4, 0, 3)
+
+    outside = results()
+    with torch.device("meta"):
+        inside = results()
+    for one, other in zip(outside, inside, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)

@@ -109,7 +109,7 @@ class Dataset:
         x = self.train.index_select(0, self.rows(size, seed, step))
         if not self.flip:
             return x
-        mirrored = torch.randint(2, (size,), generator=seeded(seed, Stream.FLIPS, step)).bool().numpy()
+        mirrored = torch.randint(2, (size,), generator=seeded(seed, Stream.FLIPS, step), device="cpu").bool().numpy()
         pixels = x.numpy()  # this shares the memory of x; numpy reverses bytes four times as fast as torch
         pixels[mirrored] = pixels[mirrored][..., ::-1]
         return x
@@ -117,7 +117,7 @@ class Dataset:
     def rows(self, size: int, seed: int, step: int) -> Tensor:
         """The indices of a batch's training rows, ``(size,)``; empty if batches are fresh draws."""
         if self.distribution is not None:
-            return torch.empty(0, dtype=torch.long)
+            return torch.empty(0, dtype=torch.long, device="cpu")
         n, start = len(self.train), step * size
         first, last = start // n, (start + size - 1) // n
         epochs = {epoch: _order(n, seed, epoch) for epoch in range(first, last + 1)}
@@ -127,7 +127,7 @@ class Dataset:
 
 @lru_cache(maxsize=4)
 def _order(n: int, seed: int, epoch: int) -> Tensor:
-    return torch.randperm(n, generator=seeded(seed, Stream.ORDER, epoch))
+    return torch.randperm(n, generator=seeded(seed, Stream.ORDER, epoch), device="cpu")
 
 
 def image_dataset(

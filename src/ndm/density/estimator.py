@@ -23,7 +23,7 @@ from ..sampling import sample
 from ..saving import load_from_memory, save_in_memory
 from ..support.checks import require, require_count, require_number, shown
 from ..support.progress import progress_bar, training_news
-from ..support.tensors import full_precision, gradients
+from ..support.tensors import gradients, undisturbed
 from ..tables import Frame, Schema
 from ..training import TrainingConfig, train
 from .build import table_model
@@ -127,7 +127,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise
         return self
 
-    @full_precision()
+    @undisturbed()
     @gradients()
     def _fit(self, X: Any) -> None:
         frame = Frame.of(X)
@@ -184,7 +184,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         A row that breaks what all training rows have in common (a category that none has, another value in a constant
         column) gets log 1/(N + 2) for it, by Laplace's rule of succession.
         """
-        with full_precision():
+        with undisturbed():
             return self._score_rows(*self._rows(X))
 
     def score(self, X: Any, y: Any = None) -> float:
@@ -210,7 +210,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         require_count(n_samples=n_samples)
         state = self.random_state if random_state is None else random_state
         seed = drawn_seed(state)
-        with full_precision(), torch.no_grad():
+        with undisturbed(), torch.no_grad():
             rows = sample(self.model_, n_samples, steps=100, generator=torch.Generator().manual_seed(seed))
         return self.schema_.decode(rows.double().numpy()).native()
 
@@ -267,6 +267,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             state["schema_"] = state["schema_"].to_json()
         return state
 
+    @undisturbed()
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         files = state.pop("model_files", None)

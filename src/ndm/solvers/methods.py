@@ -59,7 +59,7 @@ SDE_SOLVERS: Registry[Method] = Registry("solver")
 def uniform_grid(start: float, end: float, steps: int) -> Tensor:
     """The ends of ``steps`` equal steps, in float64."""
     check_memory(8 * (steps + 1), f"the times of {steps:,} steps")
-    return torch.linspace(start, end, steps + 1, dtype=torch.float64)
+    return torch.linspace(start, end, steps + 1, dtype=torch.float64, device="cpu")
 
 
 def ode_on_grid(name: str, evaluations: int) -> Callable[[Step], Step]:

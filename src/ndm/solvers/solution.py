@@ -51,13 +51,13 @@ class Failures:
     @classmethod
     def none(cls, solver: str, z: Tensor) -> Failures:
         """No failure in the rows of ``z``."""
-        return cls(solver, len(z), torch.arange(0), torch.zeros(0, dtype=z.dtype), ())
+        return cls(solver, len(z), torch.arange(0, device="cpu"), torch.zeros(0, dtype=z.dtype, device="cpu"), ())
 
     @classmethod
     def where(cls, solver: str, bad: Tensor, time: float, reason: str) -> Failures:
         """The rows that ``bad``, ``(B,)``, selects, all at one time and for one reason."""
         rows = bad.detach().nonzero().flatten().cpu()
-        return cls(solver, len(bad), rows, torch.full(rows.shape, time), (reason,) * len(rows))
+        return cls(solver, len(bad), rows, torch.full(rows.shape, time, device="cpu"), (reason,) * len(rows))
 
     @classmethod
     def concatenate(cls, blocks: Sequence[Failures]) -> Failures:
@@ -78,8 +78,8 @@ class Failures:
         places = sorted({row: rows.index(row) for row in rows}.items())
         times = torch.cat([attempt.times for attempt in attempts])
         reasons = [why for attempt in attempts for why in attempt.reasons]
-        chosen = torch.tensor([place for _, place in places], dtype=torch.long)
-        failed = torch.tensor([row for row, _ in places], dtype=torch.long)
+        chosen = torch.tensor([place for _, place in places], dtype=torch.long, device="cpu")
+        failed = torch.tensor([row for row, _ in places], dtype=torch.long, device="cpu")
         return cls(
             attempts[0].solver, attempts[0].total, failed, times[chosen], tuple(reasons[place] for _, place in places)
         )

@@ -22,9 +22,11 @@ def gradients() -> Iterator[None]:
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """Numbers have the precision of their tensors, also inside of a caller's ``torch.autocast``."""
+def undisturbed() -> Iterator[None]:
+    """Tensors keep their precision, and new ones are on the CPU, whatever the caller's autocast and default device."""
     with ExitStack() as stack:
+        if torch.get_default_device().type != "cpu":  # the context makes each operation slower
+            stack.enter_context(torch.device("cpu"))
         for device in ("cpu", "cuda", "mps"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

@@ -397,3 +397,13 @@ def test_a_signal_ends_a_sampling_with_130_and_keeps_what_is_finished(number, fi
 def test_an_error_is_one_line_whatever_is_in_it(capsys):
     assert refuse("a name with\na line\x1b[2J and \u2028 more") == 2
     assert capsys.readouterr().err == "ndm: error: a name with\\na line\\x1b[2J and \\u2028 more\n"
+
+
+def test_an_error_stream_that_the_program_has_closed_costs_no_work(monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    with progress_bar("fitting", 2, unit="step"):
+        reached(1)
+    console.print("a message")
+    warn("a warning")

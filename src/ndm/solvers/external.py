@@ -52,7 +52,8 @@ class _Recorder:
     def failure(self, name: str, reason: object, state: Tensor | None = None, t: float | None = None) -> Solution:
         """The solution if all rows failed, at the given state and time or at those of the last call."""
         state, t = (self.z if state is None else state).detach(), self.t if t is None else t
-        rows, times = torch.arange(len(state), device="cpu"), torch.full(state.shape[:1], t, dtype=state.dtype, device="cpu")
+        rows = torch.arange(len(state), device="cpu")
+        times = torch.full(state.shape[:1], t, dtype=state.dtype, device="cpu")
         return self.solution(name, state, Failures(name, len(state), rows, times, (str(reason),) * len(state)))
 
 

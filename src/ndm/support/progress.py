@@ -46,9 +46,11 @@ class ErrorStream:
         self.attempt(lambda: self.stream.flush())
 
     def attempt(self, action: Callable[[], Any]) -> Any:
-        """The result of an action; 0 if there is no stream or it cannot be written."""
+        """The result of an action; 0 if there is no stream, it is closed or it cannot be written."""
+        if self.stream is None or getattr(self.stream, "closed", False):
+            return 0
         try:
-            return action() if self.stream is not None else 0
+            return action()
         except OSError:
             drop_unwritable_output()
             return 0

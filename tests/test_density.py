@@ -148,7 +148,9 @@ def test_an_estimator_is_pickled_where_no_temporary_folder_is_usable(fitted, tmp
             NeuralDiffusionDensity().__setstate__(broken)
 
 
-@pytest.mark.parametrize("inside", [torch.autocast("cpu", torch.bfloat16), torch.device("meta")], ids=["autocast", "device"])
+@pytest.mark.parametrize(
+    "inside", [torch.autocast("cpu", torch.bfloat16), torch.device("meta")], ids=["autocast", "device"]
+)
 def test_an_estimator_inside_of_autocast_and_on_another_default_device_is_that_outside(fitted, inside):
     rows = table(5, seed=1)
     outside = fitted.score_samples(rows), fitted.sample(20, random_state=0)

@@ -16,7 +16,7 @@ from torch import nn
 
 import ndm
 from ndm.cli import main
-from ndm.data import DataConfig, Dataset, register
+from ndm.data import DataConfig, Dataset, identity, register
 from ndm.evaluation import Protocol
 from ndm.experiment import Config, ModelConfig, Run
 from ndm.support.registry import CLASSES
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.usefixtures("float32")
 def run_with(folder, model, config):
     """A run's folder as training would leave it."""
     run = Run.create(folder, config)
+    run.data_file.write_text(json.dumps(identity(run.load_dataset())))
     model.save_pretrained(run.model_folder)
     return str(folder)
 

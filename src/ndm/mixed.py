@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -95,15 +96,14 @@ class MixedDecoder(Decoder):
         if self.numbers == 0:
             return
         dtype = dtype if dtype.is_floating_point else torch.float64
-        far, scale = self.marginals.reach()
-        apart = torch.exp2(far.clamp(min=torch.finfo(dtype).tiny).log2().floor()) * torch.finfo(dtype).eps
-        cells = torch.tensor(self.cells, dtype=torch.float64)
-        bad = (apart > torch.where(cells > 0, cells, COARSEST * scale)).nonzero().flatten().tolist()
-        if bad:
+        (far, scale), facts, cells = self.marginals.reach(), torch.finfo(dtype), np.array(self.cells)
+        apart = 2 ** np.floor(np.log2(far.numpy().clip(min=facts.tiny))) * facts.eps
+        bad = np.flatnonzero(apart > np.where(cells > 0, cells, COARSEST * scale.numpy()))
+        if len(bad):
             name = str(dtype).removeprefix("torch.")
             advice = "subtract an offset in whole numbers first" if dtype == torch.float64 else "pass data in float64"
             raise InputError(
-                f"near the values of column {bad[0]}, neighbouring numbers in {name} are {apart[bad[0]].item():.2g} "
+                f"near the values of column {bad[0]}, neighbouring numbers in {name} are {apart[bad[0]]:.2g} "
                 f"apart, so that different values of the column become one; {advice}"
             )
 

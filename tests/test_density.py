@@ -152,6 +152,8 @@ def test_an_estimator_is_pickled_where_no_temporary_folder_is_usable(fitted, tmp
     "inside", [torch.autocast("cpu", torch.bfloat16), torch.device("meta")], ids=["autocast", "device"]
 )
 def test_an_estimator_inside_of_autocast_and_on_another_default_device_is_that_outside(fitted, inside):
+    if isinstance(inside, torch.device) and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
+        pytest.skip("this torch loads models on the default device, and one on meta is refused in one line")
     rows = table(5, seed=1)
     outside = fitted.score_samples(rows), fitted.sample(20, random_state=0)
     x = normal_rows(50)[0]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import ndm
 from ndm.cli import main
+from ndm.errors import InputError
 from ndm.experiment import Run
 from ndm.support.lock import Lock
 
@@ -108,8 +109,7 @@ def start_twice(kind, base, tmp_path, start, chance, apart):
         assert sorted(statuses) == [0, 2], told
         loser = told[statuses.index(2)]
         assert loser.count("ndm: error: ") == 1 and loser.count("\n") == 1
-        replaced = kind == "train/overwrite" and "no config.yaml" in loser  # it looked while the run was replaced
-        assert "is being trained by process" in loser or "already holds a run" in loser or replaced
+        assert "is being trained by process" in loser or "already holds a run" in loser
     check_whole(folder)
 
 
@@ -179,6 +179,15 @@ def test_a_checkpoint_that_vanishes_between_listing_and_reading_is_looked_for_ag
     monkeypatch.setattr(ndm.training.Checkpoints, "load", racing)
     found = run.load_model("newest").state_dict()
     assert all(torch.equal(value, expected[f"average.{key}"]) for key, value in found.items())
+
+
+def test_a_run_that_another_process_replaces_is_told_as_that_and_not_as_no_run(tmp_path):
+    """Between the end of the old run's files and the new run's config.yaml the folder has none."""
+    folder = tmp_path / "run"
+    with Run(folder).lock, pytest.raises(InputError, match="is being trained by process"):
+        Run.started(folder)
+    with pytest.raises(InputError, match="is not a run folder"):
+        Run.started(folder)
 
 
 def test_the_same_evaluation_twice_at_once_is_refused_and_another_one_is_not(base, tmp_path, monkeypatch, capsys):

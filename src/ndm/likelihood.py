@@ -159,12 +159,12 @@ def ode_likelihood(
             separately.
         dequantization: for discrete data, ``"decoder"`` or ``"uniform"`` (see the table above).
         divergence: ``"exact"`` (D backward passes per evaluation, some at a time, so that memory stays bounded), or
-            Hutchinson's estimator ``"hutchinson"`` or ``"hutchinson-gaussian"`` (one backward pass, unbiased, noisy)
-            with one Rademacher or Gaussian probe per solve. The exact one takes hours for images.
+            Hutchinson's estimator ``"hutchinson"`` or ``"hutchinson-gaussian"`` (one backward pass with one Rademacher
+            or Gaussian probe per solve; unbiased and noisy). The exact divergence takes hours for images.
         samples: the number of draws. For discrete data and exact divergence they are importance samples. With
             Hutchinson's estimator their logarithms are averaged instead, because the logarithm of an average of noisy
             weights is not a bound. Continuous data with exact divergence need no draws.
-        max_rows: how many rows are solved at once, to limit memory. Only solvers of other libraries depend on it.
+        max_rows: how many rows are solved at once, to limit memory. Only answers of scipy and torchdiffeq depend on it.
         dtype: compute in this precision, in a copy of the model.
         generator: seeds the latents and the probes.
         common: whether every row gets the same draws, so that its estimate does not depend on the rows beside it.

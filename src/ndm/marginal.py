@@ -86,8 +86,8 @@ class Marginals(nn.Module):
         Args:
             rows: the data in their own units.
             knots: the number of quantiles; by default one for every 30 rows, from 4 to 64.
-            cells: the width of the cell of each column, 0 for one that is not rounded; None is 0 for all. Rounded
-                values are spread evenly over their cells.
+            cells: the width of the cell of each column, such as the step of its grid, 0 for one that is not rounded;
+                None is 0 for all. Rounded values are spread evenly over their cells.
             seed: seed of the places in the cells.
 
         Raises:
@@ -191,23 +191,23 @@ def spread_out(rows: Tensor, cells: Sequence[float], seed: int = 0) -> Tensor:
     return rows.double() + torch.from_numpy(noise) * torch.tensor(list(cells), dtype=torch.float64)
 
 
-def fit_column(values: np.ndarray, spread_out: np.ndarray, cell: float, quantiles: int) -> np.ndarray:
+def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: int) -> np.ndarray:
     """The spline of one column: positions, normal scores and the slopes from both sides of each knot, ``(4, knots)``.
 
     Args:
         values: the column.
-        spread_out: the column with rounded values spread over their cells.
+        placed: the column with each rounded value at a random place in its cell.
         cell: the width of these cells, or 0.
         quantiles: the number of quantiles.
 
     Raises:
         InputError: if the column has a single value or a value that is not finite.
     """
-    if not np.isfinite(spread_out).all() or spread_out.min() == spread_out.max():
+    if not np.isfinite(placed).all() or placed.min() == placed.max():
         raise InputError(
             "a column needs finite values, and at least two different ones in float64, for a marginal distribution"
         )
-    spread = float(standard_deviation(spread_out))
+    spread = float(standard_deviation(placed))
     if not SMALLEST_SPREAD < spread < 1 / SMALLEST_SPREAD:
         raise InputError(
             f"a column has a standard deviation of {spread:.3g}, with which densities are no numbers; give it in "
@@ -215,7 +215,7 @@ def fit_column(values: np.ndarray, spread_out: np.ndarray, cell: float, quantile
         )
     tail = 0.5 / len(values)
     shares = np.concatenate([[tail], (np.arange(quantiles) + 0.5) / quantiles, [1 - tail]]).clip(0, 1)
-    spline = smooth_spline(spread_out, shares, spread)
+    spline = smooth_spline(placed, shares, spread)
     one = Marginals(1, spline.shape[1])
     one.x, one.y, one.slope = (torch.from_numpy(table) for table in (spline[:1], spline[1:2], spline[2:, None]))
     smooth = lambda x: torch.special.ndtr(one(torch.from_numpy(x)[:, None])[0][:, 0]).numpy()  # noqa: E731

@@ -30,6 +30,8 @@ from .build import table_model
 from .plan import FEWEST_VALIDATED, PATIENCE, plan_for
 from .scores import log_density
 
+THRESHOLD_ROWS = 300
+"""The most training rows whose scores set the threshold of outliers."""
 FITTING = threading.Lock()
 """One fit at a time: dropout draws from torch's global random numbers, which threads share."""
 
@@ -41,8 +43,6 @@ def _new_lock() -> None:
 
 if hasattr(os, "register_at_fork"):  # the thread that holds the lock is not in the child, and would never release it
     os.register_at_fork(after_in_child=_new_lock)
-THRESHOLD_ROWS = 300
-"""The most training rows whose scores set the threshold of outliers."""
 
 
 class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]

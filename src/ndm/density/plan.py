@@ -2,7 +2,6 @@
 
 The values were chosen on validation rows of public tables (power_plant, kin8nm, pumadyn32nm, wine_red). Few rows need
 dropout. Many rows in few columns have fine structure: they need a network that sees high frequencies, and more steps.
-A batch of 512 rows for half as many steps as one of 256 learns as much on these tables, in three quarters of the time.
 """
 
 from __future__ import annotations

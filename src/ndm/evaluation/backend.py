@@ -1,4 +1,4 @@
-"""Imports matplotlib, also if the variable MPLBACKEND names no backend of its: the pictures here need none."""
+"""Imports matplotlib even if the variable MPLBACKEND names an unknown backend: pictures in files need none of them."""
 
 from __future__ import annotations
 

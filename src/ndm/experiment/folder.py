@@ -122,10 +122,11 @@ class RunFolder:
         """A run, whether or not it has a model yet.
 
         Raises:
-            InputError: if the folder is not a run's.
+            InputError: if the folder is not a run's, or not at this moment because another process replaces it.
         """
         run = cls(folder)
         if not run.config_file.is_file():
+            run.lock.check()  # another process may be replacing the run
             raise InputError(
                 f"{run.folder} is not a run folder (no config.yaml); make one with: ndm train digits --out RUN"
             )

@@ -112,7 +112,7 @@ class Trainer:
         """Train to the last step, or until Ctrl-C or SIGTERM, and return the averaged model.
 
         Raises:
-            InputError: after ``max_skipped`` steps in a row without a finite gradient, with a checkpoint from before.
+            InputError: if no step, or none of the last ``max_skipped``, had a finite gradient; a checkpoint is written.
         """
         start = time.perf_counter() - self.seconds
         self.loss.train()

@@ -9,10 +9,12 @@ r"""Tables whose density is known: how far the estimator is from it, and whether
 
 ``gap`` is the mean over 2,000 new rows of log p(x) - log p_model(x), an estimate of KL(truth || model) in nats.
 ``total`` adds up the model's density and probabilities over all categories, all integers and a grid of each real column
-(the trapezoidal rule). The estimator has its defaults. Where a row has symbols or integers, its probability is an
-unbiased estimate by importance sampling. ``score_samples`` has two draws, the same for all rows, so its errors do not
-average out over rows. So the total has many draws of its own, in proportion to the true probabilities, and a standard
-error. The script exits with 1 if a total differs from 1 by more than half a percent.
+(the trapezoidal rule). The points of a grid are equidistant as normal scores of the model's own marginal distribution:
+there the density is smooth, while in data units it follows each quantile of the training rows. The estimator has its
+defaults. Where a row has symbols or integers, its probability is an unbiased estimate by importance sampling.
+``score_samples`` has two draws, the same for all rows, so its errors do not average out over rows. So the total has
+many draws of its own, in proportion to the true probabilities, and a standard error. The script exits with 1 if a total
+differs from 1 by more than half a percent.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import ndm
 from cells import RESULTS, Cells, clock, ends, limit_threads, mean_and_error, note_machine, ours, say, shown
 from ndm.density.scores import SOLVER
 from ndm.evaluation.tables import markdown_table
+from ndm.marginal import Marginals
 from ndm.tables import Frame
 
 NEW_ROWS, DRAWS, FEWEST_DRAWS = 2_000, 30_000, 8
@@ -50,20 +53,21 @@ class Known:
     Args:
         draw: a number of rows and a generator to rows.
         log_p: rows to the true log p of each, ``(N,)``.
-        everything: rows that cover all values, and the weight of each in a sum over them.
+        everything: the model's marginals to rows that cover all values, and the weight of each in a sum over them.
     """
 
     draw: Callable[[int, np.random.Generator], pd.DataFrame]
     log_p: Callable[[pd.DataFrame], np.ndarray]
-    everything: Callable[[], tuple[pd.DataFrame, np.ndarray]]
+    everything: Callable[[Marginals], tuple[pd.DataFrame, np.ndarray]]
 
 
-def axis(low: float, high: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Equidistant points, and the weights of the trapezoidal rule."""
-    points = np.linspace(low, high, count)
-    weights = np.full(count, points[1] - points[0])
+def axes(marginals: Marginals, count: int, far: float = 5.0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The points of each real column with normal scores from -far to far, and their weights in an integral."""
+    scores = torch.linspace(-far, far, count, dtype=torch.float64)[:, None].expand(-1, marginals.columns)
+    points = marginals.inverse(scores)
+    weights = (scores[1] - scores[0]) / marginals(points)[1].exp()
     weights[[0, -1]] /= 2
-    return points, weights
+    return list(zip(points.T.numpy(), weights.T.numpy(), strict=True))
 
 
 def crossed(**axes: tuple[np.ndarray, np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
@@ -113,16 +117,25 @@ def log_p_mixed(rows: pd.DataFrame) -> np.ndarray:
     return np.log(SHARES[place]) + binom.logpmf(rows.rooms, 6, 0.2 + 0.3 * place) + norm.logpdf(rows.rent, mean, spread)
 
 
+def all_numbers(marginals: Marginals) -> tuple[pd.DataFrame, np.ndarray]:
+    x, y = axes(marginals, 161)
+    return crossed(x=x, y=y)
+
+
+def all_symbols(marginals: Marginals) -> tuple[pd.DataFrame, np.ndarray]:
+    return crossed(a=counted(CITIES), b=counted(CITIES), k=counted(range(9)))
+
+
+def all_mixed(marginals: Marginals) -> tuple[pd.DataFrame, np.ndarray]:
+    *_, rent = axes(marginals, 161)
+    return crossed(city=counted(CITIES), rooms=counted(range(7)), rent=rent)
+
+
 TABLES = {
-    "numbers": Known(draw_numbers, log_p_numbers, lambda: crossed(x=axis(-550, 550, 221), y=axis(-3, 3, 161))),
-    "symbols": Known(
-        draw_symbols, log_p_symbols, lambda: crossed(a=counted(CITIES), b=counted(CITIES), k=counted(range(9)))
-    ),
-    "mixed": Known(
-        draw_mixed, log_p_mixed,
-        lambda: crossed(city=counted(CITIES), rooms=counted(range(7)), rent=axis(-80, 220, 151)),
-    ),
-}  # fmt: skip
+    "numbers": Known(draw_numbers, log_p_numbers, all_numbers),
+    "symbols": Known(draw_symbols, log_p_symbols, all_symbols),
+    "mixed": Known(draw_mixed, log_p_mixed, all_mixed),
+}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -139,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
             new = known.draw(NEW_ROWS, rng)
             gaps = known.log_p(new) - np.asarray(density.score_samples(new))
             gap, error = mean_and_error(gaps.tolist())
-            rows, weights = known.everything()
+            rows, weights = known.everything(density.model_.decoder.marginals)
             with clock() as scoring:
                 shares = np.exp(known.log_p(rows)) * weights
                 total, total_error = total_of(density, rows, weights, shares, seed)

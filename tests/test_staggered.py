@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LinearRegression
 from torch import nn
 
 import ndm
 from ndm.data import Dataset
 from ndm.density import plan_for
 from ndm.density.build import numbers_model
-from ndm.density.order import explained, first_column
+from ndm.density.order import explained, first_column, linearly_explained
 from ndm.predictor import BasePredictor, Prediction
 from ndm.schedule import StaggeredSchedule
 from ndm.support.tensors import expand
@@ -163,6 +164,32 @@ def test_columns_that_depend_on_each_other_go_together():
     assert first_column(torch.randn(1000, 5, dtype=torch.float64)) is None
     assert first_column(made(150)) is None
     assert first_column(torch.randn(1000, 1, dtype=torch.float64)) is None
+
+
+def test_columns_that_depend_on_each_other_without_correlations_go_together():
+    angle = 6.3 * torch.rand(2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wound = torch.cat([wave(k * angle) for k in (1, 2) for wave in (torch.cos, torch.sin)], dim=1)
+    assert linearly_explained(wound.numpy()).max() < 0.05
+    assert explained(wound.numpy()).min() > 0.8
+    assert first_column(wound) is None
+
+
+def test_trees_are_not_asked_where_columns_depend_linearly(monkeypatch):
+    monkeypatch.setattr("ndm.density.order.explained", lambda *_: pytest.fail("trees were fitted"))
+    shared = torch.randn(1000, 1, dtype=torch.float64)
+    assert first_column(shared + 0.3 * torch.randn(1000, 5, dtype=torch.float64)) is None
+
+
+def test_what_linear_functions_explain_is_that_of_a_regression():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(300, 4)) @ rng.normal(size=(4, 4)) + 3
+    found = linearly_explained(z)
+    for j in range(4):
+        others = np.delete(z, j, 1)
+        plain = LinearRegression().fit(others, z[:, j]).score(others, z[:, j])
+        np.testing.assert_allclose(found[j], 1 - (1 - plain) * 299 / 296, atol=1e-6)
+    assert linearly_explained(z[:, [0, 1, 2, 3, 0]])[0] == pytest.approx(1)
+    assert not linearly_explained(z[:5]).any()
 
 
 @pytest.mark.parametrize("duration", [1e-9, 1e-6, 1e-4])

@@ -384,6 +384,16 @@ def test_gradients_are_those_of_the_step_alone_with_its_own_noise():
     assert len(seen) == 3
 
 
+def test_neither_a_step_nor_a_likelihood_makes_the_text_of_a_tensor(monkeypatch):
+    config = replace(SMALL, training=replace(SMALL.training, steps=2, evaluate_every=1))
+    model, x = trained(config), torch.zeros(4, 1, 8, 8)
+    monkeypatch.setattr(torch.Tensor, "__repr__", lambda _: pytest.fail("the text of a tensor costs milliseconds"))
+    trained(config)
+    ndm.bits_per_dim(ndm.bound(model, x).total, x)
+    ndm.log_prob(model, x, solver=ndm.Solver("heun", steps=2))
+    ndm.sample(model, 2, steps=2)
+
+
 def test_validation_is_the_mean_bound_of_the_validation_rows():
     dataset = load_dataset("digits")
     model, x, generator = make_model(SMALL, dataset).eval(), dataset.validation, seeded(0, 0)

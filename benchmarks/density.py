@@ -20,7 +20,7 @@ Every rival is fitted on the training rows and chosen by the validation rows. Ou
 it takes its own rows for validation. The file of records has, for each cell, the mean and its standard error over test
 rows; the values of the rows go to ``*-rows/`` beside it, outside version control, for ``--compare``. The time of
 training is the processor's, summed over threads, with the choice of a size: that of the spline flow is of both sizes
-that are tried. An interrupted benchmark goes on: a finished cell is not computed again.
+that are tried. Libraries are imported before. An interrupted benchmark goes on: a finished cell is not computed again.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from cells import (
     common_options,
     ends,
     folder_of,
+    import_libraries,
     limit_threads,
     mean_and_error,
     note_machine,
@@ -207,6 +208,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("give the folder of the data: --data FOLDER")
     folder = folder_of(args.data, "uci", "*.npz")
     limit_threads(args.threads)
+    import_libraries("zuko", "sklearn.mixture", "sklearn.neighbors", "sklearn.ensemble", "ndm.density", "ndm.training")
     on = note_machine(args.out, args.threads, ("torch", "zuko", "numpy", "scikit-learn", "ndm"))
     cells = Cells(args.out, KEY)
     described = Cells(args.out, ["set"], "set")

@@ -18,6 +18,7 @@ import polars as pl
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -164,6 +165,24 @@ def test_an_estimator_inside_of_autocast_and_on_another_default_device_is_that_o
         pd.testing.assert_frame_equal(fitted.sample(20, random_state=0), outside[1])
         assert NeuralDiffusionDensity(max_steps=3, random_state=0).fit(x).offset_ == offset
         assert torch.is_autocast_enabled("cpu") or torch.get_default_device().type == "meta"
+
+
+def test_the_threshold_is_computed_when_it_is_asked_for_and_once(monkeypatch):
+    x = normal_rows(60)[0]
+    density = NeuralDiffusionDensity(max_steps=3, contamination=0.25, random_state=0).fit(x)
+    copied = pickle.loads(pickle.dumps(density))
+    scores, scored = density.score_samples(x), []
+    score_rows = NeuralDiffusionDensity._score_rows
+    monkeypatch.setattr(NeuralDiffusionDensity, "_score_rows", lambda *args: [scored.append(0), score_rows(*args)][1])
+    assert not scored
+    assert density.offset_ == pytest.approx(np.quantile(scores, 0.25))
+    assert density.offset_ == copied.offset_ == pickle.loads(pickle.dumps(density)).offset_
+    assert len(scored) == 2
+    NeuralDiffusionDensity(max_steps=3, random_state=0).fit(x)
+    assert len(scored) == 2
+    assert (density.predict(x) == -1).sum() == 15
+    with pytest.raises(NotFittedError):
+        NeuralDiffusionDensity().offset_  # noqa: B018
 
 
 def test_a_table_comes_back_as_the_kind_that_was_given(fitted):

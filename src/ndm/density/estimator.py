@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import threading
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -45,6 +46,21 @@ if hasattr(os, "register_at_fork"):  # the thread that holds the lock is not in 
     os.register_at_fork(after_in_child=_new_lock)
 
 
+@dataclass
+class Threshold:
+    """The score that a share of the training rows does not reach.
+
+    Args:
+        rows: some training rows, encoded.
+        share: the share.
+        value: the score, once it is computed.
+    """
+
+    rows: np.ndarray
+    share: float
+    value: float | None = None
+
+
 class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """The density of a table: exact log-likelihoods, odd rows, new rows.
 
@@ -68,6 +84,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         schema_: what the columns hold (:class:`ndm.tables.Schema`).
         model_: the model (:class:`ndm.NDM`) of the rows that ``schema_`` encodes.
         history_: what training reported, a list of dictionaries.
+        offset_: the score below which ``predict`` calls a row an outlier.
         n_features_in_, feature_names_in_: as in scikit-learn.
 
     Example:
@@ -81,6 +98,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     schema_: Schema
     model_: NDM
     history_: list[dict[str, Any]]
+    threshold_: Threshold
 
     def __init__(
         self,
@@ -169,8 +187,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self._keep_names(X, frame)
         self._compare(rows, validation)
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:THRESHOLD_ROWS]
-        scores = self._score_rows(rows[chosen], np.zeros(len(chosen), bool))
-        self.offset_ = float(np.quantile(scores, self.contamination))
+        self.threshold_ = Threshold(rows[chosen].numpy(), self.contamination)
 
     def _keep_names(self, X: Any, frame: Frame) -> None:
         if all(isinstance(name, str) for name in getattr(X, "columns", [0])):
@@ -190,6 +207,18 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of :meth:`score_samples`."""
         return float(self.score_samples(X).mean())
+
+    @property
+    def offset_(self) -> float:
+        """The score below which ``predict`` calls a row an outlier; the first use computes it, which takes seconds."""
+        check_is_fitted(self)
+        threshold = self.threshold_
+        if threshold.value is None:
+            rows = torch.from_numpy(threshold.rows)
+            with undisturbed():
+                scores = self._score_rows(rows, np.zeros(len(rows), bool))
+            threshold.value = float(np.quantile(scores, threshold.share))
+        return threshold.value
 
     def decision_function(self, X: Any) -> np.ndarray:
         """:meth:`score_samples` less the threshold: negative for outliers, ``(N,)``."""

@@ -130,7 +130,7 @@ def test_a_command_ends_its_connections_whether_it_fails_or_not(arguments, statu
 FAILING = """
 import sys
 from torch import distributed
-from ndm.support.processes import failing_together, first_process_first, rank_and_count
+from ndm.support.processes import failing_together, first_process_first, leave, rank_and_count
 distributed.init_process_group("gloo")
 for failing in (0, 1):
     for part in (failing_together, first_process_first):
@@ -144,8 +144,7 @@ for failing in (0, 1):
         except Exception as error:
             said = f"{type(error).__name__} {error}"
         print(part.__name__, entered, said, file=sys.stderr)
-distributed.barrier()
-distributed.destroy_process_group()
+leave(failed=False)
 """
 
 

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 from ndm.data import load_dataset
 from ndm.experiment import Config, ModelConfig, make_model
+from ndm.support.processes import leave
 from ndm.training import Trainer, TrainingConfig
 from ndm.training.optimization import make_optimizer
 from ndm.training.state import get_weights
@@ -82,7 +83,7 @@ def main(folder: Path) -> None:
                 assert dist.get_world_size() == 2
                 save_file(found, folder / f"{kind.__name__}-{name}.safetensors")
             dist.barrier()
-    dist.destroy_process_group()
+    leave(failed=False)
 
 
 if __name__ == "__main__":

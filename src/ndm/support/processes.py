@@ -5,6 +5,7 @@ They are the processes of ``torch.distributed``, if a launcher has started it. O
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 T = TypeVar("T")
+SECONDS_TO_DROP = 0.2
+"""How long gloo's threads have to drop the tensors of the last collective. They take microseconds."""
 
 
 def connected(device: str, **options: Any) -> PartialState:
@@ -48,11 +51,14 @@ def rank_and_count() -> tuple[int, int]:
 def leave(failed: bool) -> None:
     """End the connections to the other processes. It is called while Python still runs, at the end of a command.
 
-    Without it the threads of gloo may abort a process that has done its work. NCCL would wait for processes that are
-    in a collective, so a process that failed leaves them to the launcher.
+    Without it the threads of gloo may abort a process that has done its work. They need Python's global lock to drop
+    the tensors of the last collective, and the end of the connections waits for them with that lock held. So they get
+    time before. NCCL would wait for processes that are in a collective, so a process that failed leaves them to the
+    launcher.
     """
     connected = distributed.is_available() and distributed.is_initialized()
     if connected and (not failed or distributed.get_backend() == distributed.Backend.GLOO):
+        time.sleep(SECONDS_TO_DROP)
         distributed.destroy_process_group()
 
 

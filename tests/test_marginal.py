@@ -159,19 +159,51 @@ def test_the_inverse_gives_back_popular_values_to_a_thousandth_of_their_cell_in_
     assert (marginals.inverse(marginals(x)[0].float()) - x).abs().max() < 1e-3
 
 
-def test_the_gain_of_popular_cells_is_that_of_leaving_out_each_row():
+@pytest.mark.parametrize("least", [1, 2])
+def test_the_gain_of_popular_cells_is_that_of_leaving_out_each_row(least):
     """Brute force: every row is left out in turn, and scored by the counts of the others."""
     rng = np.random.default_rng(4)
     values = np.concatenate([rng.integers(0, 8, 40) * 10.0, rng.integers(0, 100, 30)]).astype(float)
     centres, counts = np.unique(values, return_counts=True)
     smooth = lambda x: np.clip((x + 0.5) / 100, 0, 1)  # noqa: E731
-    found = popular_cells(centres - 0.5, 1.0, counts, smooth)
-    total = counts[counts > 1].sum()
+    found = popular_cells(centres - 0.5, 1.0, counts, smooth, least, 1000)
+    total = counts[counts >= least].sum()
     gains = []
     for value in values:
         others = (values == value).sum() - 1
-        share = others / (total - 1) if others > 1 else 0.0
+        share = others / (total - 1) if others >= least else 0.0
         gains.append(np.log(((1 - found.weight) * share + found.weight / 100) * 100))
     assert found.gain == pytest.approx(np.mean(gains), abs=1e-9)
     assert found.error == pytest.approx(np.std(gains) / len(gains) ** 0.5, abs=1e-9)
     assert 0 < found.weight < 1
+    few = popular_cells(centres - 0.5, 1.0, counts, smooth, least, 5)
+    assert 0 < len(few.low) <= 5 and few.rows.min() > counts[~np.isin(centres - 0.5, few.low)].max()
+
+
+def test_values_of_a_grid_that_were_seen_once_may_come_again(monkeypatch):
+    """Half of the rows have one of 3,000 values, and the others any of 100,000: most values are seen once or never."""
+    rng = np.random.default_rng(5)
+    values = rng.choice(100_000, 3000, replace=False)
+    draw = lambda n: np.where(rng.random(n) < 0.5, rng.choice(values, n), rng.integers(0, 100_000, n)).astype(float)  # noqa: E731
+    rows, new = draw(2500), draw(4000)
+    assert (np.unique(rows, return_counts=True)[1] == 1).mean() > 0.7
+    found = {}
+    for least in (1, 2):
+        if least == 2:
+            monkeypatch.setattr("ndm.popular.popular_cells", lambda *a: popular_cells(*a[:4], 2, a[5]))
+        found[least] = cells_of(ndm.Marginals.fit(torch.from_numpy(rows)[:, None], cells=[1.0]), new, 1.0).log().mean()
+    assert found[1] > found[2] + 0.1
+
+
+def test_the_density_beyond_popular_values_falls_no_sooner_than_over_the_whole_column():
+    """The largest price is popular, but the density does not fall beyond it as at the edge of a cell."""
+    rows = torch.from_numpy(np.minimum(prices(), 300.0))[:, None]
+    marginals = ndm.Marginals.fit(rows, cells=[1.0])
+    assert marginals.knots > 66
+    beyond = torch.tensor([[-60.0], [330.0], [400.0]], dtype=torch.float64)
+    scores, log_slope = marginals(beyond)
+    assert (scores.abs() < 6).all()
+    torch.testing.assert_close(marginals.inverse(scores), beyond)
+    step = 1e-3
+    slope = (marginals(beyond + step)[0] - marginals(beyond - step)[0]) / (2 * step)
+    torch.testing.assert_close(log_slope, slope.log())

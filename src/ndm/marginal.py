@@ -30,6 +30,8 @@ from .support.registry import savable
 
 MOST_KNOTS = 64
 ROWS_PER_KNOT = 30
+MOST_CELLS, MOST_CELLS_OF_ALL = 20_000, 500_000
+"""The most popular cells of a column, and of all columns together: each has as many knots as the one with most."""
 NARROWEST = 1e-4
 """The least distance of two knots, in standard deviations of the column."""
 SMALLEST_SPREAD = 1e-100
@@ -64,7 +66,8 @@ class Marginals(nn.Module):
     y: Tensor
     """Values at the knots, ``(D, knots)``."""
     slope: Tensor
-    """Derivatives at the knots, ``(2, D, knots)``: those from the left and those from the right."""
+    """Derivatives at the knots, ``(2, D, knots)``: those from the left and those from the right, so that the first and
+    the last are those beyond the knots."""
 
     def __init__(self, columns: int, knots: int = 2) -> None:
         super().__init__()
@@ -105,7 +108,8 @@ class Marginals(nn.Module):
         values = rows.numpy()
         quantiles = knots or int(min(MOST_KNOTS, max(4, len(values) // ROWS_PER_KNOT)))
         spread = spread_out(rows, widths, seed).numpy()
-        splines = [fit_column(*column, quantiles) for column in zip(values.T, spread.T, widths, strict=True)]
+        most = min(MOST_CELLS, MOST_CELLS_OF_ALL // max(1, len(widths)))
+        splines = [fit_column(*column, quantiles, most) for column in zip(values.T, spread.T, widths, strict=True)]
         self = cls(values.shape[1], max((spline.shape[1] for spline in splines), default=quantiles + 2))
         filled = [continued(spline, self.knots) for spline in splines]
         tables = torch.from_numpy(np.stack(filled, 1) if filled else np.empty((4, 0, self.knots)))
@@ -134,7 +138,9 @@ class Marginals(nn.Module):
         y = k.y0 + height * (part**2 + first * part * (1 - part)) / down
         slope = mean * (last * part**2 + 2 * part * (1 - part) + first * (1 - part) ** 2) / down**2
         below, above = (x - self.x[:, :1]).clamp(max=0), (x - self.x[:, -1:]).clamp(min=0)
-        return (y + self.slope[1, :, :1] * below + self.slope[0, :, -1:] * above).T, slope.log().T
+        first, last = self.slope[0, :, :1], self.slope[1, :, -1:]
+        slope = torch.where(below < 0, first, torch.where(above > 0, last, slope))
+        return (y + first * below + last * above).T, slope.log().T
 
     def inverse(self, y: Tensor) -> Tensor:
         """The values x with these normal scores, ``(B, D)`` in float64."""
@@ -149,7 +155,7 @@ class Marginals(nn.Module):
         c = -rise
         part = 2 * c / (-b - (b**2 - 4 * a * c).clamp(min=0).sqrt())
         below, above = (y - self.y[:, :1]).clamp(max=0), (y - self.y[:, -1:]).clamp(min=0)
-        return (k.x0 + width * part + below / self.slope[1, :, :1] + above / self.slope[0, :, -1:]).T
+        return (k.x0 + width * part + below / self.slope[0, :, :1] + above / self.slope[1, :, -1:]).T
 
     def reach(self) -> tuple[Tensor, Tensor]:
         """The largest size of a value among the knots, and the mean width of a unit of normal scores, ``(D,)`` each."""
@@ -191,7 +197,7 @@ def spread_out(rows: Tensor, cells: Sequence[float], seed: int = 0) -> Tensor:
     return rows.double() + torch.from_numpy(noise) * torch.tensor(list(cells), dtype=torch.float64)
 
 
-def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: int) -> np.ndarray:
+def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: int, cells: int) -> np.ndarray:
     """The spline of one column: positions, normal scores and the slopes from both sides of each knot, ``(4, knots)``.
 
     Args:
@@ -199,6 +205,7 @@ def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: i
         placed: the column with each rounded value at a random place in its cell.
         cell: the width of these cells, or 0.
         quantiles: the number of quantiles.
+        cells: the most popular cells.
 
     Raises:
         InputError: if the column has a single value or a value that is not finite.
@@ -219,7 +226,7 @@ def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: i
     one = Marginals(1, spline.shape[1])
     one.x, one.y, one.slope = (torch.from_numpy(table) for table in (spline[:1], spline[1:2], spline[2:, None]))
     smooth = lambda x: torch.special.ndtr(one(torch.from_numpy(x)[:, None])[0][:, 0]).numpy()  # noqa: E731
-    popular = find_popular(values, smooth, spread, cell)
+    popular = find_popular(values, smooth, spread, cell, cells)
     if popular is None:
         return spline
     below = lambda x: popular.weight * smooth(x) + (1 - popular.weight) * popular.distribution(x)  # noqa: E731
@@ -232,7 +239,9 @@ def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: i
     levels = np.unique(
         np.concatenate([level, shares])
     )  # straight lines in normal scores are only even if they are short
-    return straight_spline(np.interp(levels, level, knots), torch.special.ndtri(torch.from_numpy(levels)).numpy())
+    scores = torch.special.ndtri(torch.from_numpy(levels)).numpy()
+    mean = (scores[-1] - scores[0]) / (knots[-1] - knots[0])  # the outermost cells may be popular, and no tail is steep
+    return straight_spline(np.interp(levels, level, knots), scores, (min(spline[2, 0], mean), min(spline[3, -1], mean)))
 
 
 def smooth_spline(column: np.ndarray, shares: np.ndarray, spread: float) -> np.ndarray:
@@ -251,12 +260,12 @@ def smooth_spline(column: np.ndarray, shares: np.ndarray, spread: float) -> np.n
     return np.stack([position, score, slope, slope])
 
 
-def straight_spline(position: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Straight lines through points in increasing order; see :func:`fit_column`."""
+def straight_spline(position: np.ndarray, score: np.ndarray, beyond: tuple[float, float]) -> np.ndarray:
+    """Straight lines through points in increasing order, and the slopes ``beyond`` them; see :func:`fit_column`."""
     kept = separate(position, score, 1e-13 * float(np.abs(position).max()), 1e-12)
     position, score = position[kept], score[kept]
     secant = np.diff(score) / np.diff(position)
-    return np.stack([position, score, np.append(secant[:1], secant), np.append(secant, secant[-1:])])
+    return np.stack([position, score, np.append(beyond[0], secant), np.append(secant, beyond[1])])
 
 
 def separate(position: np.ndarray, score: np.ndarray, width: float, rise: float) -> list[int]:

@@ -6,9 +6,10 @@ a contract, the reading of one day. The probability of cell k of a fine grid is 
 .. math:: P(k) = w\, P_0(k) + (1 - w)\, n_k / n
 
 with :math:`P_0` of the smooth density, the number :math:`n_k` of rows in a popular cell and their sum n. A cell is
-popular if it has at least two rows, or more if there are very many such cells. The weight w has the largest
-leave-one-out likelihood, in which a row sees its cell with :math:`n_k - 1` rows; a cell that is popular only because of
-this row is not popular then.
+popular if it has at least two rows, or more if there are very many such cells. On a grid on which a column was recorded
+a single row may be enough, since a value that was seen once may come again. The weight w has the largest leave-one-out
+likelihood, in which a row sees its cell with :math:`n_k - 1` rows; a cell that is popular only because of this row is
+not popular then.
 
 The cells of a column that was recorded on a grid are those of the grid. For another column their width is chosen by the
 same likelihood, and equal values count once, because the density of a value that repeats has no bound. Popular cells
@@ -27,8 +28,8 @@ import numpy as np
 WIDTHS = np.geomspace(1e-4, 0.5, 24)
 """The widths of cells that are tried, in standard deviations."""
 WEIGHTS = np.concatenate([np.geomspace(1e-5, 0.1, 25), np.linspace(0.1, 1.0, 31)[1:-1]])
-ROWS, MOST = 50_000, 5_000
-"""The most rows that are looked at, and the most popular cells."""
+ROWS = 50_000
+"""The most rows that are looked at."""
 LEAST = 0.01
 
 Distribution = Callable[[np.ndarray], np.ndarray]
@@ -60,7 +61,9 @@ class Popular(NamedTuple):
         return np.interp(x, self.edges(), levels, left=0.0, right=1.0)
 
 
-def find_popular(values: np.ndarray, smooth: Distribution, spread: float, cell: float = 0.0) -> Popular | None:
+def find_popular(
+    values: np.ndarray, smooth: Distribution, spread: float, cell: float = 0.0, most: int = 5_000
+) -> Popular | None:
     """The popular cells of a column, or None if a smooth density is as good.
 
     Args:
@@ -68,26 +71,29 @@ def find_popular(values: np.ndarray, smooth: Distribution, spread: float, cell: 
         smooth: the smooth distribution function.
         spread: the standard deviation of the column.
         cell: the step of the grid on which the values were recorded, each in the middle of its cell; 0 without a grid.
+        most: the most popular cells.
     """
     if len(values) > ROWS:
         values = np.random.default_rng(0).choice(values, ROWS, replace=False)
     if cell:
         centres, counts = np.unique(values, return_counts=True)
-        found = [popular_cells(centres - cell / 2, cell, counts, smooth)]
+        found = [popular_cells(centres - cell / 2, cell, counts, smooth, least, most) for least in (1, 2)]
     else:
         values = np.unique(values)
         found = []
         for width in WIDTHS * spread:
             numbers, counts = np.unique(np.floor((values - values[0]) / width + 0.5), return_counts=True)
-            found.append(popular_cells(values[0] + (numbers - 0.5) * width, width, counts, smooth))
+            found.append(popular_cells(values[0] + (numbers - 0.5) * width, width, counts, smooth, 2, most))
     best = max(found, key=lambda popular: popular.gain)
     return best if best.gain > max(LEAST, 3 * best.error) else None
 
 
-def popular_cells(low: np.ndarray, width: float, count: np.ndarray, smooth: Distribution) -> Popular:
-    """The popular ones of the cells that have rows, with the best weight of the smooth density."""
+def popular_cells(
+    low: np.ndarray, width: float, count: np.ndarray, smooth: Distribution, least: int, most: int
+) -> Popular:
+    """The cells with at least ``least`` rows, or the ``most`` with most rows, with the best weight of the rest."""
     total = int(count.sum())
-    enough = max(2, int(np.sort(count)[-MOST - 1]) + 1 if len(count) > MOST else 2)
+    enough = max(least, int(np.sort(count)[-most - 1]) + 1 if len(count) > most else least)
     low, count = low[count >= enough], count[count >= enough]
     if not (count > enough).any():
         return Popular(low, width, count, 1.0, 0.0, 0.0)

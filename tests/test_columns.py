@@ -14,7 +14,7 @@ from ndm.tables.column import Column
 from ndm.tables.detect import detect
 from ndm.tables.grid import Grid, cells, find_grid, frequent, spread
 from ndm.tables.kinds import chosen_kinds
-from ndm.tables.relations import constants_and_copies, linear_relations
+from ndm.tables.relations import constants_and_copies, functions_of_categories, linear_relations
 
 REAL = Type("float64")
 
@@ -234,6 +234,36 @@ def test_constants_and_copies():
     assert [(r.name, r.text) for r in relations] == [("b", "is constant"), ("c", "is equal to a")]
     np.testing.assert_array_equal(relations[0].value(x, 3), x["b"])
     np.testing.assert_array_equal(relations[0].broken({"b": np.array([7.0, 7.5, np.nan])}), [False, True, True])
+
+
+def test_a_function_of_a_category_is_found_and_chance_is_not():
+    rng = np.random.default_rng(0)
+    code = rng.integers(0, 4, 400).astype(float)
+    x = {
+        "number": np.array([3.5, 1.0, 1.0, -2.0])[code.astype(int)], "code": code, "same": (code + 1) % 4,
+        "group": code // 2, "free": rng.integers(0, 2, 400).astype(float),
+        "noisy": np.where(np.arange(400) == 7, 3, code), "rare": (np.arange(400) == 9).astype(float), "many": np.arange(400.0) // 4,
+    }  # fmt: skip
+    counts = {"code": 4, "same": 4, "group": 2, "free": 2, "noisy": 4, "rare": 2, "many": 100}
+    relations = functions_of_categories(x, counts)
+    assert [(r.name, r.others, r.text) for r in relations] == [
+        (name, ("code",), "follows from code") for name in ("number", "same", "group")
+    ]
+    for relation in relations:
+        np.testing.assert_array_equal(relation.value(x, 400), x[relation.name])
+        other = {**x, relation.name: x[relation.name] + (np.arange(400) == 5)}
+        assert np.flatnonzero(relation.broken(other)).tolist() == [5]
+        unknown = {**x, "code": np.where(np.arange(400) == 6, -1, code)}
+        assert np.flatnonzero(relation.broken(unknown)).tolist() == [6]
+    few = {name: column[:100] for name, column in x.items()}
+    assert functions_of_categories(few, counts) == []
+
+
+def test_functions_of_functions_are_computed_in_their_order():
+    code = np.arange(400.0) % 4
+    x = {"mid": np.array([1.0, 0, 2, 3])[code.astype(int)], "code": np.arange(400.0) % 8, "last": code // 2}
+    relations = functions_of_categories(x, {"last": 2, "mid": 4, "code": 8})
+    assert [(r.name, r.others) for r in relations] == [("mid", ("code",)), ("last", ("mid",))]
 
 
 def test_linear_relations_are_found_and_noise_is_not():

@@ -84,6 +84,26 @@ def test_what_was_found_is_described():
     assert "cells of 0.01 from 1.4" in text
 
 
+def test_what_follows_from_a_category_is_left_out_and_put_back_and_its_breach_is_odd():
+    rng = np.random.default_rng(0)
+    city = rng.choice(["Bonn", "Oslo", "Rome", "Lima"], 400)
+    degrees = pd.Series({"Bonn": 50.7, "Oslo": 59.9, "Rome": 41.9, "Lima": -12.0})[city].to_numpy()
+    data = pd.DataFrame({"north": degrees, "city": city, "x": rng.normal(size=400), "south": city == "Lima"})
+    schema = fitted(data)
+    schema = Schema.from_json(json.loads(json.dumps(schema.to_json(), allow_nan=False)))
+    assert [name for name, _ in (*schema.numeric, *schema.categories)] == ["x", "city"]
+    assert "north follows from city; it is left out and put back" in schema.describe().splitlines()
+    pd.testing.assert_frame_equal(schema.decode(schema.encode(Frame.of(data))).native(), data)
+    odd = data.iloc[:4].assign(north=50.7, city=["Bonn", "Bonn", "Oslo", "Kiel"], south=[False, True, False, False])
+    broken = schema.broken(Frame.of(odd))
+    assert broken["north"].tolist() == [False, False, True, True]
+    assert broken["south"].tolist() == [False, True, False, True]
+    damaged = schema.to_json()
+    damaged["relations"][0]["coefficients"] = [1.0]
+    with pytest.raises(InputError, match="cannot be computed"):
+        Schema.from_json(damaged)
+
+
 CELLS = {
     "real": st.floats(-1e6, 1e6, allow_nan=False),
     "quantised": st.integers(-50, 50).map(lambda k: k / 4),

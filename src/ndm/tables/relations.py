@@ -1,15 +1,15 @@
-r"""Columns that the others determine: constants, copies, and linear combinations of numeric columns.
+r"""Columns that the others determine: constants, copies, sums of numeric columns with factors, functions of a category.
 
 Such a column has no density beside the others. It is left out of the model and is computed from them on the way back:
 
-.. math:: x_j = a + \sum_{i \in K} b_i x_i
+.. math:: x_j = a + \sum_{i \in K} b_i x_i \qquad\text{or}\qquad x_j = f(x_i)
 
 with K a set of columns that are kept. Columns are gone through in their order, so that the earlier of dependent columns
 is kept. A numeric column is dependent if every row is as near to the relation as rounding of float64 explains
 (``ROUNDING`` of the size of the terms), or of float32 if all values are such. A relation that holds only after rounding
 to decimals is no such relation, because the column then says something that the others do not. Later rows break a
 relation if they are further from it than ``TOLERANCE`` standard deviations of the column and ``SINGLE`` of the size of
-the terms.
+the terms. A function f of the category :math:`x_i` is a table of values; it needs many rows for each category.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ NEARLY = 1e-3
 """Columns whose distance from a linear relation is less than this part of their deviation are named, but kept."""
 ROWS_A_COLUMN = 2
 """A relation with m columns is sought in more than this many times ``m + 2`` rows; fewer fit one another by chance."""
+ROWS_A_CATEGORY = 30
+"""A function of a column with V categories is sought in at least this many times V rows."""
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A column as ``intercept + sum of coefficients * others``; without others it is constant.
+    """A column as ``intercept + sum of coefficients * others``, or as one of some values by the category of another.
+
+    Without others it is constant.
 
     Attributes:
         name: the column.
@@ -40,6 +44,7 @@ class Relation:
         coefficients: one number per name.
         tolerance: how far a row may be from the relation, in the column's unit.
         relative: the same as a part of the size of the terms.
+        values: the column for each category of the only other column, if it is a function of it.
     """
 
     name: str
@@ -48,9 +53,14 @@ class Relation:
     coefficients: tuple[float, ...] = ()
     tolerance: float = 0.0
     relative: float = SINGLE
+    values: tuple[float, ...] = ()
 
     def value(self, x: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
-        """The column, shape ``(rows,)``, from the others by name."""
+        """The column, shape ``(rows,)``, from the others by name; NaN for a category without a value."""
+        if self.values:
+            codes = x[self.others[0]].astype(np.int64)
+            known = (codes >= 0) & (codes < len(self.values))
+            return np.where(known, np.array(self.values)[codes * known], np.nan)
         total = np.full(rows, self.intercept)
         for name, coefficient in zip(self.others, self.coefficients, strict=True):
             total = total + coefficient * x[name]
@@ -59,6 +69,8 @@ class Relation:
     def broken(self, x: Mapping[str, np.ndarray]) -> np.ndarray:
         """Whether each row breaks the relation, or lacks a value that it needs, bool."""
         given = x[self.name]
+        if self.values:
+            return np.asarray(given != self.value(x, len(given)))
         size = np.abs(given) + abs(self.intercept)
         for name, coefficient in zip(self.others, self.coefficients, strict=True):
             size = size + np.abs(coefficient * x[name])
@@ -70,6 +82,8 @@ class Relation:
         """What the column is, for people."""
         if not self.others:
             return "is constant"
+        if self.values:
+            return f"follows from {self.others[0]}"
         if self.intercept == 0 and self.coefficients == (1.0,):
             return f"is equal to {self.others[0]}"
         terms = []
@@ -82,7 +96,8 @@ class Relation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for strict JSON."""
-        return {**vars(self), "others": list(self.others), "coefficients": list(self.coefficients)}
+        lists = {"others": list(self.others), "coefficients": list(self.coefficients), "values": list(self.values)}
+        return {**vars(self), **lists}
 
 
 def constants_and_copies(x: Mapping[str, np.ndarray], same: Mapping[str, Any]) -> list[Relation]:
@@ -102,6 +117,34 @@ def constants_and_copies(x: Mapping[str, np.ndarray], same: Mapping[str, Any]) -
         if first != name:
             found.append(Relation(name, 0.0, (first,), (1.0,)))
     return found
+
+
+def functions_of_categories(x: Mapping[str, np.ndarray], categories: Mapping[str, int]) -> list[Relation]:
+    """The columns that are functions of a category column, in an order in which they can be computed.
+
+    Of categories that determine each other the first is kept.
+
+    Args:
+        x: columns as numbers or codes without missing values, each of shape ``(N,)`` and not constant.
+        categories: how many categories each of the category columns has.
+    """
+    found: list[Relation] = []
+    kept = list(x)
+    for name in reversed(kept.copy()):
+        column = x[name]
+        for other in kept:
+            count = categories.get(other, 0)
+            if other == name or not 0 < ROWS_A_CATEGORY * count <= len(column):
+                continue
+            first, codes = np.zeros(count, np.int64), x[other].astype(np.int64)
+            first[codes[::-1]] = np.arange(len(codes))[::-1]
+            values = column[first]
+            twice = values[np.bincount(codes, minlength=count) > 1]
+            if (column[:1000] == values[codes[:1000]]).all() and (column == values[codes]).all() and np.ptp(twice) > 0:
+                found.append(Relation(name, 0.0, (other,), values=tuple(values.tolist())))
+                kept.remove(name)
+                break
+    return found[::-1]
 
 
 def linear_relations(x: Mapping[str, np.ndarray]) -> tuple[list[Relation], list[tuple[str, float]]]:

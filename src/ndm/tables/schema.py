@@ -22,7 +22,7 @@ from .detect import Note, detect
 from .frame import KINDS, Frame
 from .kinds import chosen_kinds
 from .plain import built
-from .relations import Relation, constants_and_copies, linear_relations
+from .relations import Relation, constants_and_copies, functions_of_categories, linear_relations
 from .sound import check_columns, check_relations
 
 Unknown = Literal["refuse", "odd"]
@@ -95,11 +95,15 @@ class Schema:
             )
         whole = {c.name for c in found if c.numeric and not (c.fill is not None and missing[c.name].any())}
         linear, near = linear_relations({name: v for name, v in x.items() if name in whole - out})
-        notes += [Note(r.name, f"{r.text}; it is left out and put back") for r in (*linear, *relations)]
+        out |= {relation.name for relation in linear}
+        categories = {c.name: len(c.values) for c in parts if not c.numeric and c.name not in out}
+        rest = {name: v for name, v in x.items() if name in {*whole, *categories} - out}
+        relations = [*functions_of_categories(rest, categories), *linear, *relations]
+        notes += [Note(r.name, f"{r.text}; it is left out and put back") for r in relations]
         notes += [Note(n, f"is within {d:.1g} deviations of a linear combination of others; kept") for n, d in near]
         order = {part.name: i for i, part in enumerate(parts)}
         notes.sort(key=lambda note: order[note.column])
-        return cls(tuple(found), tuple(indicators), (*linear, *relations), frame.kind, tuple(notes))
+        return cls(tuple(found), tuple(indicators), tuple(relations), frame.kind, tuple(notes))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -62,7 +62,9 @@ def check_relations(relations: Sequence[Relation], columns: Sequence[Column]) ->
         unknown = [other for other in (relation.name, *relation.others) if other not in names]
         require(not unknown, f"the relation of column {name} must be between known columns", shown(unknown))
         later = [other for other in relation.others if other in out[number:]]
-        if later or relation.name in out[:number] or len(relation.others) != len(relation.coefficients):
+        terms = (len(relation.others), len(relation.coefficients))
+        fits = terms == ((1, 0) if relation.values else (terms[0], terms[0]))
+        if later or relation.name in out[:number] or not fits:
             raise InputError(f"the relation of column {name} cannot be computed")
     if len(out) == len(names):
         raise InputError("all columns are left out")

@@ -242,7 +242,8 @@ def test_a_function_of_a_category_is_found_and_chance_is_not():
     x = {
         "number": np.array([3.5, 1.0, 1.0, -2.0])[code.astype(int)], "code": code, "same": (code + 1) % 4,
         "group": code // 2, "free": rng.integers(0, 2, 400).astype(float),
-        "noisy": np.where(np.arange(400) == 7, 3, code), "rare": (np.arange(400) == 9).astype(float), "many": np.arange(400.0) // 4,
+        "noisy": np.where(np.arange(400) == 7, 3, code),
+        "rare": (np.arange(400) == 9).astype(float), "many": np.arange(400.0) // 4,
     }  # fmt: skip
     counts = {"code": 4, "same": 4, "group": 2, "free": 2, "noisy": 4, "rare": 2, "many": 100}
     relations = functions_of_categories(x, counts)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         StepwiseSchedule,
     )
     from .solvers import ODE_SOLVERS, SDE_SOLVERS, Failures, Solution, Solver, SolverError
+    from .symbols import SymbolDecoder, SymbolPredictor
     from .times import ImportanceTimes, LowDiscrepancyTimes
     from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
     from .version import __version__
@@ -81,6 +82,8 @@ __all__ = [
     "SolverError",
     "StaggeredSchedule",
     "StepwiseSchedule",
+    "SymbolDecoder",
+    "SymbolPredictor",
     "TimeBasis",
     "Transform",
     "__version__",
@@ -112,6 +115,7 @@ HOMES = {
     "sampling": "SOLVERS sample",
     "schedule": "CosineSchedule LearnedSchedule LinearSchedule NoiseLevel Schedule StaggeredSchedule StepwiseSchedule",
     "solvers": "ODE_SOLVERS SDE_SOLVERS Failures Solution Solver SolverError",
+    "symbols": "SymbolDecoder SymbolPredictor",
     "times": "ImportanceTimes LowDiscrepancyTimes",
     "transform": "BasisCurve Curve Identity Linear Network TimeBasis Transform",
     "version": "__version__",

@@ -21,14 +21,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .errors import InputError
 from .process import ForwardProcess
+from .support.blueprint import Blueprint
 from .support.checks import listed, require, require_count
-from .support.registry import savable
 from .support.tensors import expand, require_shape
-from .transform import BasisCurve, Transform
+from .transform import TRANSFORMS, BasisCurve, Transform
 
 
-@savable
+@TRANSFORMS.register("embedding")
 class Embedding(Transform):
     r"""Numbers that stay where they are, and symbols that move.
 
@@ -64,6 +65,12 @@ class Embedding(Transform):
         self.moves = nn.Parameter(torch.zeros(num_basis, sum(levels), dim))
         alphabet = [number for number, count in enumerate(levels) for _ in range(count)]
         self.register_buffer("alphabet", torch.tensor(alphabet), persistent=False)
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Embedding:
+        if blueprint.levels is None:
+            raise InputError("model.transform embedding needs symbols, but the data are real numbers")
+        return cls((blueprint.levels,), blueprint.settings.dim, blueprint.settings.num_basis)
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self.numbers + len(self.levels) * self.dim, *shape[1:])
@@ -113,6 +120,21 @@ class Embedding(Transform):
         distance = own / expand(noise.sigma, own) - expand(noise.alpha / noise.sigma, own) * points
         return -0.5 * distance.square().sum(2)
 
+    def posterior(self, logits: Tensor, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Tensor:
+        """Probabilities in proportion to ``exp(logits) q(z_t | k)`` in each alphabet, ``(B, sum(levels), *)``."""
+        return self.log_softmax(logits + self.log_likelihoods(z_t, t, process)).exp()
+
     def log_softmax(self, logits: Tensor) -> Tensor:
         """The logarithms of probabilities in each alphabet, ``(B, sum(levels), *)``."""
         return torch.cat([part.log_softmax(1) for part in logits.split(self.levels, dim=1)], dim=1)
+
+
+def embedding_of(process: ForwardProcess) -> Embedding:
+    """The transform of a process of symbols.
+
+    Raises:
+        InputError: if the process has another transform.
+    """
+    if not isinstance(process.transform, Embedding):
+        raise InputError(f"symbols need the transform ndm.Embedding, got {type(process.transform).__name__}")
+    return process.transform

@@ -34,7 +34,7 @@ from torch.nn import functional
 
 from .batch import as_float
 from .decoder import COARSEST, Decoder, check_data
-from .embedding import Embedding
+from .embedding import embedding_of
 from .errors import InputError
 from .gaussian import Gaussian
 from .marginal import Marginals, cell_widths
@@ -196,17 +196,6 @@ def draw_codes(log_p: Tensor, mode: bool, generator: torch.Generator | None) -> 
     return torch.multinomial(log_p.exp().to(device), 1, generator=generator)[:, 0].to(log_p.device)
 
 
-def embedding_of(process: ForwardProcess) -> Embedding:
-    """The transform of a process of symbols.
-
-    Raises:
-        InputError: if the process has another transform.
-    """
-    if not isinstance(process.transform, Embedding):
-        raise InputError(f"symbols need the transform ndm.Embedding, got {type(process.transform).__name__}")
-    return process.transform
-
-
 @PREDICTORS.register("mixed")
 class MixedPredictor(BasePredictor):
     """Reads ``net(z_t, t)`` as ``v`` of the numbers and as logits of the symbols.
@@ -239,7 +228,5 @@ class MixedPredictor(BasePredictor):
             noise = process.schedule(t)
             alpha, sigma = expand(noise.alpha, v), expand(noise.sigma, v)
             numbers = (alpha * z_t[:, : self.numbers] - sigma * v) / (alpha**2 + sigma**2)
-            embedding = embedding_of(process)
-            said = embedding.log_likelihoods(z_t, t, process)
-            weights = embedding.log_softmax(logits + self.bias.to(logits) + said).exp()
+            weights = embedding_of(process).posterior(logits + self.bias.to(logits), z_t, t, process)
         return Prediction(torch.cat([numbers, weights], dim=1), None, None)

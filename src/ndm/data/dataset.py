@@ -69,8 +69,12 @@ class Dataset:
     names of the files. If it is empty, ``release`` tells the data from others."""
     schema: Schema | None = None
     """For a table, what its columns hold. The rows are then those of :meth:`ndm.tables.Schema.encode`."""
+    alphabet: str = ""
+    """For text, the characters that the codes stand for."""
 
     def __post_init__(self) -> None:
+        if self.alphabet and len(self.alphabet) != self.levels:
+            raise InputError(f"the alphabet of the data set {self.name} must have as many characters as levels")
         if self.levels is not None and (self.mean is not None or self.std is not None):
             raise InputError(f"the data set {self.name} has either levels or a mean and std; give one of the two")
         for split in ("train", "validation", "test"):

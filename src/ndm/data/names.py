@@ -93,13 +93,14 @@ def load_dataset(
         name: a name of :data:`DATASETS`.
         path: the file or folder that holds the data. MNIST and CIFAR-10 are downloaded to it if they are not there.
             Without a path they are kept in the user's cache.
-        size: height and width in pixels to which the data set ``images`` resizes its pictures.
+        size: height and width in pixels to which ``images`` resizes its pictures, or the characters of a window of
+            ``text``.
         flip: mirror each training image left to right with probability 1/2.
         on_bad_file: whether ``images`` refuses a folder with pictures that cannot be used, or skips those pictures.
         background: the colour that ``images`` puts behind transparent pictures: the name of a colour or ``#rrggbb``.
         columns: the kinds of some columns of a ``table``, by name.
         impute: whether missing numbers of a ``table`` are filled; otherwise they are refused.
-        encoding: the encoding of a ``table`` in text.
+        encoding: the encoding of ``text``, or of a ``table`` in text.
 
     Raises:
         InputError: if the name is unknown, if the data set needs an option that is not given or is given one that it

@@ -20,11 +20,12 @@ class DataConfig:
 
     Args:
         name: name of the data set, such as digits, mnist, images (a folder of pictures), array (pictures in a .npy or
-            .npz file) or table (a .csv, .tsv, .parquet or .npz file); the error message for an unknown name lists all
-            names.
+            .npz file), table (a .csv, .tsv, .parquet or .npz file) or text (a text file); the error message for an
+            unknown name lists all names.
         path: file or folder that holds the data, for data sets that are read from disk; null means the user's cache for
             mnist and cifar10.
-        size: for images, the height and width in pixels to which the pictures are resized; other data sets take none.
+        size: for images, the height and width in pixels to which the pictures are resized; for text, the number of
+            characters of a window; other data sets take none.
         flip: mirror each training image left to right with probability 1/2.
         on_bad_file: for images, what to do with pictures that cannot be used, such as damaged or too small ones: refuse
             the whole folder, or skip those pictures.
@@ -32,7 +33,7 @@ class DataConfig:
         columns: for a table, the kinds of some columns by name, e.g. {age: quantised}; they are real, quantised, count,
             date and category. The kinds of the other columns are found out and printed.
         impute: for a table, fill missing numbers with the median and tell the model where; otherwise they are refused.
-        encoding: for a table in text, the encoding of the file, such as utf-8, latin-1 or utf-16.
+        encoding: for text, or a table in text, the encoding of the file, such as utf-8, latin-1 or utf-16.
     """
 
     name: str = "digits"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from ..process import ForwardProcess
 from ..support.checks import require
 from ..support.outline import outline
 from ..support.room import memory
+from ..symbols import SymbolDecoder, SymbolPredictor
 from .parts import NETWORKS, PREDICTORS, SCHEDULES, TRANSFORMS
 from .plan import plan_of
 from .settings import Config, ModelConfig
@@ -42,12 +45,27 @@ class Blueprint:
         check_depth("depth", m.depth)
         return NETWORKS.find(m.network).build(m, self.shape, outputs, m.width, m.depth, m.dropout, m.fourier)
 
+    def symbol_network(self, outputs: int) -> nn.Module:
+        """A network of (z, t) for sequences with the predictor's size and ``outputs`` channels in all."""
+        m = self.settings
+        check_depth("depth", m.depth)
+        build: Any = NETWORKS.find(m.network).build
+        if not takes_outputs(build):
+            fit = [name for name, network in NETWORKS.items() if takes_outputs(network.build)]
+            raise InputError(f"model.network {m.network} is not for sequences; choose {' or '.join(fit)}")
+        return cast(nn.Module, build(m, self.shape, 1, m.width, m.depth, m.dropout, outputs=outputs))
+
     def transform_network(self, outputs: int, timed: bool) -> nn.Module:
         """A network of (x, t), or of x if not ``timed``, with F's size. It has no dropout and no Fourier features."""
         m = self.settings
         check_depth("transform_depth", m.transform_depth)
         size = (m.transform_width, m.transform_depth)
         return NETWORKS.find(m.network).build(m, self.shape, outputs, *size, timed=timed)
+
+
+def takes_outputs(build: Callable[..., nn.Module]) -> bool:
+    """Whether the builder of a network takes the number of all output channels, as those of sequences do."""
+    return "outputs" in inspect.signature(build).parameters
 
 
 def check_depth(name: str, depth: int) -> None:
@@ -69,6 +87,8 @@ def make_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) 
     """The untrained model that a config describes, for a data set; ``most`` is that of :func:`build_model`."""
     if dataset.schema is not None:
         return make_table_model(config, dataset, most)
+    if dataset.alphabet:
+        return make_text_model(config, dataset, most)
     return build_model(config, dataset.shape, make_decoder(dataset), most)
 
 
@@ -97,6 +117,24 @@ def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LAR
         raise InputError(f"cannot build the model of these settings: {str(error).splitlines()[0]}") from None
 
 
+def make_text_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) -> NDM:
+    """The untrained model of a text; it starts at the frequencies of the characters.
+
+    Args:
+        dataset: the text, with its alphabet.
+        most: that of :func:`build_model`.
+
+    Raises:
+        InputError: if the config has no embedding and no distribution over symbols, or if the model is too large.
+    """
+    m = config.model
+    for name, wanted in (("transform", "embedding"), ("parameterization", "symbols")):
+        require(getattr(m, name) == wanted, f"model.{name} of a text must be {wanted}", getattr(m, name))
+    model = _build(config, (m.dim, *dataset.shape), SymbolDecoder(len(dataset.alphabet), dataset.alphabet), most)
+    cast(SymbolPredictor, model.predictor).start_at(dataset.train[:: dataset.shape[0]])
+    return model
+
+
 def seeded_model(config: Config, dataset: Dataset) -> NDM:
     """The untrained model that a config describes. Its weights depend only on the config's seed."""
     torch.manual_seed(config.seed)
@@ -122,10 +160,18 @@ def build_model(config: Config, shape: Sequence[int], decoder: Decoder, most: Se
     """
     m = config.model
     for name, value, idle in (("uniform", m.uniform, []), ("dim", m.dim, 4)):
-        require(value == idle, f"model.{name} is for tables; with other data set it to {idle}", value)
+        require(value == idle, f"model.{name} is for tables and text; with other data set it to {idle}", value)
+    for name, wrong in (("transform", "embedding"), ("parameterization", "symbols")):
+        require(getattr(m, name) != wrong, f"model.{name} {wrong} is for text", type(decoder).__name__)
+    return _build(config, tuple(shape), decoder, most)
+
+
+def _build(config: Config, shape: tuple[int, ...], decoder: Decoder, most: Sequence[int]) -> NDM:
+    """The model, after an outline of it has been found to be small enough; ``shape`` is that of the latents."""
+    m = config.model
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
-    blueprint = Blueprint(m, config.training.bound_steps, tuple(shape), decoder.levels)
+    blueprint = Blueprint(m, config.training.bound_steps, shape, decoder.levels)
     try:
         with outline(*at_most(most)):
             _assemble(blueprint, decoder)
@@ -140,7 +186,8 @@ def _assemble(blueprint: Blueprint, decoder: Decoder) -> NDM:
     predictor = PREDICTORS.find(m.parameterization).build(blueprint)
     schedule = SCHEDULES.find(m.schedule).build(blueprint)
     transform = TRANSFORMS.find(m.transform).build(blueprint)
-    return NDM(ForwardProcess(schedule, transform, tied_to=m.tied_to), predictor, decoder)
+    shape = blueprint.shape[1:] if isinstance(decoder, SymbolDecoder) else None
+    return NDM(ForwardProcess(schedule, transform, tied_to=m.tied_to), predictor, decoder, shape)
 
 
 def count_parameters(config: Config) -> int | None:

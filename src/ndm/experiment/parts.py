@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..levels import LevelsPredictor  # noqa: F401  it registers itself
+from ..embedding import Embedding  # noqa: F401  it registers itself, as do the next two
+from ..levels import LevelsPredictor  # noqa: F401
 from ..nn import NETWORKS
 from ..predictor import PREDICTORS
 from ..schedule import SCHEDULES
 from ..support.registry import Registry
+from ..symbols import SymbolPredictor  # noqa: F401
 from ..transform import TRANSFORMS
 
 PARTS: dict[str, Registry[Any]] = {

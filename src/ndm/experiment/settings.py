@@ -31,29 +31,32 @@ class ModelConfig:
         gamma_max: log noise-to-signal ratio at t = 1; with a larger value less of the data is left there.
         schedule: noise schedule gamma(t): linear, cosine, learned, or stepwise (learned for training.bound_steps steps
             only).
-        transform: transform F of the data: identity (conventional diffusion), linear, time_basis or network.
+        transform: transform F of the data: identity (conventional diffusion), linear, time_basis or network; for text,
+            embedding.
         rotation: directions of the linear transform: none gives each element its own gain, learned gives each of a set
             of learned orthonormal directions its own gain.
-        num_basis: number of powers of time in the linear and time_basis transforms; other transforms ignore it.
+        num_basis: number of powers of time in the linear and time_basis transforms and in the embedding, where 0 is
+            one that does not move; other transforms ignore it.
         tied_to: variable that F takes as time: time is t itself, noise is the variance of the noise minus its value at
             t = 0.
         transform_width: width of F's network, which is of the same kind as the predictor's; identity and linear have
             none.
         transform_depth: number of residual blocks of F's network, counted as in depth.
         parameterization: meaning of the predictor's output: x is the data, eps is the noise, v is alpha eps - sigma x,
-            and levels is a distribution over the levels of quantised data, which helps most if there are many levels.
+            and levels is a distribution over the levels of quantised data, which helps most if there are many levels;
+            for text, symbols is a distribution over the characters.
         predict_curve: predict the coefficients of F together with x, so that F is never evaluated on a prediction
             (time_basis only).
         variance: learn the variance of the reverse process (discrete time only).
         network: kind of both networks: mlp (for vectors and tiny images), unet (with downsampling and attention) or
-            flat_unet (the network of VDM, without downsampling).
+            flat_unet (the network of VDM, without downsampling); for text, conv1d or transformer.
         width: width of the predictor's network; for a unet it is the number of channels of the first level.
         depth: number of residual blocks of the predictor's network; for a unet it is the number per level.
         dropout: probability of dropout in the predictor's network; F has no dropout.
         multipliers: number of channels of each level of a unet, in units of width.
         attention: heights in pixels of the feature maps at which a unet has attention; a flat_unet takes the height of
             the image, or none. The middle of both always has attention.
-        heads: number of attention heads of a unet or flat_unet.
+        heads: number of attention heads of a unet, flat_unet or transformer.
         patch: side in pixels of the squares that a unet turns into one pixel with more channels; the cost falls with
             the square of this number, and 1 leaves the image as it is.
         fourier: exponents k of the features sin(2^k pi z) and cos(2^k pi z) that the predictor gets besides z;
@@ -61,7 +64,7 @@ class ModelConfig:
             their input by 2^k pi.
         uniform: for a table, exponents k of the features sin(2^k pi u) and cos(2^k pi u) of the uniform scores u of the
             numbers.
-        dim: for a table, the dimension of the points that stand for the categories.
+        dim: for a table or text, the dimension of the points that stand for the categories or characters.
     """
 
     gamma_min: float = -7.0
@@ -91,7 +94,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require_types(self, "model.")
         for name in ("num_basis", "width", "depth", "transform_width", "transform_depth", "dim"):
-            require(getattr(self, name) >= 1, f"model.{name} must be at least 1", getattr(self, name))
+            least = 0 if name == "num_basis" and self.transform == "embedding" else 1
+            require(getattr(self, name) >= least, f"model.{name} must be at least {least}", getattr(self, name))
         require(all(abs(k) <= 64 for k in self.fourier), "model.fourier must be between -64 and 64", self.fourier)
         require(all(0 <= k <= 64 for k in self.uniform), "model.uniform must be between 0 and 64", self.uniform)
         require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)

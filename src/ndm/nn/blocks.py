@@ -1,4 +1,4 @@
-"""The parts that the two U-Nets share: group norm, attention, the residual block, the head.
+"""The parts that networks share: shapes, group norm, attention, the residual block and the head of U-Nets.
 
 The time derivative of a transform needs forward-mode AD, also under ``torch.compile``. All parts here support it;
 PyTorch's fused attention and its norms with affine parameters do not.
@@ -7,6 +7,7 @@ PyTorch's fused attention and its norms with affine parameters do not.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,22 @@ def image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     return (sizes[0], sizes[1], sizes[2])
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+def sequence_shape(shape: Sequence[int]) -> tuple[int, int]:
+    """``shape`` as ``(C, N)``.
+
+    Raises:
+        InputError: if ``shape`` does not consist of two positive sizes.
+    """
+    sizes = row_shape(shape)
+    if len(sizes) != 2:
+        raise InputError(f"shape must be (channels, places), got {sizes}; use a U-Net for images, the MLP for vectors")
+    return (sizes[0], sizes[1])
+
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def zeroed(layer: Layer) -> Layer:
     """Set a block's last layer to zero, so that the block starts as the identity or as zero. Return the layer."""
     for p in layer.parameters():
         nn.init.zeros_(p)
@@ -44,7 +60,7 @@ def num_groups(channels: int) -> int:
 
 
 class GroupNorm(nn.Module):
-    """norm(h) (1 + scale) + shift for h ``(B, C, H, W)``; scale and shift are parameters or come from the embedding.
+    """norm(h) (1 + scale) + shift for h ``(B, C, *)``; scale and shift are parameters or come from the embedding.
 
     Args:
         channels: the number C of channels.
@@ -60,7 +76,7 @@ class GroupNorm(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor | None = None) -> Tensor:
         scale_shift = self.affine if self.modulation is None else self.modulation(embedding)
-        scale, shift = scale_shift[:, :, None, None].chunk(2, dim=1)
+        scale, shift = scale_shift.view(*scale_shift.shape, *[1] * (h.ndim - 2)).chunk(2, dim=1)
         # At least float32 for accurate statistics, then the dtype of h again to save memory. Affine parameters inside
         # group_norm would break torch.compile around forward-mode AD.
         wide = torch.promote_types(h.dtype, torch.float32)

@@ -29,5 +29,8 @@ class Blueprint(Protocol):
     def predictor_network(self, outputs: int) -> nn.Module:
         """A network of (z, t) with the predictor's size and ``outputs`` channels for each channel of z."""
 
+    def symbol_network(self, outputs: int) -> nn.Module:
+        """A network of (z, t) with the predictor's size and ``outputs`` channels in all, for sequences."""
+
     def transform_network(self, outputs: int, timed: bool) -> nn.Module:
         """A network of (x, t), or of x if not ``timed``, with F's size and ``outputs`` channels per channel of x."""

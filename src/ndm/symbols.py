@@ -1,0 +1,152 @@
+r"""Sequences of symbols of one alphabet: the decoder and the predictor of a model of text.
+
+A row in data units is an array of codes 0..V-1. In model units it is a one-hot vector at every place, which the
+transform :class:`ndm.Embedding` turns into points that move in time. All places share the alphabet and the points.
+
+.. math:: p(x \mid z_0) = \prod_i \frac{q(z_{0,i} \mid x_i)}{\sum_k q(z_{0,i} \mid k)}
+
+The predictor gives probabilities of the symbols at every place,
+
+.. math:: w_{ik} \propto \exp(\ell_{ik} + b_k)\, q(z_{t,i} \mid k), \qquad \ell = \mathrm{net}(z_t, t)
+
+so that the network has to learn only what the other places say. The bias b starts at the logarithm of the symbols'
+frequencies.
+
+References:
+    Dieleman et al. Continuous Diffusion for Categorical Data. 2022.
+    Gulrajani, Hashimoto. Likelihood-Based Diffusion Language Models. NeurIPS 2023.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .decoder import Decoder, check_data
+from .embedding import embedding_of
+from .errors import InputError
+from .predictor import PREDICTORS, BasePredictor, Prediction
+from .process import ForwardProcess
+from .support.blueprint import Blueprint
+from .support.checks import require, require_count, shown
+from .support.registry import savable
+from .support.tensors import full_times, sum_rows
+
+
+@savable
+class SymbolDecoder(Decoder):
+    """Codes 0..levels-1 of one alphabet: ``(B, *)`` in data units, one-hot vectors ``(B, levels, *)`` in model units.
+
+    Args:
+        levels: the number V of symbols.
+        alphabet: the characters that the codes stand for; empty if they stand for something else.
+
+    Raises:
+        InputError: if there are fewer than two symbols, or another number of characters, or one of them twice; in
+            ``encode``, if a code is not a whole number in its range.
+    """
+
+    levels: int
+
+    def __init__(self, levels: int, alphabet: str = "") -> None:
+        super().__init__()
+        require_count(2, levels=levels)
+        text = isinstance(alphabet, str) and len(set(alphabet)) == len(alphabet) and len(alphabet) in (0, levels)
+        require(text, f"alphabet must be a text of {levels} different characters, or empty", shown(alphabet))
+        self.levels = levels
+        self.alphabet = alphabet
+
+    def model_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (self.levels, *shape)
+
+    def encode(self, x: Tensor) -> Tensor:
+        check_data(x)
+        lowest, highest = x.min().item(), x.max().item()
+        if lowest < 0 or highest >= self.levels or (x.is_floating_point() and (x != x.round()).any()):
+            raise InputError(
+                f"data must be codes 0..{self.levels - 1} of {self.levels} symbols, got values in "
+                f"[{lowest:g}, {highest:g}]"
+            )
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        return functional.one_hot(x.long(), self.levels).movedim(-1, 1).to(dtype)
+
+    def log_probs(self, z_0: Tensor, process: ForwardProcess) -> Tensor:
+        """log p(x_i = k | z_0) of every symbol, ``(B, levels, *)``."""
+        embedding = embedding_of(process)
+        return embedding.log_softmax(embedding.log_likelihoods(z_0, full_times(0.0, z_0), process))
+
+    def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
+        return -sum_rows(self.log_probs(z_0, process).gather(1, x.long()[:, None]))
+
+    def decode(
+        self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
+    ) -> Tensor:
+        log_probs = self.log_probs(z_0, process).movedim(1, -1)
+        if mode:
+            return log_probs.argmax(-1)
+        flat = log_probs.exp().reshape(-1, self.levels)
+        device = flat.device if generator is None else generator.device
+        return torch.multinomial(flat.to(device), 1, generator=generator).to(z_0.device).reshape(log_probs.shape[:-1])
+
+    def dequantize(self, x_model: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, float]:
+        raise InputError("uniform dequantisation is for levels of numbers; symbols have no cells")
+
+    def codes(self, text: str) -> Tensor:
+        """The codes of a text, ``(len(text),)``.
+
+        Raises:
+            InputError: if the model is not of text, or a character is not in its alphabet.
+        """
+        number = {character: code for code, character in enumerate(self.alphabet)}
+        unknown = sorted(set(text) - number.keys())
+        if not number or unknown:
+            what = f"the character {unknown[0]!r} is not among the {self.levels} of this model"
+            raise InputError(what if number else "this model is of symbols that have no characters")
+        return torch.tensor([number[character] for character in text])
+
+    def texts(self, x: Tensor) -> list[str]:
+        """The text of each row of codes ``(B, N)``.
+
+        Raises:
+            InputError: if the model is not of text.
+        """
+        if not self.alphabet:
+            raise InputError("this model is of symbols that have no characters")
+        return ["".join(self.alphabet[code] for code in row) for row in x.tolist()]
+
+
+@PREDICTORS.register("symbols")
+class SymbolPredictor(BasePredictor):
+    """Reads ``net(z_t, t)`` as logits of the symbols at every place.
+
+    Args:
+        net: module with ``net(z_t, t) -> (B, levels, *)``.
+        levels: the number V of symbols, equal to the decoder's.
+    """
+
+    levels: int
+
+    def __init__(self, net: nn.Module, levels: int) -> None:
+        super().__init__(net)
+        require_count(2, levels=levels)
+        self.levels = levels
+        self.bias = nn.Parameter(torch.zeros(levels))
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> SymbolPredictor:
+        if blueprint.levels is None:
+            raise InputError("model.parameterization symbols needs symbols, but the data are real numbers; use v")
+        return cls(blueprint.symbol_network(blueprint.levels), blueprint.levels)
+
+    @torch.no_grad()
+    def start_at(self, codes: Tensor) -> None:
+        """Set the bias to the logarithms of the smoothed frequencies of training codes of any shape."""
+        counts = torch.bincount(codes.flatten().long(), minlength=self.levels)
+        self.bias.copy_(((counts + 1) / (counts.sum() + self.levels)).log())
+
+    def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
+        logits = self.channels(z_t, t, self.levels)
+        with torch.autocast(z_t.device.type, enabled=False):
+            bias = self.bias.to(logits).view(-1, *[1] * (logits.ndim - 2))
+            return Prediction(embedding_of(process).posterior(logits + bias, z_t, t, process), None, None)

@@ -14,7 +14,7 @@ V, N, D = 3, 2, 2
 
 
 class Oracle(nn.Module):
-    """The logits of the posterior of each place given all z_t, by summing over all sequences of a known distribution."""
+    """The logits of each place given all z_t, by summing over all sequences of a known distribution."""
 
     def __init__(self, log_p, process):
         super().__init__()
@@ -84,7 +84,9 @@ def test_the_frequencies_are_where_a_predictor_starts():
     torch.testing.assert_close(predictor.bias.softmax(0), torch.tensor([5, 3, 1]) / 9)
     process = ndm.ForwardProcess(ndm.LinearSchedule(29.0, 30.0), ndm.Embedding((V,), dim=D))
     given = predictor(torch.randn(4, D, N), torch.ones(4), process)
-    torch.testing.assert_close(given.x_hat, (torch.tensor([5, 3, 1]) / 9).view(1, V, 1).expand(4, V, N), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        given.x_hat, (torch.tensor([5, 3, 1]) / 9).view(1, V, 1).expand(4, V, N), atol=1e-5, rtol=0
+    )
 
 
 def test_the_posterior_of_a_symbol_is_that_of_bayes():

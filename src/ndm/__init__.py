@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         StepwiseSchedule,
     )
     from .solvers import ODE_SOLVERS, SDE_SOLVERS, Failures, Solution, Solver, SolverError
-    from .symbols import SymbolDecoder, SymbolPredictor
+    from .symbols import SymbolDecoder, SymbolPredictor, infilled
     from .times import ImportanceTimes, LowDiscrepancyTimes
     from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
     from .version import __version__
@@ -89,6 +89,7 @@ __all__ = [
     "__version__",
     "bits_per_dim",
     "bound",
+    "infilled",
     "log_prob",
     "nn",
     "ode_likelihood",
@@ -115,7 +116,7 @@ HOMES = {
     "sampling": "SOLVERS sample",
     "schedule": "CosineSchedule LearnedSchedule LinearSchedule NoiseLevel Schedule StaggeredSchedule StepwiseSchedule",
     "solvers": "ODE_SOLVERS SDE_SOLVERS Failures Solution Solver SolverError",
-    "symbols": "SymbolDecoder SymbolPredictor",
+    "symbols": "SymbolDecoder SymbolPredictor infilled",
     "times": "ImportanceTimes LowDiscrepancyTimes",
     "transform": "BasisCurve Curve Identity Linear Network TimeBasis Transform",
     "version": "__version__",

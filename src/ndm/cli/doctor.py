@@ -46,8 +46,7 @@ def run(args: Namespace) -> None:
     model = snapshot.model.to(device)
     rows = dataset.validation[: args.limit].to(model.reference.device)
     with progress_bar("examining: bound, time profile, ODE", None):
-        unit = "bits/dim" if dataset.schema is None else "bits/column"
-        diagnosis = diagnose(model, rows, args.seed, unit=unit)
+        diagnosis = diagnose(model, rows, args.seed, unit=dataset.unit)
     result = {**snapshot.facts, **asdict(diagnosis)}
     check_finite(result)
     title = f"{run.folder.name}, {snapshot.progress}, {len(rows)} validation rows of {dataset.name}"

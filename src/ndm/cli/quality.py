@@ -54,6 +54,8 @@ def run(args: Namespace) -> None:
     # Everything that can be checked is checked before sampling, which may take an hour.
     if dataset.schema is not None:
         raise InputError(f"quality compares pictures, and {args.run} is a table; its figures are those of ndm evaluate")
+    if dataset.alphabet:
+        raise InputError(f"quality compares pictures, and {args.run} is text; its figures are those of ndm evaluate")
     check_sizes(args.num if given is None else len(given), len(dataset.train), len(dataset.test))
     if args.inception is not None:
         check_inception(args.inception, dataset)

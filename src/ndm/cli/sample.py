@@ -1,4 +1,4 @@
-"""``ndm sample``: draw samples from a trained model, as a picture, an array or the rows of a table."""
+"""``ndm sample``: draw samples from a trained model, as a picture, an array, the rows of a table or text."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
     from ..data import Dataset
     from ..experiment import Snapshot
+    from ..model import NDM
 
 
 PLAIN = (".csv", ".tsv", ".npz")
 """The endings of tables that are not packed."""
+BLANK = "_"
+"""What stands for a character that is not given."""
 
 
 def make_parser() -> ArgumentParser:
@@ -38,7 +41,8 @@ def make_parser() -> ArgumentParser:
         prog="ndm sample",
         exit_on_error=False,
         description="Draw samples from a run's model: a picture or an array, or for a run of `ndm train table` a table "
-        "with the columns and types of the training rows, e.g. ndm sample runs/table-seed0 --num 1000 --out new.csv",
+        "with the columns and types of the training rows, e.g. ndm sample runs/table-seed0 --num 1000 --out new.csv, "
+        'and for a run of `ndm train text` text, e.g. ndm sample runs/text-seed0 --prompt "To be, ___ that is"',
     )
     add_run(parser)
     parser.add_argument("--num", type=int, default=64, help="number of samples")
@@ -47,7 +51,12 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--out", type=Path, default=None,
         help="file: a .png picture or an .npz with the array x, by default samples.png; for a table a .csv, .tsv, "
-        ".parquet or .npz file, by default samples.csv",
+        ".parquet or .npz file, by default samples.csv; for text a .txt file or an .npz, by default samples.txt",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prompt", default=None,
+        help="for text, the characters of a window that are given, with _ for each that the model fills in, as it does "
+        "after the end",
     )  # fmt: skip
     add_common(parser)
     return parser
@@ -74,9 +83,10 @@ def run(args: Namespace) -> int:
         check_disk(args.num * len(dataset.schema.columns), f"{args.num:,} rows", destination(args.out).parent)
     if args.out.exists():
         warn(f"{args.out} exists and will be replaced")
+    model = snapshot.model if args.prompt is None else prompted(snapshot.model, args.prompt)
     parts: list[Tensor] = []
     try:
-        draw(snapshot.model.to(device), dataset.shape, args.num, solver, args.seed, args.mode, parts)
+        draw(model.to(device), dataset.shape, args.num, solver, args.seed, args.mode, parts)
     except KeyboardInterrupt:
         if not parts:
             console.print(f"interrupted before the first samples were finished; {args.out} is not written")
@@ -104,15 +114,38 @@ def chosen_file(run: Path, out: Path | None) -> Path:
     if not (run / kept.FILE).is_file():
         if (run / "config.yaml").is_file() and Run.started(run).config.data.name == "table":
             raise InputError(f"{run / kept.FILE} is missing; write it again with ndm train --resume {run}")
-        out = out or Path("samples.png")
-        if out.suffix not in (".png", ".npz"):
-            raise InputError(f"--out must end in .png or .npz, got {out}")
+        text = (run / "config.yaml").is_file() and Run.started(run).config.data.name == "text"
+        suffix = ".txt" if text else ".png"
+        out = out or Path(f"samples{suffix}")
+        if out.suffix not in (suffix, ".npz"):
+            raise InputError(f"--out must end in {suffix} or .npz, got {out}")
         return out
     out = out or Path("samples.csv")
     if not out.name.lower().endswith(SUFFIXES):
         raise InputError(f"--out of a table must end in {', '.join(SUFFIXES)}, got {out}")
     check_format(out)
     return out
+
+
+def prompted(model: NDM, prompt: str) -> NDM:
+    """The model of the windows of text that begin with a prompt, in which ``_`` stands for any character.
+
+    Raises:
+        InputError: if the model is not of text, the prompt is longer than a window, or a character is unknown.
+    """
+    import torch
+
+    from ..symbols import SymbolDecoder, infilled
+
+    if not isinstance(model.decoder, SymbolDecoder) or model.shape is None:
+        raise InputError("--prompt is for runs of text")
+    (size,) = model.shape
+    if len(prompt) > size:
+        raise InputError(f"--prompt has {len(prompt)} characters, and a window of this model has {size}")
+    window = prompt.ljust(size, BLANK)
+    known = torch.tensor([character != BLANK for character in window])
+    given = window.replace(BLANK, model.decoder.alphabet[:1])
+    return infilled(model, model.decoder.codes(given), known)
 
 
 def told(drawn: int, wanted: int, out: Path, snapshot: Snapshot) -> int:
@@ -148,7 +181,7 @@ def make_folder(out: Path) -> None:
 
 
 def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset, title: str) -> None:
-    """Write samples as a picture with a title or as an array, whole or not at all.
+    """Write samples as a picture or text with a title, or as an array, whole or not at all.
 
     Raises:
         InputError: if they are not finite.
@@ -156,8 +189,12 @@ def write(out: Path, x: Tensor, snapshot: Snapshot, dataset: Dataset, title: str
     import numpy as np
 
     from ..evaluation.pictures import write_samples
+    from ..evaluation.texts import write_texts
 
     check_finite(x)
+    if out.suffix == ".txt":
+        write_texts(snapshot.model, x, out, title)
+        return
     if out.suffix == ".png":
         write_samples(snapshot.model, x, dataset.test, out, title, dataset.distribution)
         return

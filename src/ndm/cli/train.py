@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..experiment.run import Run, Trained
 
 
-TABLE = "table"
+TABLE, TEXT = "table", "text"
 """The name of the data set of the user's own tables."""
 DESCRIPTION = (
     "Train a model. RECIPE is a name from `ndm recipes` or a YAML file. Options override its settings, e.g. `ndm train "
@@ -129,7 +129,8 @@ def run(args: Namespace) -> int:
         follows = f"ndm score {run.folder} ROWS --out scores.csv, ndm evaluate {run.folder}"
         console.print(f"done: {run.folder} (schema.json, metrics.jsonl, model/). Next: {follows}")
         return 0
-    console.print(f"done: {run.folder} (samples.png, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
+    samples = "samples.txt" if args.config.data.name == TEXT else "samples.png"
+    console.print(f"done: {run.folder} ({samples}, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
     return 0
 
 
@@ -142,6 +143,7 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     """Begin or continue a run, train it, and draw its samples. The first process holds the lock of the run."""
     from ..data import load_dataset
     from ..experiment.build import seeded_model
+    from ..experiment.run import samples_suffix
     from ..experiment.snapshot import start_from
     from ..support.processes import failing_together, first_process_first
     from ..support.progress import console, progress_bar
@@ -176,12 +178,13 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
         console.print(f"{dataset.release}; {config.training.steps} steps of {config.training.batch_size} rows")
     trained = run.train(dataset, device, resume=resumed, model=model)
     if trained.finished and dataset.schema is None:
-        last = run.folder / f"samples-{config.training.steps:08d}.png"
+        suffix = samples_suffix(dataset)
+        last = run.folder / f"samples-{config.training.steps:08d}{suffix}"
         if not last.is_file():
             with progress_bar("drawing samples", None, visible=processes.is_main_process):
-                run.draw_samples(trained.model, dataset, "samples.png", config.training.steps)
+                run.draw_samples(trained.model, dataset, "samples", config.training.steps)
         elif processes.is_main_process:
-            shutil.copyfile(last, run.folder / "samples.png")
+            shutil.copyfile(last, run.folder / f"samples{suffix}")
     return trained
 
 

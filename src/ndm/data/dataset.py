@@ -91,6 +91,11 @@ class Dataset:
         """The shape of one row."""
         return tuple(self.train.shape[1:])
 
+    @property
+    def unit(self) -> str:
+        """The unit of likelihoods: bits for each element of a row."""
+        return "bits/column" if self.schema is not None else "bits/character" if self.alphabet else "bits/dim"
+
     def split(self, name: Split) -> Tensor:
         """The rows of one split."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]

@@ -172,7 +172,7 @@ class Run(RunFolder):
 
         @phase("drawing samples")
         def picture(averaged: NDM, step: int) -> None:
-            self.draw_samples(averaged, dataset, f"samples-{step:08d}.png", step)
+            self.draw_samples(averaged, dataset, f"samples-{step:08d}", step)
 
         trainer = Trainer(model, dataset, config.training, config.seed, device, folder=self.folder, picture=picture)
         state = self.checkpoints.latest(warn, trainer.check) if continued else None
@@ -188,12 +188,14 @@ class Run(RunFolder):
         write_whole(self.metrics_file, "".join(kept))
 
     def draw_samples(self, model: NDM, dataset: Dataset, name: str, step: int) -> None:
-        """Write a picture of 64 samples into the run's folder. All processes sample, and the first one writes.
+        """Write 64 samples as a picture or as text into the run's folder. All processes sample, the first one writes.
 
         Args:
+            name: the name of the file without its ending.
             step: the step of the model, for the title.
         """
         from ..evaluation.pictures import write_samples
+        from ..evaluation.texts import write_texts
         from ..sampling import sample_in_batches
 
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -201,8 +203,11 @@ class Run(RunFolder):
         if rank_and_count()[0] == 0:
             last, steps = self.config.training.steps, self.sampling_steps
             title = f"{self.folder.name}, step {step} of {last}, ancestral {steps} steps"
-            path = self.folder / name
-            write_samples(model, torch.cat(parts), dataset.test, path, title, dataset.distribution)
+            path = self.folder / f"{name}{samples_suffix(dataset)}"
+            if dataset.alphabet:
+                write_texts(model, torch.cat(parts), path, title)
+            else:
+                write_samples(model, torch.cat(parts), dataset.test, path, title, dataset.distribution)
 
     def facts(self, dataset: Dataset, snapshot: Snapshot) -> dict[str, Any]:
         """The facts that are recorded with every result of this run."""
@@ -234,3 +239,8 @@ class Run(RunFolder):
         check_weights(weights, model.state_dict(), f"the checkpoint of step {state.step} in {self.folder}")
         model.load_state_dict(weights)
         return Snapshot(model.eval().requires_grad_(False), state.step, last)
+
+
+def samples_suffix(dataset: Dataset) -> str:
+    """The ending of the file of a run's samples."""
+    return ".txt" if dataset.alphabet else ".png"

@@ -119,6 +119,13 @@ def test_what_is_given_is_not_planned():
     assert (few.training.evaluate_every, few.training.patience) == (0, 0)
 
 
+def test_many_rows_of_categories_have_a_wider_network():
+    widths = [plan_for(rows, 9, categories=some).width for rows in (9_999, 10_000) for some in (False, True)]
+    assert widths == [128, 128, 128, 256]
+    wide = planned(Config(), (), rows=10_000, held_out=100, columns=9, categories=True)
+    assert wide.model.width == 256
+
+
 def test_the_schema_is_kept_with_the_run_and_with_the_model(folder):
     run = folder / "run"
     dataset = Run(run).load_dataset()

@@ -162,7 +162,7 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
         if dataset.schema is not None:
             rows, columns = dataset.train.shape
             held_out = len(dataset.validation) + len(dataset.test)
-            args.config = config = planned(config, args.given, rows, held_out, columns)
+            args.config = config = planned(config, args.given, rows, held_out, columns, bool(dataset.schema.categories))
         model = seeded_model(config, dataset)
         if config.init is not None and not resumed:
             start_from(model, config.init)  # before the run begins, as this may fail

@@ -159,7 +159,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows = torch.from_numpy(schema.encode(frame))
         seed = drawn_seed(self.random_state)
         training, validation = self._split(rows, seed)
-        plan = plan_for(len(training), rows.shape[1], self.max_steps)
+        plan = plan_for(len(training), rows.shape[1], self.max_steps, bool(schema.categories))
         stops = len(validation) > 0
         settings = TrainingConfig(
             steps=plan.steps, batch_size=plan.batch_size, learning_rate=plan.learning_rate,

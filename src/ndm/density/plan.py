@@ -1,7 +1,8 @@
 """What a density of a table is made of, by the number of rows and columns: nobody has to choose.
 
-The values were chosen on validation rows of public tables (power_plant, kin8nm, pumadyn32nm, wine_red). Few rows need
-dropout. Many rows in few columns have fine structure: they need a network that sees high frequencies, and more steps.
+The values were chosen on validation rows of public tables (power_plant, kin8nm, pumadyn32nm, wine_red, adult). Few rows
+need dropout. Many rows in few columns have fine structure: they need a network that sees high frequencies, and more
+steps. Many rows of categories need a wider network.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ BATCH = 512
 EPOCHS, EPOCHS_OF_FEW_COLUMNS = 100, 300
 FEWEST_STEPS, MOST_STEPS = 1_000, 10_000
 FEW_ROWS, FEW_COLUMNS = 2_000, 6
+MANY_ROWS, WIDE = 10_000, 256
+"""From that number of rows, a table with categories has a network of that width."""
 FEWEST_VALIDATED = 200
 """The least number of rows of which some validate, and decide when training stops."""
 PATIENCE = 10
@@ -36,13 +39,14 @@ class Plan:
     learning_rate: float = 2e-3
 
 
-def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
+def plan_for(rows: int, columns: int, steps: int | None = None, categories: bool = False) -> Plan:
     """The plan for a table.
 
     Args:
         rows: the number of training rows.
         columns: the number of columns of the model.
         steps: the number of training steps, if it is given.
+        categories: whether some of the columns are categories.
     """
     if steps is None:
         epochs = EPOCHS_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else EPOCHS
@@ -52,4 +56,4 @@ def plan_for(rows: int, columns: int, steps: int | None = None) -> Plan:
         return Plan(steps, batch, every, dropout=0.3, uniform=(0,))
     if columns <= FEW_COLUMNS:
         return Plan(steps, batch, every, dropout=0.0, fourier=(1, 2, 3, 4), uniform=(0, 1, 2), gamma_min=-11.0)
-    return Plan(steps, batch, every)
+    return Plan(steps, batch, every, width=WIDE if categories and rows >= MANY_ROWS else Plan.width)

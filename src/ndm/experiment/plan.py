@@ -17,7 +17,9 @@ PLANNED = (*(f"model.{name}" for name in MODEL), *(f"training.{name}" for name i
 """The settings that follow from the data."""
 
 
-def planned(config: Config, given: Collection[str], rows: int, held_out: int, columns: int) -> Config:
+def planned(
+    config: Config, given: Collection[str], rows: int, held_out: int, columns: int, categories: bool = False
+) -> Config:
     """The config of a table in which every setting has its number.
 
     Args:
@@ -26,8 +28,9 @@ def planned(config: Config, given: Collection[str], rows: int, held_out: int, co
         rows: the number of training rows.
         held_out: the number of all other rows.
         columns: the number of columns of the model.
+        categories: whether some of the columns are categories.
     """
-    plan = plan_for(rows, columns, config.training.steps if "training.steps" in given else None)
+    plan = plan_for(rows, columns, config.training.steps if "training.steps" in given else None, categories)
     sizes: dict[str, Any] = {f.name: getattr(plan, f.name) for f in fields(Plan)}
     sizes = {name: list(value) if isinstance(value, tuple) else value for name, value in sizes.items()}
     if rows + held_out < FEWEST_VALIDATED:

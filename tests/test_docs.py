@@ -11,12 +11,13 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 LIBRARY = r"bound, T=10 [\d.]+ ± [\d.]+\nODE .* [\d.]+ ± [\d.]+(\n\w[^\n]*: [\d.]+ \([\d.]+\)){6}"
 
 
+TEXT = r"tensor\([\d.]+, .*\)\n\['.{16}', '.{16}', '.{16}'\]\n\['the ... sat on t', 'the ... sat on t', 'the ... sat on t'\]"
 TABLES = r"column +kind .*\nsex +category +2 categories\n.*\n-?[\d.]+\ntensor\(\[.*\]\)"
 
 
 @pytest.mark.parametrize(
     ("name", "count", "printed"),
-    [("extending.md", 7, r"\(4,\)"), ("library.md", 5, LIBRARY), ("tables.md", 2, TABLES)],
+    [("extending.md", 7, r"\(4,\)"), ("library.md", 5, LIBRARY), ("tables.md", 2, TABLES), ("text.md", 1, TEXT)],
 )
 def test_the_examples_of_a_page_run_in_their_order(name, count, printed, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), flags=re.DOTALL)

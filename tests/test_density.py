@@ -172,8 +172,9 @@ def test_the_threshold_is_computed_when_it_is_asked_for_and_once(monkeypatch):
     density = NeuralDiffusionDensity(max_steps=3, contamination=0.25, random_state=0).fit(x)
     copied = pickle.loads(pickle.dumps(density))
     scores, scored = density.score_samples(x), []
-    score_rows = NeuralDiffusionDensity._score_rows
-    monkeypatch.setattr(NeuralDiffusionDensity, "_score_rows", lambda *args: [scored.append(0), score_rows(*args)][1])
+    log_density = ndm.density.scores.log_density
+    counted = lambda *args: [scored.append(0), log_density(*args)][1]  # noqa: E731
+    monkeypatch.setattr("ndm.density.estimator.log_density", counted)
     assert not scored
     assert density.offset_ == pytest.approx(np.quantile(scores, 0.25))
     assert density.offset_ == copied.offset_ == pickle.loads(pickle.dumps(density)).offset_

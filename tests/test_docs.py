@@ -11,7 +11,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 LIBRARY = r"bound, T=10 [\d.]+ ± [\d.]+\nODE .* [\d.]+ ± [\d.]+(\n\w[^\n]*: [\d.]+ \([\d.]+\)){6}"
 
 
-TEXT = r"tensor\([\d.]+, .*\)\n\['.{16}', '.{16}', '.{16}'\]\n\['the ... sat on t', 'the ... sat on t', 'the ... sat on t'\]"
+TEXT = r"tensor\([\d.]+, .*\)\n\['.{16}', '.{16}', '.{16}'\]\n\[('the ... sat on t'(, )?){3}\]"
 TABLES = r"column +kind .*\nsex +category +2 categories\n.*\n-?[\d.]+\ntensor\(\[.*\]\)"
 
 

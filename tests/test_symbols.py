@@ -1,6 +1,8 @@
 """Sequences of symbols: bounds and likelihoods against brute force over all sequences, and texts."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -207,3 +209,6 @@ def test_a_model_of_symbols_is_saved_and_gives_the_same_bound(kind, tmp_path):
     assert again.decoder.alphabet == "abc" and again.shape == (N,)
     one, two = (ndm.bound(m, everything(), generator=torch.Generator().manual_seed(0)).total for m in (found, again))
     torch.testing.assert_close(one, two, rtol=0, atol=0)
+    code = "import sys, ndm; print(ndm.NDM.from_pretrained(sys.argv[1]).decoder.alphabet)"
+    fresh = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert fresh.stdout == "abc\n"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .embedding import Embedding
     from .errors import InputError
     from .gaussian import Gaussian
+    from .infill import infilled
     from .levels import LevelsPredictor
     from .likelihood import Likelihood, bits_per_dim, log_prob, ode_likelihood, ode_log_prob
     from .marginal import Marginals
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         StepwiseSchedule,
     )
     from .solvers import ODE_SOLVERS, SDE_SOLVERS, Failures, Solution, Solver, SolverError
-    from .symbols import SymbolDecoder, SymbolPredictor, infilled
+    from .symbols import SymbolDecoder, SymbolPredictor
     from .times import ImportanceTimes, LowDiscrepancyTimes
     from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
     from .version import __version__
@@ -105,6 +106,7 @@ HOMES = {
     "embedding": "Embedding",
     "errors": "InputError",
     "gaussian": "Gaussian",
+    "infill": "infilled",
     "levels": "LevelsPredictor",
     "likelihood": "Likelihood bits_per_dim log_prob ode_likelihood ode_log_prob",
     "marginal": "Marginals",
@@ -116,7 +118,7 @@ HOMES = {
     "sampling": "SOLVERS sample",
     "schedule": "CosineSchedule LearnedSchedule LinearSchedule NoiseLevel Schedule StaggeredSchedule StepwiseSchedule",
     "solvers": "ODE_SOLVERS SDE_SOLVERS Failures Solution Solver SolverError",
-    "symbols": "SymbolDecoder SymbolPredictor infilled",
+    "symbols": "SymbolDecoder SymbolPredictor",
     "times": "ImportanceTimes LowDiscrepancyTimes",
     "transform": "BasisCurve Curve Identity Linear Network TimeBasis Transform",
     "version": "__version__",

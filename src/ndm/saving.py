@@ -62,6 +62,7 @@ WEIGHTS_CHECKSUM = "tensors_sha256"
 SCHEMA_CHECKSUM = "schema_sha256"
 """The checksum of the schema beside the model of a table."""
 ROLES = ("process", "predictor", "decoder")
+from .symbols import SymbolDecoder  # noqa: F401  the same, with its predictor
 
 
 def save(model: NDM, folder: Path, beside: Mapping[str, str] | None = None) -> None:

@@ -26,7 +26,6 @@ from torch.nn import functional
 from .decoder import Decoder, check_data
 from .embedding import embedding_of
 from .errors import InputError
-from .model import NDM
 from .predictor import PREDICTORS, BasePredictor, Prediction
 from .process import ForwardProcess
 from .support.blueprint import Blueprint
@@ -151,68 +150,3 @@ class SymbolPredictor(BasePredictor):
         with torch.autocast(z_t.device.type, enabled=False):
             bias = self.bias.to(logits).view(-1, *[1] * (logits.ndim - 2))
             return Prediction(embedding_of(process).posterior(logits + bias, z_t, t, process), None, None)
-
-
-class GivenSymbols(BasePredictor):
-    """A predictor that is certain of some symbols, so that samples fill in the others.
-
-    The reverse process then moves the latents of the known places as the forward process does, given their symbols.
-
-    Args:
-        net: the predictor of all symbols.
-        codes: the known codes at their places, ``(N,)`` or any other shape of a row; other values are not looked at.
-        known: which places are known, bool, shaped like ``codes``.
-    """
-
-    def __init__(self, net: BasePredictor, codes: Tensor, known: Tensor) -> None:
-        super().__init__(net)
-        self.codes, self.known = codes, known
-
-    def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        weights = self.net(z_t, t, process).x_hat
-        one_hot = functional.one_hot(self.codes.to(z_t.device).long(), weights.shape[1]).movedim(-1, 0).to(weights)
-        return Prediction(torch.where(self.known.to(z_t.device), one_hot, weights), None, None)
-
-
-class GivenDecoder(SymbolDecoder):
-    """A decoder that gives the known codes at their places; see :class:`GivenSymbols`."""
-
-    def __init__(self, decoder: SymbolDecoder, codes: Tensor, known: Tensor) -> None:
-        super().__init__(decoder.levels, decoder.alphabet)
-        self.codes_given, self.known = codes, known
-
-    def decode(
-        self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
-    ) -> Tensor:
-        drawn = super().decode(z_0, process, mode, generator)
-        return torch.where(self.known.to(drawn.device), self.codes_given.to(drawn), drawn)
-
-
-def infilled(model: NDM, codes: Tensor, known: Tensor) -> NDM:
-    """The model of the rows that have the known codes at their places.
-
-    Args:
-        model: a model of symbols.
-        codes, known: see :class:`GivenSymbols`.
-
-    Raises:
-        InputError: if the model is not of symbols, the shapes are not those of a row, or a known code is no symbol.
-
-    Example:
-        >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.Embedding((3,), dim=2))
-        >>> predictor = ndm.SymbolPredictor(ndm.nn.Conv1d((2, 8), outputs=3, width=8, depth=1), 3)
-        >>> model = ndm.NDM(process, predictor, ndm.SymbolDecoder(3, "abc"), shape=(8,)).eval()
-        >>> known = torch.tensor([True, True] + 6 * [False])
-        >>> given = ndm.infilled(model, model.decoder.codes("abaaaaaa"), known)
-        >>> [text[:2] for text in model.decoder.texts(ndm.sample(given, 2, steps=5))]
-        ['ab', 'ab']
-    """
-    if not isinstance(model.decoder, SymbolDecoder):
-        raise InputError(f"only a model of symbols can fill in, and this one has a {type(model.decoder).__name__}")
-    shape = model.shape
-    if tuple(codes.shape) != shape or tuple(known.shape) != shape or known.dtype != torch.bool:
-        raise InputError(f"codes and known must have the shape {shape} of a row, and known must be bool")
-    codes = torch.where(known, codes, 0)
-    model.encode(codes[None])
-    given = GivenSymbols(model.predictor, codes, known)
-    return NDM(model.process, given, GivenDecoder(model.decoder, codes, known), shape).train(model.training)

@@ -135,7 +135,8 @@ def prompted(model: NDM, prompt: str) -> NDM:
     """
     import torch
 
-    from ..symbols import SymbolDecoder, infilled
+    from ..infill import infilled
+    from ..symbols import SymbolDecoder
 
     if not isinstance(model.decoder, SymbolDecoder) or model.shape is None:
         raise InputError("--prompt is for runs of text")

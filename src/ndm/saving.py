@@ -50,6 +50,7 @@ from .support.weights import (
     read_tensors,
     write_tensors,
 )  # fmt: skip
+from .symbols import SymbolDecoder  # noqa: F401  the same, with its predictor
 
 if TYPE_CHECKING:
     from .model import NDM
@@ -62,7 +63,6 @@ WEIGHTS_CHECKSUM = "tensors_sha256"
 SCHEMA_CHECKSUM = "schema_sha256"
 """The checksum of the schema beside the model of a table."""
 ROLES = ("process", "predictor", "decoder")
-from .symbols import SymbolDecoder  # noqa: F401  the same, with its predictor
 
 
 def save(model: NDM, folder: Path, beside: Mapping[str, str] | None = None) -> None:

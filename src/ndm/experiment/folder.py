@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OUTPUTS = (
     "config.yaml", "data.json", "schema.json", "metrics.jsonl", "checkpoints", "model", "evaluations.jsonl",
     "qualities.jsonl",
-    "evaluation-*.partial.*.jsonl", "samples*.png", "samples*.txt", "doctor.png", "ndm",
+    "evaluation-*.partial.*.jsonl", "samples*.png", "samples*.txt", "doctor.png", "symbols.png", "ndm",
 )  # fmt: skip
 """All files and folders that commands write into a run's folder; ``ndm`` holds TensorBoard's events.
 

@@ -39,7 +39,7 @@ from ndm.evaluation.tables import markdown_table
 from ndm.marginal import Marginals
 from ndm.tables import Frame
 
-NEW_ROWS, DRAWS, FEWEST_DRAWS = 2_000, 30_000, 8
+NEW_ROWS, DRAWS, FEWEST_DRAWS = 2_000, 100_000, 2
 """How many new rows are scored, about how many draws a total takes where draws are needed, and the fewest of a row."""
 KEY = ("table", "rows", "seed")
 CITIES = ("Lima", "Oslo", "Rome")
@@ -156,10 +156,9 @@ def run(args: argparse.Namespace) -> None:
             with clock() as scoring:
                 shares = np.exp(known.log_p(rows)) * weights
                 total, total_error = total_of(density, rows, weights, shares, seed)
-            true_total = float(shares.sum())
             cells.add({
                 "table": name, "rows": args.rows, "seed": seed, "gap": gap, "error": error, "total": total,
-                "total_error": total_error, "true_total": true_total, "process_seconds": fitting.process,
+                "total_error": total_error, "process_seconds": fitting.process,
                 "scoring_ms_per_row": 1e3 * scoring.process / len(rows), "on": on,
             })  # fmt: skip
             say(f"{name}, {args.rows} rows, seed {seed}: gap {gap:.4f} ({error:.4f}) nats, total {total:.5f}, s.e. "
@@ -195,13 +194,12 @@ def table_of(out: Path) -> str:
         "seed",
         "gap, nats (s.e.)",
         "total",
-        "total of the truth",
         "ms for a row of the total",
     ]
     lines = []
     for r in Cells(out, KEY).records.values():
         figures = [shown(r["gap"], r["error"], 4), shown(r["total"], r["total_error"] or None, 4)]
-        figures += [f"{r['true_total']:.5f}", f"{r['scoring_ms_per_row']:.2f}"]
+        figures.append(f"{r['scoring_ms_per_row']:.2f}")
         lines.append([r["table"], str(r["rows"]), str(r["seed"]), *figures])
     return markdown_table(header, lines)
 

@@ -24,7 +24,7 @@ ORDER = (
     ("predictor", "decoder", "embedding"),
     ("levels", "mixed", "symbols", "description"),
     ("model",),
-    ("saving", "objective", "sampling", "infill"),
+    ("saving", "objective", "sampling", "infill", "draws"),
     ("likelihood",),
     ("training", "evaluation", "distribution"),
     ("density",),

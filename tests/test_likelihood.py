@@ -10,7 +10,8 @@ from torch.distributions import MultivariateNormal
 
 import ndm
 from ndm import Solver
-from ndm.likelihood import draw_probe, value_and_divergence
+from ndm.draws import draw_probe
+from ndm.likelihood import value_and_divergence
 from ndm.solvers import solve_ode
 
 from conftest import SmoothNet

@@ -207,3 +207,14 @@ def test_the_density_beyond_popular_values_falls_no_sooner_than_over_the_whole_c
     step = 1e-3
     slope = (marginals(beyond + step)[0] - marginals(beyond - step)[0]) / (2 * step)
     torch.testing.assert_close(log_slope, slope.log())
+
+
+@pytest.mark.parametrize("far", [1e6, 1e9, 1e12, -1e9])
+def test_a_single_far_value_leaves_the_others_as_they_are(far):
+    x = np.random.default_rng(1).normal(size=300)
+    scores = torch.tensor([[-4.0], [-2.0], [-1.0], [0.0], [1.0], [2.0], [4.0]], dtype=torch.float64)
+    alone, beside = (ndm.Marginals.fit(torch.tensor(c)[:, None]).inverse(scores) for c in (x, np.append(x, far)))
+    inner = slice(1, -2) if far > 0 else slice(2, -1)
+    torch.testing.assert_close(beside[inner], alone[inner], atol=0.2, rtol=0)
+    other_side = beside[0] if far > 0 else beside[-1]
+    assert other_side.abs() < 8

@@ -21,10 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
         status = run(arguments)
     except KeyboardInterrupt:
         status = 130
-    if "torch.distributed" in sys.modules:  # only then there can be other processes
-        from .support.processes import leave
-
-        leave(failed=status != 0)
+    processes = sys.modules.get(
+        "ndm.support.processes"
+    )  # without it, or if it is half imported, there is only this one
+    if processes is not None and hasattr(processes, "leave"):
+        processes.leave(failed=status != 0)
     return status
 
 

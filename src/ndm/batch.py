@@ -102,5 +102,5 @@ def check_magnitude(x_model: Tensor) -> None:
         name = str(x_model.dtype).removeprefix("torch.")
         raise InputError(
             f"data are as far as {largest[worst].item():.2g} standard deviations from the mean (row {worst}), too far "
-            f"for {name}; give GaussianDecoder the mean and std of the data, or remove that row"
+            f"for {name}; remove that row, or give the decoder the mean and std of the data"
         )

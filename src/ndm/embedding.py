@@ -77,8 +77,15 @@ class Embedding(Transform):
 
     def points(self) -> Tensor:
         """The points of all symbols at time 0, ``(sum(levels), dim)``: mean zero and RMS one in each alphabet."""
-        parts = [e - e.mean(0) for e in self.start.split(self.levels)]
-        return torch.cat([e / e.square().mean().sqrt() for e in parts])
+        e = self.start - self._means(self.start)[self.alphabet]
+        return e / self._means(e.square()).mean(1, keepdim=True).sqrt()[self.alphabet]
+
+    def _means(self, e: Tensor) -> Tensor:
+        """The mean over the symbols of each alphabet, ``(sum(levels), dim)`` to ``(len(levels), dim)``."""
+        if len(self.levels) == 1:
+            return e.mean(0, keepdim=True)
+        counts = torch.tensor(self.levels, dtype=e.dtype, device=e.device)[:, None]
+        return e.new_zeros(len(self.levels), e.shape[1]).index_add(0, self.alphabet, e) / counts
 
     def points_at(self, time: Tensor) -> Tensor:
         """The points of all symbols at each time, ``(B,)`` to ``(B, sum(levels), dim)``."""
@@ -97,8 +104,9 @@ class Embedding(Transform):
 
     def embed(self, weights: Tensor, points: Tensor) -> Tensor:
         """The expected point in each alphabet, ``(B, sum(levels), *)`` to ``(B, len(levels) * dim, *)``."""
-        blocks = torch.block_diag(*points.to(weights.dtype).split(self.levels))
-        return (weights.movedim(1, -1) @ blocks).movedim(-1, 1)
+        blocks = weights.new_zeros(len(points), len(self.levels), self.dim)
+        blocks = blocks.index_put((torch.arange(len(points), device=points.device), self.alphabet), points.to(weights))
+        return (weights.movedim(1, -1) @ blocks.flatten(1)).movedim(-1, 1)
 
     def log_likelihoods(self, z: Tensor, t: Tensor, process: ForwardProcess) -> Tensor:
         r""":math:`\log \mathcal{N}(z; \alpha_t e_k(t), \sigma_t^2 I)` of every symbol, less a constant of its alphabet.

@@ -32,11 +32,12 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
+from .draws import Dequantization, Divergence, draw_latent, draw_probe
 from .errors import InputError
 from .gaussian import Gaussian
 from .model import NDM, check_model, check_not_random
@@ -44,10 +45,8 @@ from .sampling import velocity_field
 from .solvers import ODE_SOLVERS, Failures, Solver, VectorField, find_solver, solve_ode
 from .solvers.checked import check_problem, checked_field
 from .support.checks import require_choice, require_count, require_flag, require_real
-from .support.tensors import expand, rand, randn_like, require_generator, require_shape, sum_rows
+from .support.tensors import require_generator, require_shape, stratified, sum_rows
 
-Divergence = Literal["exact", "hutchinson", "hutchinson-gaussian"]
-Dequantization = Literal["decoder", "uniform"]
 Nats = TypeVar("Nats", Tensor, float)
 EXACT_UP_TO = 256  # the most elements of a row for which affordable_divergence is exact
 PASS_ELEMENTS = 2**20
@@ -168,6 +167,7 @@ def ode_likelihood(
         dtype: compute in this precision, in a copy of the model.
         generator: seeds the latents and the probes.
         common: whether every row gets the same draws, so that its estimate does not depend on the rows beside it.
+            Several draws are then spread evenly over each random number, see :func:`ndm.support.tensors.stratified`.
 
     Raises:
         InputError: if x does not fit the model or is not finite, an option does not fit, the model is random because it
@@ -186,8 +186,12 @@ def ode_likelihood(
             x = x.to(dtype)
         random = model.decoder.drawn or divergence != "exact"
         draws: list[Likelihood] = []
-        for _ in range(samples if random else 1):
-            z_0, log_weight = draw_latent(model, x, dequantization, generator, common)
+        samples = samples if random else 1
+        latents = math.prod(model.latent_shape(tuple(x.shape[1:])))
+        places = stratified(samples, model.decoder.rounded + latents, generator) if common and samples > 1 else None
+        for k in range(samples):
+            place = None if places is None else places[k]
+            z_0, log_weight = draw_latent(model, x, dequantization, generator, common, place)
             probe = draw_probe(z_0, divergence, generator, common)
             draw = _in_blocks(velocity_field(model), z_0, probe, solver, max_rows)
             draws.append(draw._replace(log_prob=draw.log_prob + log_weight))
@@ -203,7 +207,7 @@ def _check_options(
     require_choice(get_args(Divergence), divergence=divergence)
     require_choice(get_args(Dequantization), dequantization=dequantization)
     require_count(samples=samples, max_rows=1 if max_rows is None else max_rows)
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
         raise InputError(f"dtype must be a floating-point dtype such as torch.float64, got {dtype!r}")
     require_generator(generator)
     solver = Solver.of(solver)
@@ -211,46 +215,6 @@ def _check_options(
     model.process.schedule.check_steps(None)
     check_not_random(model)
     return solver
-
-
-def draw_latent(
-    model: NDM, x: Tensor, dequantization: Dequantization = "decoder", generator: torch.Generator | None = None,
-    common: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """z_0 and log w of the table in the module's docstring, ``(B, *)`` and ``(B,)``.
-
-    Args:
-        common: whether every row gets the same draws.
-
-    Raises:
-        InputError: if x does not fit the decoder, the dtype cannot resolve the schedule, or uniform dequantisation is
-            asked for continuous data.
-    """
-    decoder = model.decoder
-    rows = 1 if common else len(x)
-    x = decoder.jitter(x, rand((rows, decoder.rounded), model.reference, generator))
-    x_model = model.encode(x)
-    model.process.schedule.check_precision(x_model.dtype)
-    if dequantization == "decoder":
-        eps = model.process.transform.latents(x_model)
-        if decoder.drawn:
-            eps = randn_like(eps[:rows], generator).expand_as(eps)
-        return decoder.latent(x, x_model, model.process, eps)
-    noise = model.process.schedule.start(x_model)
-    u, log_volume = decoder.dequantize(x_model, generator)
-    return expand(noise.alpha, u) * u, u[0].numel() * noise.alpha.log() + log_volume
-
-
-def draw_probe(
-    z: Tensor, divergence: Divergence, generator: torch.Generator | None = None, common: bool = False
-) -> Tensor | None:
-    """Noise of unit covariance shaped like ``z`` for Hutchinson's estimator, or None for the exact divergence."""
-    if divergence == "exact":
-        return None
-    rows = z.detach()[:1] if common else z.detach()
-    if divergence == "hutchinson-gaussian":
-        return randn_like(rows, generator).expand_as(z)
-    return (2 * (rand(tuple(rows.shape), rows, generator) < 0.5).to(z) - 1).expand_as(z)
 
 
 def ode_log_prob(

@@ -34,6 +34,8 @@ MOST_CELLS, MOST_CELLS_OF_ALL = 20_000, 500_000
 """The most popular cells of a column, and of all columns together: each has as many knots as the one with most."""
 NARROWEST = 1e-4
 """The least distance of two knots, in standard deviations of the column."""
+FEW_FAR_ONES = 0.01
+"""If nine in ten rows spread less than this part of the standard deviation, it is that of a few far values."""
 SMALLEST_SPREAD = 1e-100
 """The smallest standard deviation of a column; the largest is its inverse. Beyond them products of slopes overflow."""
 
@@ -220,6 +222,8 @@ def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: i
             f"a column has a standard deviation of {spread:.3g}, with which densities are no numbers; give it in "
             "another unit"
         )
+    middle = float(np.subtract(*np.quantile(placed, (0.95, 0.05)))) / 3.3
+    spread = middle if 0 < middle < FEW_FAR_ONES * spread else spread  # a few far values say nothing of the others
     tail = 0.5 / len(values)
     shares = np.concatenate([[tail], (np.arange(quantiles) + 0.5) / quantiles, [1 - tail]]).clip(0, 1)
     spline = smooth_spline(placed, shares, spread)
@@ -240,8 +244,8 @@ def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: i
         np.concatenate([level, shares])
     )  # straight lines in normal scores are only even if they are short
     scores = torch.special.ndtri(torch.from_numpy(levels)).numpy()
-    mean = (scores[-1] - scores[0]) / (knots[-1] - knots[0])  # the outermost cells may be popular, and no tail is steep
-    return straight_spline(np.interp(levels, level, knots), scores, (min(spline[2, 0], mean), min(spline[3, -1], mean)))
+    ends = (min(spline[2, 0], 1 / spread), min(spline[3, -1], 1 / spread))  # an outermost cell may be popular
+    return straight_spline(np.interp(levels, level, knots), scores, ends)
 
 
 def smooth_spline(column: np.ndarray, shares: np.ndarray, spread: float) -> np.ndarray:

@@ -30,7 +30,17 @@ from torch import Tensor
 
 from .errors import InputError
 from .model import NDM, check_model, check_not_random
-from .solvers import ODE_SOLVERS, SDE_SOLVERS, Method, Solver, VectorField, find_solver, solve_ode, solve_sde
+from .solvers import (
+    ODE_SOLVERS,
+    SDE_SOLVERS,
+    Method,
+    Solver,
+    VectorField,
+    check_distinct,
+    find_solver,
+    solve_ode,
+    solve_sde,
+)
 from .support.checks import require_count, require_flag, row_shape
 from .support.tensors import full_times, randn_like, require_generator, rows_at_once
 
@@ -104,18 +114,6 @@ def sample(
     x = model.decoder.decode(z_0, model.process, mode, generator)
     check_finite(model, x)
     return x
-
-
-def check_distinct(steps: int, dtype: torch.dtype) -> None:
-    """Refuse a number of steps whose times a dtype does not tell apart.
-
-    Raises:
-        InputError: with the largest number.
-    """
-    most = round(1 / torch.finfo(dtype).eps)
-    if steps > most:
-        name = str(dtype).removeprefix("torch.")
-        raise InputError(f"steps = {steps} are too many for {name}, which tells at most {most:,} times apart")
 
 
 def check_finite(model: NDM, z: Tensor) -> None:

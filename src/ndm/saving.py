@@ -111,11 +111,14 @@ def _contents(model: NDM) -> tuple[str, dict[str, torch.Tensor], dict[str, str]]
 
 
 def unshared(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a state dictionary; one that several parts share is there once, under the first of its names."""
+    """The tensors of a state dictionary; one that several parts share is there once, under the first of its names.
+
+    The process, the predictor and the decoder are built one by one, so what they share is there for each of them.
+    """
     own: dict[Any, str] = {}
     for name in sorted(state):
-        value = state[name]
-        shared = (value.data_ptr(), value.dtype, value.shape, value.stride()) if value.numel() else name
+        value, role = state[name], name.partition(".")[0]
+        shared = (role, value.data_ptr(), value.dtype, value.shape, value.stride()) if value.numel() else name
         own.setdefault(shared, name)
     return {name: state[name] for name in state if name in set(own.values())}
 

@@ -18,8 +18,8 @@ from ..support.values import in_words, refuse_base_60
 
 FEW = 8
 """The number of options up to which the error for an unknown option lists them all."""
-MOST_DIGITS = 400
-"""No number has as many digits. Python refuses to read some thousands, in words that do not name the option."""
+MOST_DIGITS = 308
+"""No number has more digits: floats end there. Python refuses to read some thousands, in words that name no option."""
 UNREAD_FILE = re.compile(r'Parser key "(?P<key>[^"]+)": Unable to load config ([\'"])(?P<file>.+?)\2')
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
 

@@ -33,7 +33,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..likelihood import draw_probe, ode_log_prob
+from ..draws import draw_probe
+from ..likelihood import ode_log_prob
 from ..marginal import standard_deviation
 from ..mixed import MixedDecoder
 from ..model import NDM

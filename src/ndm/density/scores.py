@@ -13,7 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..likelihood import Divergence, ode_likelihood
+from ..draws import Divergence
+from ..errors import InputError
+from ..likelihood import ode_likelihood
 from ..mixed import MixedDecoder
 from ..model import NDM
 from ..solvers import Solver
@@ -21,9 +23,12 @@ from ..support.tensors import seeded
 
 EXACT_UP_TO, EXACT_WITH_SYMBOLS_UP_TO = 64, 128
 """The most latents of a row for an exact divergence: of numbers, and of rows with symbols."""
-EXACT_DRAWS, DRAWS = 2, 8
-"""The number of draws with the exact divergence, and with Hutchinson's, whose own noise is many times larger."""
+EXACT_DRAWS, DRAWS = {4: 8, 16: 4, EXACT_WITH_SYMBOLS_UP_TO: 2}, 8
+"""The number of draws with the exact divergence, for rows of up to so many latents, and with Hutchinson's, whose own
+noise is many times larger. With few latents the places of numbers in their cells matter most, and draws are cheap."""
 BLOCK = 1024
+FARTHEST = 1e70
+"""The largest normal score whose density is a number in float64."""
 SOLVER = Solver("dopri5", rtol=1e-4, atol=1e-4)
 """The log-likelihood of a row is then off by about a hundredth of a nat; with 1e-3, by most of a nat in some rows."""
 
@@ -39,11 +44,12 @@ def log_density(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:
     Raises:
         SolverError: if the solver could not finish some rows.
     """
+    check_distance(model, rows)
     latents = model.latent_shape(tuple(rows.shape[1:]))[0]
     symbols = isinstance(model.decoder, MixedDecoder) and model.decoder.alphabets
     most = EXACT_WITH_SYMBOLS_UP_TO if symbols else EXACT_UP_TO
     divergence: Divergence = "exact" if latents <= most else "hutchinson"
-    draws = EXACT_DRAWS if divergence == "exact" else DRAWS
+    draws = next(k for most, k in EXACT_DRAWS.items() if latents <= most) if divergence == "exact" else DRAWS
     parts = [
         ode_likelihood(
             model, block, SOLVER, divergence=divergence, samples=draws, dtype=torch.float64, generator=seeded(seed),
@@ -52,3 +58,19 @@ def log_density(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:
         for block in rows.split(BLOCK)
     ]  # fmt: skip
     return torch.cat(parts)
+
+
+def check_distance(model: NDM, rows: Tensor) -> None:
+    """Refuse rows with a number so far from the training rows that its density is no number, before any is scored.
+
+    Raises:
+        InputError: with the row.
+    """
+    if isinstance(model.decoder, MixedDecoder) and model.decoder.numbers:
+        far = model.decoder.marginals(rows[:, : model.decoder.numbers])[0].abs().amax(1)
+        worst = int(far.argmax())
+        if not far[worst] <= FARTHEST:
+            raise InputError(
+                f"row {worst} is as far as {float(far[worst]):.2g} standard deviations from the training rows, and "
+                "its density is no number; remove it, or correct it"
+            )

@@ -96,10 +96,17 @@ def summarise(model: NDM, x: Tensor, protocol: Protocol, pieces: Sequence[Piece]
     """The estimate from all pieces of the rows ``x``, in their order.
 
     Raises:
+        InputError: if the estimate is not finite.
         SolverError: if the solver could not finish some rows.
     """
     by_estimator = _summarise_bound if protocol.estimator == "bound" else _summarise_ode
-    return by_estimator(model, x, protocol, pieces)
+    estimate = by_estimator(model, x, protocol, pieces)
+    if not math.isfinite(estimate.bpd):
+        raise InputError(
+            f"the estimate {estimate.estimator} is {estimate.bpd}: the model's weights are not finite, or the "
+            "computation leaves the range of numbers; try float64, or an earlier checkpoint"
+        )
+    return estimate
 
 
 def evaluate_all(

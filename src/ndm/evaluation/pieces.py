@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..likelihood import Dequantization, Likelihood, ode_likelihood
+from ..draws import Dequantization
+from ..likelihood import Likelihood, ode_likelihood
 from ..model import NDM
 from ..objective import bound
 from ..solvers import Failures

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from ..draws import Divergence
 from ..errors import InputError
-from ..likelihood import Divergence, affordable_divergence
+from ..likelihood import affordable_divergence
 from ..model import NDM
 from ..solvers import ODE_SOLVERS, Solver
 from ..support.checks import require_choice, require_count, require_kind, require_seed

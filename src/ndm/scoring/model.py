@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..density import log_density
+from ..density.scores import check_distance
 from ..errors import InputError
 from ..mixed import MixedDecoder
 from ..model import NDM
@@ -81,7 +82,7 @@ class TableModel:
         Raises:
             InputError: if columns are missing or additional, or hold what has no density.
         """
-        self.schema.encode(frame, unknown="odd")
+        check_distance(self.model, torch.from_numpy(self.schema.encode(frame, unknown="odd")))
 
     def score(self, frame: Frame, explain: bool = False) -> Scores:
         """The scores of rows.

@@ -21,7 +21,16 @@ from . import external
 
 # isort: on
 from .by_name import solve_ode, solve_sde
-from .methods import ODE_SOLVERS, SDE_SOLVERS, Method, find_solver, ode_on_grid, sde_on_grid, uniform_grid
+from .methods import (
+    ODE_SOLVERS,
+    SDE_SOLVERS,
+    Method,
+    check_distinct,
+    find_solver,
+    ode_on_grid,
+    sde_on_grid,
+    uniform_grid,
+)
 from .options import Solver
 from .solution import Failures, Solution, SolverError, VectorField
 
@@ -34,6 +43,7 @@ __all__ = [
     "Solver",
     "SolverError",
     "VectorField",
+    "check_distinct",
     "dopri5",
     "euler",
     "euler_maruyama",

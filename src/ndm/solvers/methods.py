@@ -62,6 +62,18 @@ def uniform_grid(start: float, end: float, steps: int) -> Tensor:
     return torch.linspace(start, end, steps + 1, dtype=torch.float64, device="cpu")
 
 
+def check_distinct(steps: int, dtype: torch.dtype) -> None:
+    """Refuse a number of steps whose times a dtype does not tell apart.
+
+    Raises:
+        InputError: with the largest number.
+    """
+    most = round(1 / torch.finfo(dtype).eps)
+    if steps > most:
+        name = str(dtype).removeprefix("torch.")
+        raise InputError(f"steps = {steps} are too many for {name}, which tells at most {most:,} times apart")
+
+
 def ode_on_grid(name: str, evaluations: int) -> Callable[[Step], Step]:
     """A decorator that registers an ODE solver ``step(f, z, grid) -> z`` and its number of evaluations per step."""
 
@@ -71,6 +83,7 @@ def ode_on_grid(name: str, evaluations: int) -> Callable[[Step], Step]:
             return step(checked_field(f), z, grid)
 
         def solve(f: VectorField, z: Tensor, start: float, end: float, solver: Solver) -> Solution:
+            check_distinct(solver.steps, z.dtype)
             state = step(f, z, uniform_grid(start, end, solver.steps))
             nfe = torch.full((len(z),), evaluations * solver.steps, device=z.device)
             return Solution(state, z.new_zeros(len(z)), nfe, torch.zeros_like(nfe), Failures.none(name, z))
@@ -95,6 +108,7 @@ def sde_on_grid(name: str) -> Callable[[Step], Step]:
             f: VectorField, g: NoiseRate, z: Tensor, start: float, end: float,
             solver: Solver, generator: torch.Generator | None,
         ) -> Tensor:  # fmt: skip
+            check_distinct(solver.steps, z.dtype)
             return step(f, g, z, uniform_grid(start, end, solver.steps), generator)
 
         SDE_SOLVERS.add(name, Method(solve, takes_steps=True))

@@ -29,6 +29,14 @@ def require(condition: bool, rule: str, value: Any) -> None:
         raise InputError(f"{rule}, got {value}")
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a real number is finite, also as a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return False
+
+
 def require_count(least: int = 1, **values: Any) -> None:
     """Refuse values that are not whole numbers (2.5, "3", True), are below ``least`` or too large to count anything.
 
@@ -94,8 +102,8 @@ def require_number(**values: Any) -> None:
         InputError: naming the first such value.
     """
     for name, value in values.items():
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        require(number and math.isfinite(value), f"{name} must be a finite number", repr(value))
+        number = isinstance(value, (Integral, float, np.floating)) and not isinstance(value, bool)
+        require(number and is_finite(value), f"{name} must be a finite number", shown(repr(value)))
 
 
 def require_real(**values: Any) -> None:
@@ -108,6 +116,7 @@ def require_real(**values: Any) -> None:
         kind = str(getattr(value, "dtype", ""))
         array = "int" in kind or "float" in kind
         number = isinstance(value, Real) and not isinstance(value, bool)
+        number = number and (is_finite(value) or not isinstance(value, Integral))
         if not (array or number):  # the text of a tensor costs milliseconds, so it is only made for a message
             rule = f"{name} must be real numbers: a tensor, an array or a number"
             raise InputError(f"{rule}, got {shown(repr(value))}")
@@ -152,7 +161,7 @@ def _is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, list) and all(_is_of(one, get_args(kind)[0]) for one in value)
     if kind in (int, float):
         number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-        return number and math.isfinite(value)
+        return number and is_finite(value)
     return isinstance(value, get_origin(kind) or kind)
 
 
@@ -194,10 +203,10 @@ def row_shape(shape: Any) -> tuple[int, ...]:
         InputError: if it is anything else.
     """
     try:
-        sizes = () if isinstance(shape, str) else tuple(shape)
+        sizes = () if isinstance(shape, (str, bytes)) else tuple(shape)
     except TypeError:  # a number, which may be a tensor without dimensions
         sizes = ()
-    if not sizes or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1 for n in sizes):
+    if not sizes or not all(isinstance(n, Integral) and not isinstance(n, bool) and 1 <= int(n) < 2**63 for n in sizes):
         raise InputError(f"shape must be the positive sizes of one sample, e.g. (1, 8, 8) or (2,), got {shape!r}")
     return tuple(int(n) for n in sizes)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .checks import shown
 
 
 def exact_statistic(name: str, given: Any) -> Tensor:
@@ -18,8 +19,10 @@ def exact_statistic(name: str, given: Any) -> Tensor:
     """
     try:
         value = given.detach() if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name} must be a number, or numbers with one value per element, got {given!r}") from None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise InputError(
+            f"{name} must be a number, or numbers with one value per element, got {shown(repr(given))}"
+        ) from None
     if value.layout is not torch.strided or value.is_meta:
         what = "is on the device meta" if value.is_meta else f"has the layout {value.layout}"
         raise InputError(f"{name} must be a plain tensor that holds its values, but it {what}")

@@ -149,3 +149,16 @@ def seed_dropout(seed: int) -> None:
         torch.cuda.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
+
+
+def stratified(draws: int, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform numbers ``(draws, count)`` in float64 on the CPU, in each column one in every ``draws``-th of [0, 1).
+
+    A mean over the draws is the more accurate, the more it is a sum of functions of one column each.
+
+    References:
+        McKay, Beckman, Conover. A Comparison of Three Methods for Selecting Values of Input Variables. 1979.
+    """
+    like = torch.empty(0, dtype=torch.float64, device="cpu")
+    order = rand((draws, count), like, generator).argsort(0)
+    return (order + rand((draws, count), like, generator)) / draws

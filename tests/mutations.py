@@ -584,7 +584,7 @@ MUTATIONS = [
          "column.grid.step if column.grid else 0.0",
          "0.0", "test_schema"),
         ("connections stay open at the end of a command", "__main__.py::main",
-         "leave(failed=status != 0)",
+         "processes.leave(failed=status != 0)",
          "None", "test_distributed"),
         ("slopes forgotten in the bound of a row", "mixed.py::MixedDecoder.nll",
          "self.numbers * per_number + self.log_scale(x).to(z_0.dtype)",

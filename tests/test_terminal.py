@@ -218,7 +218,7 @@ MISTAKES = [
     *(([name, "RUN", "--seed", str(2**64 + 1)], "seed must not be negative and must be below 2^63") for name in EVERY),
     (["demo", "--seed", str(2**63)], "seed must not be negative and must be below 2^63"),
     (["sample", "RUN", "--seed", "1.5"], "seed must be a whole number, got '1.5'"),
-    (["sample", "RUN", "--seed", "9" * 5000], "has more than 400 digits"),
+    (["sample", "RUN", "--seed", "9" * 5000], "has more than 308 digits"),
     (["sample", "RUN", "--num", "1e3"], "--num must be a whole number, got 1000.0"),
     (["evaluate", "RUN", "--limit", "0"], "--limit must be at least 1, got 0"),
     (["evaluate", "RUN", "--rtol", "-1"], "rtol and atol must not be negative"),

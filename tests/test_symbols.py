@@ -212,3 +212,26 @@ def test_a_model_of_symbols_is_saved_and_gives_the_same_bound(kind, tmp_path):
     code = "import sys, ndm; print(ndm.NDM.from_pretrained(sys.argv[1]).decoder.alphabet)"
     fresh = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert fresh.stdout == "abc\n"
+
+
+def test_the_decoder_gives_the_probabilities_of_bayes_at_time_zero():
+    found = model().double()
+    z_0 = 0.3 * torch.randn(6, D, N, dtype=torch.float64)
+    x = torch.randint(V, (6, N))
+    one_hot = torch.eye(V, dtype=torch.float64)[:, :, None].expand(V, V, N)
+    q_0 = found.process(one_hot).marginal(torch.zeros(V, dtype=torch.float64))
+    density = torch.distributions.Normal(q_0.mean, q_0.std).log_prob(z_0[:, None]).sum(2)
+    log_p = density.log_softmax(1)
+    torch.testing.assert_close(found.decoder.log_probs(z_0, found.process), log_p)
+    nll = -sum(log_p[:, :, i].gather(1, x[:, i, None])[:, 0] for i in range(N))
+    torch.testing.assert_close(found.decoder.nll(x, z_0, found.process), nll)
+
+
+def test_known_symbols_are_certain_and_the_others_are_predicted():
+    found = model(ndm.nn.Conv1d((D, N), V, width=8, depth=1, kernel=3))
+    nn.init.normal_(found.predictor.net.head.weight)
+    given = ndm.infilled(found, torch.tensor([2, 0]), torch.tensor([True, False]))
+    z, t = torch.randn(4, D, N), torch.rand(4)
+    free, certain = (m.predictor(z, t, m.process).x_hat for m in (found, given))
+    torch.testing.assert_close(certain[:, :, 1], free[:, :, 1])
+    assert (certain[:, :, 0] == torch.tensor([0.0, 0.0, 1.0])).all()

@@ -218,3 +218,15 @@ def test_turned_products_depend_on_the_distance_alone():
         torch.testing.assert_close(line, line[:1].expand_as(line))
     assert not math.isclose(products[0, 0].item(), products[0, 5].item())
     torch.testing.assert_close(rotate(q).square().sum(0), q.square().sum(0))
+
+
+def test_equal_places_attend_by_their_distance_alone(monkeypatch):
+    seen = []
+    monkeypatch.setattr("ndm.nn.transformer.attend", lambda q, k, v: [seen.append(q.mT @ k), v][1])
+    net = Transformer((3, 12), outputs=5, width=16, depth=1, heads=2)
+    net(torch.randn(1, 3, 1).expand(1, 3, 12), torch.rand(1))
+    for products in seen[0].flatten(0, 1):
+        for distance in (-5, 0, 4):
+            line = products.diagonal(distance)
+            torch.testing.assert_close(line, line[:1].expand_as(line), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(products[0, 0], products[0, 5])

@@ -606,7 +606,7 @@ MUTATIONS = [
          "full_times(0.5, z_0)", "test_symbols"),
         ("given symbols are predicted", "infill.py::GivenSymbols.forward",
          "torch.where(self.known.to(z_t.device), one_hot, weights)",
-         "weights", "test_text"),
+         "weights", "test_symbols"),
         ("queries are not turned", "nn/transformer.py::Block.forward",
          "attend(rotate(q), rotate(k), v)",
          "attend(q, rotate(k), v)", "test_text"),

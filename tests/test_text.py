@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -230,3 +231,12 @@ def test_equal_places_attend_by_their_distance_alone(monkeypatch):
             line = products.diagonal(distance)
             torch.testing.assert_close(line, line[:1].expand_as(line), atol=1e-4, rtol=1e-4)
         assert not torch.allclose(products[0, 0], products[0, 5])
+
+
+def test_the_doctor_shows_how_characters_move_and_says_nothing_of_levels(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    assert main(["doctor", str(run), "--limit", "3", "--device", "cpu", "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "bits/character" in out and "symbols that noise makes one" in out and "levels" not in out
+    assert (run / "symbols.png").is_file() and (run / "doctor.png").is_file()

@@ -244,8 +244,8 @@ def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: i
         np.concatenate([level, shares])
     )  # straight lines in normal scores are only even if they are short
     scores = torch.special.ndtri(torch.from_numpy(levels)).numpy()
-    ends = (min(spline[2, 0], 1 / spread), min(spline[3, -1], 1 / spread))  # an outermost cell may be popular
-    return straight_spline(np.interp(levels, level, knots), scores, ends)
+    beyond = (min(spline[2, 0], 1 / spread), min(spline[3, -1], 1 / spread))  # an outermost cell may be popular
+    return straight_spline(np.interp(levels, level, knots), scores, beyond)
 
 
 def smooth_spline(column: np.ndarray, shares: np.ndarray, spread: float) -> np.ndarray:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..decoder import CategoricalDecoder
 from ..likelihood import affordable_divergence, bits_per_dim
 from ..model import NDM
 from ..objective import continuous_diffusion, discrete_diffusion, step_around
@@ -128,11 +129,12 @@ def diagnose(
     profile = _profile(model, x, steps, passes, generator)
     noise = model.process.schedule.start(model.encode(x[:1]))
     noise_std = (noise.gamma / 2).exp().item()
+    level_distance = model.decoder.cell / noise_std if isinstance(model.decoder, CategoricalDecoder) else None
     bins = [Figure.of(values) for values in profile]
     found = Diagnosis(
         len(x), whole.bpd, whole.standard_error, *prior, *diffusion, *reconstruction,
         [b.value for b in bins], [b.error for b in bins],
-        None if model.decoder.levels is None else 2 / model.decoder.levels / noise_std, noise_std, passes, unit=unit,
+        level_distance, noise_std, passes, unit=unit,
     )  # fmt: skip
     if steps is None:
         _examine_ode(found, model, x[:solves], seed, generator)

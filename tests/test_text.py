@@ -188,6 +188,8 @@ def test_filling_in_needs_symbols_and_rows_of_the_model():
     known = torch.tensor([True, False, True, False])
     with pytest.raises(ndm.InputError, match=r"shape \(4,\)"):
         ndm.infilled(symbols, torch.zeros(3), known)
+    with pytest.raises(ndm.InputError, match="codes must be a Tensor"):
+        ndm.infilled(symbols, [0, 0, 0, 0], known)
     with pytest.raises(ndm.InputError, match="codes 0..2"):
         ndm.infilled(symbols, torch.tensor([3, 0, 0, 0]), known)
     drawn = ndm.sample(ndm.infilled(symbols, torch.tensor([2, 9, 0, 9]), known), 8, steps=6)

@@ -21,9 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
         status = run(arguments)
     except KeyboardInterrupt:
         status = 130
-    processes = sys.modules.get(
-        "ndm.support.processes"
-    )  # without it, or if it is half imported, there is only this one
+    # Without this module, or if an interrupt left it half imported, there is only this process.
+    processes = sys.modules.get("ndm.support.processes")
     if processes is not None and hasattr(processes, "leave"):
         processes.leave(failed=status != 0)
     return status

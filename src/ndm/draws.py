@@ -38,16 +38,15 @@ def draw_latent(
         eps = model.process.transform.latents(x_model)
         if decoder.drawn:
             row = eps[:rows]
-            row = (
-                randn_like(row, generator)
-                if places is None
-                else torch.special.ndtri(places[decoder.rounded :]).to(row).view_as(row)
-            )
-            eps = row.expand_as(eps)
+            if places is None:
+                noise = randn_like(row, generator)
+            else:
+                noise = torch.special.ndtri(places[decoder.rounded :]).to(row).view_as(row)
+            eps = noise.expand_as(eps)
         return decoder.latent(x, x_model, model.process, eps)
-    noise = model.process.schedule.start(x_model)
+    alpha = model.process.schedule.start(x_model).alpha
     u, log_volume = decoder.dequantize(x_model, generator)
-    return expand(noise.alpha, u) * u, u[0].numel() * noise.alpha.log() + log_volume
+    return expand(alpha, u) * u, u[0].numel() * alpha.log() + log_volume
 
 
 def draw_probe(

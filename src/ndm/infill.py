@@ -14,6 +14,7 @@ from .errors import InputError
 from .model import NDM
 from .predictor import BasePredictor, Prediction
 from .process import ForwardProcess
+from .support.checks import require_kind
 from .symbols import SymbolDecoder
 
 
@@ -74,6 +75,7 @@ def infilled(model: NDM, codes: Tensor, known: Tensor) -> NDM:
     if not isinstance(model.decoder, SymbolDecoder):
         raise InputError(f"only a model of symbols can fill in, and this one has a {type(model.decoder).__name__}")
     shape = model.shape
+    require_kind(codes=(codes, Tensor), known=(known, Tensor))
     if tuple(codes.shape) != shape or tuple(known.shape) != shape or known.dtype != torch.bool:
         raise InputError(f"codes and known must have the shape {shape} of a row, and known must be bool")
     codes = torch.where(known, codes, 0)

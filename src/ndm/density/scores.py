@@ -67,7 +67,8 @@ def check_distance(model: NDM, rows: Tensor) -> None:
         InputError: with the row.
     """
     if isinstance(model.decoder, MixedDecoder) and model.decoder.numbers:
-        far = model.decoder.marginals(rows[:, : model.decoder.numbers])[0].abs().amax(1)
+        marginals = model.decoder.marginals
+        far = marginals(rows[:, : model.decoder.numbers].to(marginals.x))[0].abs().amax(1)
         worst = int(far.argmax())
         if not far[worst] <= FARTHEST:
             raise InputError(

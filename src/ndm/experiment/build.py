@@ -162,7 +162,8 @@ def build_model(config: Config, shape: Sequence[int], decoder: Decoder, most: Se
     for name, value, idle in (("uniform", m.uniform, []), ("dim", m.dim, 4)):
         require(value == idle, f"model.{name} is for tables and text; with other data set it to {idle}", value)
     for name, wrong in (("transform", "embedding"), ("parameterization", "symbols")):
-        require(getattr(m, name) != wrong, f"model.{name} {wrong} is for text", type(decoder).__name__)
+        if getattr(m, name) == wrong:
+            raise InputError(f"model.{name} {wrong} is for text, and these data are none; choose another")
     return _build(config, tuple(shape), decoder, most)
 
 

@@ -152,7 +152,7 @@ def seed_dropout(seed: int) -> None:
 
 
 def stratified(draws: int, count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Uniform numbers ``(draws, count)`` in float64 on the CPU, in each column one in every ``draws``-th of [0, 1).
+    """Uniform numbers ``(draws, count)`` in float64 on the CPU, in each column one in every ``draws``-th of (0, 1).
 
     A mean over the draws is the more accurate, the more it is a sum of functions of one column each.
 
@@ -161,4 +161,4 @@ def stratified(draws: int, count: int, generator: torch.Generator | None = None)
     """
     like = torch.empty(0, dtype=torch.float64, device="cpu")
     order = rand((draws, count), like, generator).argsort(0)
-    return (order + rand((draws, count), like, generator)) / draws
+    return (order + rand((draws, count), like, generator).clamp(min=1e-15)) / draws

@@ -28,7 +28,7 @@ import ndm
 from ndm import NeuralDiffusionDensity
 from ndm.data import Dataset
 from ndm.density import plan_for, table_model
-from ndm.tables import Frame, Schema
+from ndm.tables import Frame, Layout, Schema
 from ndm.training import TrainingConfig, train
 from ndm.training.validation import validation_nats
 
@@ -370,7 +370,7 @@ def test_training_that_gets_worse_stops_and_keeps_the_best():
     plan = replace(plan_for(40, 12), dropout=0.0)
     settings = TrainingConfig(steps=600, batch_size=32, evaluate_every=20, patience=5, learning_rate=5e-3)
     news = []
-    model = train(table_model(training, [0.0] * 12, [], plan), Dataset("noise", training, held_out, held_out),
+    model = train(table_model(training, Layout([0.0] * 12), plan), Dataset("noise", training, held_out, held_out),
                   settings, log=news.append)  # fmt: skip
     found = {entry["step"]: entry["validation_bpd"] for entry in news if "validation_bpd" in entry}
     best = min(found, key=found.get)
@@ -468,10 +468,10 @@ def test_popular_prices_of_a_fine_grid_are_known_before_training(given):
         rng.random(2000) < 2 / 3, rng.integers(1, 11, 2000) * 10 - 0.01, rng.uniform(0, 200, 2000).round(2)
     )
     schema = Schema.fit(Frame.of(prices[:, None]))
-    assert schema.numeric[0][1] == 0 and schema.grids[0] == pytest.approx(0.01)
+    assert schema.numeric[0][1] == 0 and schema.layout.grids[0] == pytest.approx(0.01)
     rows = torch.from_numpy(schema.encode(Frame.of(prices[:, None])))
-    grids = schema.grids if given else None
-    scores, log_slope = table_model(rows, [0.0], [], plan_for(2000, 1), grids=grids).decoder.marginals(rows[:200])
+    layout = schema.layout if given else Layout([0.0])
+    scores, log_slope = table_model(rows, layout, plan_for(2000, 1)).decoder.marginals(rows[:200])
     log_p = torch.distributions.Normal(0.0, 1.0).log_prob(scores) + log_slope
     share = torch.exp(log_p[torch.isclose(rows[:200], torch.tensor(49.99, dtype=torch.float64))]) * 0.01
     assert (share.mean().item() == pytest.approx(1 / 15, rel=0.3)) == given

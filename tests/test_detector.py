@@ -21,6 +21,7 @@ from ndm.density.oddness import (
     diffusion_term,
     log_density_of_scores,
 )
+from ndm.tables import Layout
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def test_copies_of_training_rows_are_known():
 def test_the_diffusion_term_of_a_model_that_knows_nothing_is_that_of_a_normal():
     """It starts at independent columns, whose normal scores z have -log p = |z|^2 / 2 and a constant."""
     rows = torch.from_numpy(ring(100))
-    model = table_model(rows, [0.0] * 3, [], plan_for(100, 3)).eval()
+    model = table_model(rows, Layout([0.0] * 3), plan_for(100, 3)).eval()
     squares = model.encode(rows).double().square().sum(1)
     found = torch.from_numpy(diffusion_term(model, rows))
     schedule = model.process.schedule
@@ -110,7 +111,7 @@ def test_far_rows_and_broken_relations_are_odd(fitted):
 
 def untrained(rows):
     """The model of a table before training, which takes the columns to be independent."""
-    return table_model(torch.from_numpy(rows), [0.0] * rows.shape[1], [], plan_for(len(rows), rows.shape[1])).eval()
+    return table_model(torch.from_numpy(rows), Layout([0.0] * rows.shape[1]), plan_for(len(rows), rows.shape[1])).eval()
 
 
 def test_each_view_is_the_tail_of_its_own_score():

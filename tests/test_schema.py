@@ -253,6 +253,8 @@ def edited(**changes):
         (edited(at=3, origin=10**30), "Column.origin is 1000"),
         (edited(at=2, values=[None, "a"]), "the missing value of column city must be the last"),
         (edited(low="x"), "Column.low is 'x'"),
+        (edited(spikes=[1.0]), "the frequent values of column income must be rising and have cells"),
+        (edited(spikes=[1.0, 0.0], width=0.1), "the frequent values of column income"),
         (edited(low=1e9), "the lowest value of column income"),
         (edited(name="city"), "column city must be there once, got 2 times"),
         (edited(name="wealth"), "relation of column twice must be between known columns"),
@@ -352,4 +354,4 @@ def test_a_real_column_that_was_written_with_few_decimals_has_a_grid():
     data = {"price": np.round(rng.uniform(0, 35, 400), 2), "stars": rng.integers(1, 6, 400)}
     schema = Schema.fit(Frame.of(pd.DataFrame({**data, "weight": rng.normal(size=400), "town": ["a", "b"] * 200})))
     assert schema.numeric == (("price", 0.0), ("stars", 1.0), ("weight", 0.0))
-    assert schema.grids == pytest.approx([0.01, 1.0, 0.0])
+    assert schema.layout.grids == pytest.approx([0.01, 1.0, 0.0])

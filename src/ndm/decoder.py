@@ -69,7 +69,7 @@ class Decoder(nn.Module):
     """The number of values that an element can take; None for real numbers."""
 
     rounded: int = 0
-    """How many numbers of a row are known only up to a cell; :meth:`jitter` needs a draw for each."""
+    """How many numbers of a row are not known exactly; :meth:`jitter` needs a draw for each."""
 
     @property
     def discrete(self) -> bool:
@@ -86,7 +86,7 @@ class Decoder(nn.Module):
         return shape
 
     def jitter(self, x: Tensor, u: Tensor) -> Tensor:
-        """Data with each rounded number moved within its cell, for u uniform in [0, 1), ``(B, rounded)``."""
+        """Data with a place for each number that is not known exactly, for u uniform in [0, 1), ``(B, rounded)``."""
         return x
 
     def encode(self, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
-from .popular import find_popular
+from .popular import Popular, find_popular
 from .support.checks import listed, require, require_count, require_number
 from .support.registry import savable
 
@@ -84,8 +84,9 @@ class Marginals(nn.Module):
 
     @classmethod
     def fit(
-        cls, rows: Tensor, knots: int | None = None, cells: Sequence[float] | None = None, seed: int = 0
-    ) -> Marginals:
+        cls, rows: Tensor, knots: int | None = None, cells: Sequence[float] | None = None, seed: int = 0,
+        spikes: Sequence[Sequence[float]] | None = None, known: Tensor | None = None,
+    ) -> Marginals:  # fmt: skip
         """The splines of the columns of ``rows``, ``(N, D)``.
 
         Args:
@@ -94,6 +95,8 @@ class Marginals(nn.Module):
             cells: the width of the cell of each column, such as the step of its grid, 0 for one that is not rounded;
                 None is 0 for all. Rounded values are spread evenly over their cells.
             seed: seed of the places in the cells.
+            spikes: for each column, the only values that are spread over their cells; empty if all are.
+            known: which numbers count, bool ``(N, D)``; None if all do.
 
         Raises:
             InputError: if ``rows`` are no table of real numbers, or a column has a single value or a value that is not
@@ -107,12 +110,19 @@ class Marginals(nn.Module):
             raise InputError(f"rows must be a tensor of real numbers of shape (N, D) with at least one row, got {got}")
         rows = rows.detach().cpu().double()
         widths = cell_widths(cells, rows.shape[1])
-        values = rows.numpy()
-        quantiles = knots or int(min(MOST_KNOTS, max(4, len(values) // ROWS_PER_KNOT)))
-        spread = spread_out(rows, widths, seed).numpy()
-        most = min(MOST_CELLS, MOST_CELLS_OF_ALL // max(1, len(widths)))
-        splines = [fit_column(*column, quantiles, most) for column in zip(values.T, spread.T, widths, strict=True)]
-        self = cls(values.shape[1], max((spline.shape[1] for spline in splines), default=quantiles + 2))
+        columns = rows.shape[1]
+        quantiles = knots or int(min(MOST_KNOTS, max(4, len(rows) // ROWS_PER_KNOT)))
+        placed = spread_out(rows, widths, seed)
+        most = min(MOST_CELLS, MOST_CELLS_OF_ALL // max(1, columns))
+        splines = []
+        for j in range(columns):
+            counts = slice(None) if known is None else known[:, j]
+            values, spread = rows[counts, j].numpy(), placed[counts, j].numpy()
+            if spikes and spikes[j]:
+                splines.append(fit_spiked(values, np.array(spikes[j]), widths[j], quantiles))
+            else:
+                splines.append(fit_column(values, spread, widths[j], quantiles, most))
+        self = cls(columns, max((spline.shape[1] for spline in splines), default=quantiles + 2))
         filled = [continued(spline, self.knots) for spline in splines]
         tables = torch.from_numpy(np.stack(filled, 1) if filled else np.empty((4, 0, self.knots)))
         self.x, self.y, self.slope = tables[0].clone(), tables[1].clone(), tables[2:].clone()
@@ -212,6 +222,31 @@ def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: i
     Raises:
         InputError: if the column has a single value or a value that is not finite.
     """
+    spread = spread_of(placed)
+    spline, shares = smooth_spline(placed, quantiles, spread)
+    popular = find_popular(values, distribution(spline), spread, cell, cells)
+    if popular is None:
+        return spline
+    return with_popular(spline, shares, popular, (values.min() - cell / 2, values.max() + cell / 2), spread)
+
+
+def fit_spiked(values: np.ndarray, spikes: np.ndarray, width: float, quantiles: int) -> np.ndarray:
+    """The spline of a column in which the values ``spikes`` alone have cells of ``width``; see :func:`fit_column`."""
+    spikes = np.sort(spikes)
+    others = values[~np.isin(values, spikes)]
+    spread = spread_of(values)
+    spline, shares = smooth_spline(others, quantiles, spread)
+    rows = np.array([(values == spike).sum() for spike in spikes])
+    popular = Popular(spikes - width / 2, width, rows, len(others) / len(values), 0.0, 0.0)
+    return with_popular(spline, shares, popular, (values.min() - width / 2, values.max() + width / 2), spread)
+
+
+def spread_of(placed: np.ndarray) -> float:
+    """The standard deviation of a column, or that of its middle if a few far values make it large.
+
+    Raises:
+        InputError: if the column has a single value or a value that is not finite.
+    """
     if not np.isfinite(placed).all() or placed.min() == placed.max():
         raise InputError(
             "a column needs finite values, and at least two different ones in float64, for a marginal distribution"
@@ -223,33 +258,39 @@ def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: i
             "another unit"
         )
     middle = float(np.subtract(*np.quantile(placed, (0.95, 0.05)))) / 3.3
-    spread = middle if 0 < middle < FEW_FAR_ONES * spread else spread  # a few far values say nothing of the others
-    tail = 0.5 / len(values)
-    shares = np.concatenate([[tail], (np.arange(quantiles) + 0.5) / quantiles, [1 - tail]]).clip(0, 1)
-    spline = smooth_spline(placed, shares, spread)
+    return middle if 0 < middle < FEW_FAR_ONES * spread else spread  # a few far values say nothing of the others
+
+
+def distribution(spline: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The distribution function that a spline stands for."""
     one = Marginals(1, spline.shape[1])
     one.x, one.y, one.slope = (torch.from_numpy(table) for table in (spline[:1], spline[1:2], spline[2:, None]))
-    smooth = lambda x: torch.special.ndtr(one(torch.from_numpy(x)[:, None])[0][:, 0]).numpy()  # noqa: E731
-    popular = find_popular(values, smooth, spread, cell, cells)
-    if popular is None:
-        return spline
+    return lambda x: torch.special.ndtr(one(torch.from_numpy(x)[:, None])[0][:, 0]).numpy()
+
+
+def with_popular(
+    spline: np.ndarray, shares: np.ndarray, popular: Popular, ends: tuple[float, float], spread: float
+) -> np.ndarray:
+    """A smooth spline through the quantiles at ``shares``, with popular cells, of a column with these ends."""
+    smooth, tail = distribution(spline), shares[0]
     below = lambda x: popular.weight * smooth(x) + (1 - popular.weight) * popular.distribution(x)  # noqa: E731
     edges = popular.edges()
-    ends = [min(values.min() - cell / 2, spline[0, 0]), max(values.max() + cell / 2, spline[0, -1])]
+    ends = (min(ends[0], spline[0, 0]), max(ends[1], spline[0, -1]))
     outside = spline[0][np.searchsorted(edges, spline[0]) % 2 == 0]  # the density is even within a cell
     knots = np.unique(np.concatenate([edges, outside, ends]).clip(*ends))
     level = below(knots)
     level = tail + (1 - 2 * tail) * (level - level[0]) / (level[-1] - level[0])
-    levels = np.unique(
-        np.concatenate([level, shares])
-    )  # straight lines in normal scores are only even if they are short
+    # Straight lines in normal scores are only even if they are short.
+    levels = np.unique(np.concatenate([level, shares]))
     scores = torch.special.ndtri(torch.from_numpy(levels)).numpy()
     beyond = (min(spline[2, 0], 1 / spread), min(spline[3, -1], 1 / spread))  # an outermost cell may be popular
     return straight_spline(np.interp(levels, level, knots), scores, beyond)
 
 
-def smooth_spline(column: np.ndarray, shares: np.ndarray, spread: float) -> np.ndarray:
-    """The smooth spline through the quantiles of a column at ``shares``; see :func:`fit_column`."""
+def smooth_spline(column: np.ndarray, quantiles: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """The smooth spline through the quantiles of a column, see :func:`fit_column`, and the shares below them."""
+    tail = 0.5 / len(column)
+    shares = np.concatenate([[tail], (np.arange(quantiles) + 0.5) / quantiles, [1 - tail]]).clip(0, 1)
     position = np.quantile(column, shares)
     position[0], position[-1] = column.min(), column.max()
     score = torch.special.ndtri(torch.from_numpy(shares)).numpy()
@@ -261,7 +302,7 @@ def smooth_spline(column: np.ndarray, shares: np.ndarray, spread: float) -> np.n
     # A weighted harmonic mean of the neighbouring secants keeps the spline increasing and smooth.
     slope[1:-1] = (width[1:] + width[:-1]) / (width[1:] / secant[1:] + width[:-1] / secant[:-1])
     slope[-1] = secant[-1]
-    return np.stack([position, score, slope, slope])
+    return np.stack([position, score, slope, slope]), shares
 
 
 def straight_spline(position: np.ndarray, score: np.ndarray, beyond: tuple[float, float]) -> np.ndarray:

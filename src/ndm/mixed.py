@@ -7,9 +7,7 @@ numbers (:class:`ndm.Marginals`) and a one-hot vector for each symbol, which the
     p(x \mid z_0) = \prod_{j \le n} \mathcal{N}(S_j(x_j);\, z_{0,j} / \alpha_0, e^{\gamma_0})\, S_j'(x_j)
     \prod_{j > n} \frac{q(z_{0,j} \mid x_j)}{\sum_k q(z_{0,j} \mid k)}
 
-Numbers that are rounded to a grid have cells of width h > 0. The model is a density of :math:`x + h (u - 1/2)` with u
-uniform, and the probability of the cell is :math:`P(x) = h\, \mathrm{E}_u[p(x + h (u - \tfrac12))]`. So
-:math:`-\log P(x)` is at most the expected :math:`-\log p(x + h (u - \frac12)) - \log h`, which the bound estimates.
+Numbers that are rounded to a grid or missing have places that are drawn (:mod:`ndm.dequantize`).
 
 The predictor gives ``v`` for the numbers, and for the symbols probabilities
 
@@ -17,9 +15,6 @@ The predictor gives ``v`` for the numbers, and for the symbols probabilities
 
 with a learned bias b that starts at the logarithm of the frequencies: a network that gives zeros gives the frequencies,
 updated by what :math:`z_t` says.
-
-References:
-    Theis, van den Oord, Bethge. A Note on the Evaluation of Generative Models. ICLR 2016 (uniform dequantisation).
 """
 
 from __future__ import annotations
@@ -34,10 +29,11 @@ from torch.nn import functional
 
 from .batch import as_float
 from .decoder import COARSEST, Decoder, check_data
+from .dequantize import Dequantizer
 from .embedding import embedding_of
 from .errors import InputError
 from .gaussian import Gaussian
-from .marginal import Marginals, cell_widths
+from .marginal import Marginals
 from .predictor import PREDICTORS, BasePredictor, Prediction
 from .process import ForwardProcess
 from .support.checks import listed, require, require_count, require_kind
@@ -52,27 +48,28 @@ class MixedDecoder(Decoder):
     Args:
         marginals: the maps of the numbers to normal scores.
         alphabets: how many symbols each of the other columns has.
-        cells: the width of the cell of each number in data units, 0 for numbers that are not rounded; None is 0 for
-            all.
+        cells, spikes, missing: which numbers are not known exactly; see :class:`ndm.dequantize.Dequantizer`.
 
     Raises:
-        InputError: if ``cells`` does not fit the numbers, or an alphabet has fewer than two symbols; in ``encode``, if
-            a row has another length, a value is not finite, a code is not a whole number in its range, or the dtype
-            of the data is too coarse for a column.
+        InputError: if ``cells``, ``spikes`` or ``missing`` do not fit, or an alphabet has fewer than two symbols; in
+            ``encode``, if a row has another length, a value is not finite, a code is not a whole number in its range,
+            or the dtype of the data is too coarse for a column.
     """
 
     def __init__(
-        self, marginals: Marginals, alphabets: Sequence[int] = (), cells: Sequence[float] | None = None
-    ) -> None:
+        self, marginals: Marginals, alphabets: Sequence[int] = (), cells: Sequence[float] | None = None,
+        spikes: Sequence[Sequence[float]] | None = None, missing: Sequence[Sequence[int]] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         require_kind(marginals=(marginals, Marginals))
         alphabets = listed("alphabets", alphabets)
         require_count(2, **{f"alphabets[{i}]": count for i, count in enumerate(alphabets)})
         self.marginals = marginals
         self.alphabets = alphabets
-        self.cells = cell_widths(cells, marginals.columns)
         self.numbers = marginals.columns
-        self.rounded = sum(width > 0 for width in self.cells)
+        self.places = Dequantizer(self.numbers, alphabets, cells, spikes, missing)
+        self.cells, self.spikes, self.missing = self.places.cells, self.places.spikes, self.places.missing
+        self.rounded = len(self.places.drawn)
 
     @property
     def drawn(self) -> bool:
@@ -80,10 +77,6 @@ class MixedDecoder(Decoder):
 
     def model_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self.numbers + sum(self.alphabets),)
-
-    def widths(self, x: Tensor) -> Tensor:
-        """The widths of the cells of the rounded numbers, ``(rounded,)``, in the dtype of ``x``."""
-        return torch.tensor([width for width in self.cells if width], dtype=x.dtype, device=x.device)
 
     def check_resolution(self, dtype: torch.dtype) -> None:
         """Refuse a dtype of data in which neighbouring numbers of a column are wider apart than the column allows.
@@ -108,13 +101,11 @@ class MixedDecoder(Decoder):
             )
 
     def jitter(self, x: Tensor, u: Tensor) -> Tensor:
-        """Data with each rounded number moved within its cell; in float64 if there are such numbers."""
+        """Data with a place for each number that is not known exactly; in float64 if there are such numbers."""
         if not self.rounded:
             return x
         self.check_resolution(x.dtype)
-        x = x.double()
-        places = torch.tensor([j for j, width in enumerate(self.cells) if width], device=x.device)
-        return x.index_add(1, places, (self.widths(x) * (u.to(x) - 0.5)).expand(len(x), -1))
+        return self.places.place(x.double(), u, self.marginals)
 
     def encode(self, x: Tensor) -> Tensor:
         check_data(x)
@@ -139,9 +130,8 @@ class MixedDecoder(Decoder):
         return vectors
 
     def log_scale(self, x: Tensor) -> Tensor:
-        """log |d(data units) / d(model units)| of the numbers, less the log-volume of the cells; ``(B,)``."""
-        slopes = sum_rows(self.marginals(x[:, : self.numbers])[1])
-        return -slopes - self.widths(slopes).log().sum()
+        """log |d(data units) / d(model units)| of the numbers, with the volumes of their places; ``(B,)``."""
+        return -self.places.log_volume(x, *self.marginals(x[:, : self.numbers]))
 
     def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
         per_number = (math.log(2 * math.pi) + process.schedule.start(z_0).gamma + 1) / 2

@@ -99,7 +99,7 @@ def load_dataset(
         on_bad_file: whether ``images`` refuses a folder with pictures that cannot be used, or skips those pictures.
         background: the colour that ``images`` puts behind transparent pictures: the name of a colour or ``#rrggbb``.
         columns: the kinds of some columns of a ``table``, by name.
-        impute: whether missing numbers of a ``table`` are filled; otherwise they are refused.
+        impute: whether rows of a ``table`` with missing numbers are used; otherwise they are refused.
         encoding: the encoding of ``text``, or of a ``table`` in text.
 
     Raises:

@@ -32,7 +32,7 @@ class DataConfig:
         background: for images, the colour behind transparent pictures: the name of a colour or #rrggbb.
         columns: for a table, the kinds of some columns by name, e.g. {age: quantised}; they are real, quantised, count,
             date and category. The kinds of the other columns are found out and printed.
-        impute: for a table, fill missing numbers with the median and tell the model where; otherwise they are refused.
+        impute: for a table, use rows with missing numbers and tell the model where these are; otherwise refuse them.
         encoding: for text, or a table in text, the encoding of the file, such as utf-8, latin-1 or utf-16.
     """
 

@@ -34,7 +34,7 @@ def table(
     Args:
         path: the file; its name tells its format (:mod:`ndm.tables.files`).
         columns: the kinds of some columns by name: real, quantised, count, date or category.
-        impute: fill missing numbers with the median and say where, instead of refusing them.
+        impute: use rows with missing numbers and say where these are, instead of refusing them.
         encoding: the encoding of a text file.
 
     Raises:

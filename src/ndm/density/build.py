@@ -7,11 +7,10 @@ determine each other, densities are narrow and scores large, and ``v`` is better
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from ..dequantize import Dequantizer
 from ..embedding import Embedding
 from ..marginal import Marginals, spread_out
 from ..mixed import MixedDecoder, MixedPredictor
@@ -20,33 +19,27 @@ from ..nn import MLP
 from ..predictor import Predictor
 from ..process import ForwardProcess
 from ..schedule import LinearSchedule, StaggeredSchedule
+from ..tables import Layout
 from ..transform import Identity
 from .order import first_column
 from .plan import Plan
 
 
-def table_model(
-    rows: Tensor,
-    cells: Sequence[float],
-    alphabets: Sequence[int],
-    plan: Plan,
-    seed: int = 0,
-    grids: Sequence[float] | None = None,
-) -> NDM:
+def table_model(rows: Tensor, layout: Layout, plan: Plan, seed: int = 0) -> NDM:
     """The untrained model of a table. It starts at the marginal distributions of the columns.
 
     Args:
         rows: the training rows, ``(N, numbers + symbols)``: numbers in their own units, then codes.
-        cells: the width of the cell of each number, 0 for a number that is not rounded.
-        alphabets: how many symbols each of the other columns has.
+        layout: what the columns are.
         plan: the sizes.
         seed: seed of the weights.
-        grids: the step of the grid on which each number was recorded, 0 without one; by default the ``cells``.
     """
-    grids = cells if grids is None else grids
-    numbers, alphabets = len(cells), tuple(alphabets)
-    marginals = Marginals.fit(rows[:, :numbers], cells=grids, seed=seed)
-    decoder = MixedDecoder(marginals, alphabets, list(cells))
+    numbers, alphabets = len(layout.cells), tuple(layout.alphabets)
+    places = Dequantizer(numbers, alphabets, layout.cells, layout.spikes, layout.missing)
+    grids = layout.cells if layout.grids is None else layout.grids
+    known = ~places.is_missing(rows)
+    marginals = Marginals.fit(rows[:, :numbers], None, grids, seed, layout.spikes, known)
+    decoder = MixedDecoder(marginals, alphabets, layout.cells, layout.spikes, layout.missing)
     torch.manual_seed(seed)
     if not alphabets:
         first = first_column(marginals(spread_out(rows[:, :numbers], grids, seed))[0], seed)

@@ -70,7 +70,8 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Args:
         columns: the kinds of some columns, ``{"age": "quantised"}``: real, quantised, count, date or category. The
             kinds of the others are found out; ``schema_.describe()`` shows them.
-        impute: whether missing numbers are filled with the median, with an indicator; otherwise they are refused.
+        impute: whether rows with missing numbers are used: the model then says where they are missing, and the density
+            of a row is that of what it has. Otherwise they are refused.
         contamination: the share of training rows that ``predict`` calls outliers, in (0, 0.5].
         validation_fraction: the share of the rows that decides when training stops. Below 200 rows, none validates.
         max_steps: the most training steps; None follows from the number of rows.
@@ -166,16 +167,12 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             evaluate_every=plan.evaluate_every * stops, patience=PATIENCE * stops, max_seconds=self.max_time,
         )  # fmt: skip
         dataset = Dataset("table", training, validation, validation)
-        cells, alphabets = [step for _, step in schema.numeric], [count for _, count in schema.categories]
         device = self._device()
         self.history_ = []
         forked = torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else [])
         with forked, progress_bar("fitting", plan.steps, visible=bool(self.verbose), unit="step") as bar:
             log = training_news(bar, self.history_.append)
-            if again:
-                model = copy.deepcopy(self.model_)
-            else:
-                model = table_model(training, cells, alphabets, plan, seed, schema.grids)
+            model = copy.deepcopy(self.model_) if again else table_model(training, schema.layout, plan, seed)
             self.model_ = train(model.train().requires_grad_(True), dataset, settings, seed, device, log).cpu()
         for name in (news["interrupted"] for news in self.history_ if "interrupted" in news):
             signal.raise_signal(signal.Signals[name])

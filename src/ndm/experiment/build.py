@@ -106,13 +106,13 @@ def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LAR
         raise InputError(f"the data set {dataset.name} is no table")
     plan = plan_of(config, *dataset.train.shape)
     check_depth("depth", plan.depth)
-    cells = [step for _, step in dataset.schema.numeric]
-    alphabets = [count for _, count in dataset.schema.categories]
-    latents, outputs = len(cells) + len(alphabets) * plan.dim, len(cells) + sum(alphabets)
+    layout = dataset.schema.layout
+    numbers, alphabets = len(layout.cells), layout.alphabets
+    latents, outputs = numbers + len(alphabets) * plan.dim, numbers + sum(alphabets)
     try:
         with outline(*at_most(most)):
             MLP((latents,), outputs=outputs, width=plan.width, depth=plan.depth, uniform=plan.uniform)
-        return table_model(dataset.train, cells, alphabets, plan, config.seed, dataset.schema.grids)
+        return table_model(dataset.train, layout, plan, config.seed)
     except RuntimeError as error:  # torch's message about sizes that no memory can hold
         raise InputError(f"cannot build the model of these settings: {str(error).splitlines()[0]}") from None
 

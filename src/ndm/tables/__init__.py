@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from .files import batches, read, write
     from .frame import Frame
     from .kept import KeptSchema, keep_schema, kept_schema
+    from .layout import Layout
     from .schema import Schema
 
 __all__ = [
-    "Column", "Frame", "KeptSchema", "Schema", "Type", "batches", "keep_schema", "kept_schema", "read", "write",
+    "Column", "Frame", "KeptSchema", "Layout", "Schema", "Type",
+    "batches", "keep_schema", "kept_schema", "read", "write",
 ]  # fmt: skip
 
 HOMES = {
@@ -22,6 +24,7 @@ HOMES = {
     "files": "batches read write",
     "frame": "Frame",
     "kept": "KeptSchema keep_schema kept_schema",
+    "layout": "Layout",
     "schema": "Schema",
 }
 """The modules, and the public names that each of them defines."""

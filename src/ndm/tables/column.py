@@ -9,7 +9,8 @@ Each kind of column has its numbers:
 - ``date``: days since the first date if all are whole days, else seconds;
 - ``category``: codes 0..V-1 for the V values, of which a missing value may be one.
 
-A real column that was recorded with few decimals is rounded to them on the way back.
+A real column that was recorded with few decimals is rounded to them on the way back. One without such a grid may have
+frequent values, which get narrow cells; on the way back they take up what is in their cells.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Column:
         step: width of a cell of a discrete column; 0 for densities and categories.
         grid: the grid of the values, if there is one.
         values: the values of a category column in the order of their codes; those of a discrete column without a grid.
+        spikes: the frequent values of a column with a density and without a grid, rising.
+        width: the width of their cells.
         low, high: the smallest and the largest number of the training rows.
         fill: the number that stands for a missing one, or None if missing values are refused.
         origin: for dates, the microseconds since 1970 that are number 0.
@@ -64,6 +67,8 @@ class Column:
     step: float = 0.0
     grid: Grid | None = None
     values: tuple[Scalar, ...] = ()
+    spikes: tuple[float, ...] = ()
+    width: float = 0.0
     low: float = 0.0
     high: float = 0.0
     fill: float | None = None
@@ -142,8 +147,10 @@ class Column:
         if self.step:
             x = np.clip(x, self.low, self.high)
         if self.values:
-            known = np.array(self.values, np.float64)
-            return known[np.searchsorted((known[1:] + known[:-1]) / 2, x)]
+            return nearest(x, np.array(self.values, np.float64))
+        if self.spikes:
+            near = nearest(x, np.array(self.spikes))
+            x = np.where(np.abs(x - near) <= self.width / 2, near, x)
         if self.grid:
             x = self.grid.nearest(x)
         if self.type.whole:
@@ -207,9 +214,10 @@ class Column:
         plain: dict[str, Any] = {"name": self.name, "kind": self.kind, "type": self.type.to_json()}
         if self.grid:
             plain["grid"] = list(self.grid)
-        if self.values:
-            plain["values"] = list(self.values)
-        for name in ("step", "low", "high", "fill", "origin", "unit"):
+        for name in ("values", "spikes"):
+            if getattr(self, name):
+                plain[name] = list(getattr(self, name))
+        for name in ("step", "width", "low", "high", "fill", "origin", "unit"):
             value = getattr(self, name)
             if value != Column.__dataclass_fields__[name].default:
                 plain[name] = value
@@ -226,6 +234,11 @@ class Column:
         if kind not in get_args(Kind):
             raise InputError(f"a column of kind {shown(kind)} is unknown; use the version that wrote it")
         return built(cls, value)
+
+
+def nearest(x: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Of rising values the one next to each number."""
+    return values[np.searchsorted((values[1:] + values[:-1]) / 2, x)]
 
 
 def parse_dates(array: np.ndarray, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from ..errors import InputError
 from ..support.checks import shown
 from .cells import Scalar, Type, is_missing
 from .column import DAY, SECOND, Column, is_date, parse_dates
-from .grid import Cells, cells, find_grid, frequent
+from .grid import LEAST_ROWS, Cells, cells, find_grid, frequent, spread
 from .kinds import Kind
 
 MOST_CATEGORIES = 100
@@ -22,6 +23,8 @@ FEW_STRAYS = 0.1
 """A category column of which no more than this are words, and the rest numbers or dates, may be meant as such."""
 
 
+NARROW, NARROWEST = 1e-3, 1e-6
+"""The largest and the smallest width of the cell of a frequent value in a column without a grid, in its spread."""
 LARGEST, SMALLEST = 1e150, 1e-150
 """Beyond and below these, squares leave the range of float64."""
 
@@ -172,9 +175,25 @@ def _spaced(column: Column, x: np.ndarray, found: Cells) -> tuple[Column, list[N
     if not column.step and low < high:
         spikes = frequent(x)
         if spikes:
+            column = _spiked(column, x, [value for value, _ in spikes])
             shares = ", ".join(f"{shown(_text(column, value))} in {share:.0%}" for value, share in spikes[:3])
-            notes.append(Note(column.name, f"is real but has frequent values: {shares} of the rows"))
+            cell = f"; cells of width {column.width:.3g} hold their probabilities" if column.spikes else ""
+            notes.append(Note(column.name, f"is real but has frequent values: {shares} of the rows{cell}"))
     return column, notes
+
+
+def _spiked(column: Column, x: np.ndarray, spikes: list[float]) -> Column:
+    """The column with cells for its frequent values, in which no other value lies.
+
+    A column with a grid keeps it. One with few other values, or with values very near the frequent ones, has no cells.
+    """
+    values = np.unique(x)
+    apart = np.diff(values)[np.isin(values[1:], spikes) | np.isin(values[:-1], spikes)].min(initial=math.inf)
+    scale = spread(x)
+    width = float(min(apart, NARROW * scale))
+    if column.grid or len(values) - len(spikes) < LEAST_ROWS or width < NARROWEST * scale:
+        return column
+    return replace(column, spikes=tuple(sorted(spikes)), width=width)
 
 
 def _text(column: Column, value: float) -> str:

@@ -1,8 +1,8 @@
 """The schema of a table: what its columns hold, how rows become numbers for a model, and how these come back.
 
 The model's columns are the numeric ones first, each in its own unit, and then the categories as codes 0..V-1. Columns
-that the others determine are left out of the model (:mod:`ndm.tables.relations`). A numeric column with missing values
-is filled, and a category column ``NAME missing`` says where.
+that the others determine are left out of the model (:mod:`ndm.tables.relations`). A number that is missing is filled
+with the median, which stands for any number, and a category column ``NAME missing`` says where.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from .column import UNKNOWN, Column
 from .detect import Note, detect
 from .frame import KINDS, Frame
 from .kinds import chosen_kinds
+from .layout import Layout, layout_of
 from .plain import built
 from .relations import Relation, constants_and_copies, functions_of_categories, linear_relations
 from .sound import check_columns, check_relations
@@ -55,7 +56,7 @@ class Schema:
         Args:
             frame: the training rows.
             columns: the kinds (real, quantised, count, date, category) of some columns, by name or position.
-            impute: fill missing numbers and dates with the median, and add a column that says where.
+            impute: leave missing numbers and dates open, and add a column that says where they are.
 
         Raises:
             InputError: if a column cannot be used, has missing numbers without ``impute``, or if all are constant.
@@ -84,7 +85,7 @@ class Schema:
                     indicators.append(_indicator(column.name, frame.names))
                     x[column.name] = np.where(where, fill, x[column.name])
                     x[indicators[-1].name] = where.astype(np.float64)
-                    text = f"has {int(where.sum())} missing values, filled with the median"
+                    text = f"has {int(where.sum())} missing values, which are left open"
                     notes.append(Note(column.name, f"{text}; {indicators[-1].name} says where"))
         parts = [*found, *indicators]
         relations = constants_and_copies(x, {c.name: (c.kind == "category", c.unit, c.origin, c.values) for c in parts})
@@ -123,15 +124,15 @@ class Schema:
         return tuple((column.name, column.step) for column in self.model_columns if column.numeric)
 
     @property
-    def grids(self) -> list[float]:
-        """The step of the grid of each numeric column of the model, also if it has a density; 0 without a grid."""
-        numbers = [column for column in self.model_columns if column.numeric]
-        return [column.step or (column.grid.step if column.grid else 0.0) for column in numbers]
-
-    @property
     def categories(self) -> tuple[tuple[str, int], ...]:
         """Name and number of values of each category column of the model."""
         return tuple((column.name, len(column.values)) for column in self.model_columns if not column.numeric)
+
+    @property
+    def layout(self) -> Layout:
+        """What the model needs to know of its columns."""
+        indicators = {column.name.removesuffix(MISSING): column.name for column in self.indicators}
+        return layout_of(self.model_columns, indicators, self.relations)
 
     def encode(self, frame: Frame, unknown: Unknown = "refuse") -> np.ndarray:
         """Rows as the model's numbers.

@@ -33,6 +33,9 @@ def check_columns(columns: Sequence[Column], indicators: Sequence[Column]) -> No
         require(column.step >= 0, f"the step of column {name} must not be negative", column.step)
         require(column.low <= column.high, f"the lowest value of column {name} must be the lowest", column.low)
         require(not column.grid or column.grid.step > 0, f"the grid of column {name} must have a step", column.grid)
+        rising = list(column.spikes) == sorted(set(column.spikes)) and column.width >= 0
+        fits = rising and bool(column.spikes) == (column.width > 0)
+        require(fits, f"the frequent values of column {name} must be rising and have cells", column.spikes)
         values = column.values
         alike = len({(isinstance(value, bool), value) for value in values}) == len(values)
         require(alike, f"the values of column {name} must differ", shown(repr(values)))

@@ -9,6 +9,7 @@ import torch
 import ndm
 from ndm.data import Dataset
 from ndm.evaluation import Protocol, evaluate
+from ndm.evaluation.quality import quality
 from ndm.solvers import dopri5, euler, euler_maruyama, solve_ode, solve_sde
 
 from conftest import SmoothNet
@@ -53,14 +54,14 @@ CONSTRUCTORS = [
     (lambda: ndm.Solver(rtol="1e-5"), "rtol must be a finite number"),
     (lambda: ndm.nn.MLP((3,), depth=10**30), r"depth must be below 2\^63, got 1000000"),
     (lambda: ndm.CategoricalDecoder(2**63), r"levels must be below 2\^63"),
-    (lambda: ndm.MixedDecoder(ndm.Marginals(1), 3), "alphabets must be a list of numbers, got 3"),
+    (lambda: ndm.MixedDecoder(ndm.Marginals(1), 3), r"alphabets must be a list of numbers, got 3"),
     (lambda: ndm.MixedDecoder(ndm.Marginals(1), "34"), "alphabets must be a list of numbers, got '34'"),
     (lambda: ndm.MixedDecoder(ndm.Marginals(1), {3: 4}), "alphabets must be a list of numbers"),
     (lambda: ndm.MixedDecoder(ndm.Marginals(1), (), 0.5), "cells must be a list of numbers, got 0.5"),
     (lambda: ndm.MixedDecoder(ndm.Marginals(1), (), ["x"]), r"cells\[0\] must be a finite number, got 'x'"),
     (lambda: ndm.MixedDecoder(ndm.Marginals(1), (), torch.ones(2, 2)), "cells must be a list of numbers, got 'tensor"),
     (lambda: ndm.MixedPredictor(SmoothNet(3, 3), None), "alphabets must be a list of numbers, got None"),
-    (lambda: ndm.Embedding(3), "levels must be a list of numbers, got 3"),
+    (lambda: ndm.Embedding(3), r"levels must be a list of numbers, got 3"),
     (lambda: ndm.nn.MLP((3,), fourier=2), "fourier must be a list of numbers, got 2"),
     (lambda: ndm.nn.MLP((3,), uniform=torch.tensor(1.0)), "uniform must be a list of numbers"),
     (lambda: ndm.nn.UNet((1, 8, 8), multipliers=2), "multipliers must be a list of numbers, got 2"),
@@ -73,11 +74,40 @@ CONSTRUCTORS = [
     (lambda: ndm.Marginals.fit([[1.0], [2.0]]), "rows must be a tensor of real numbers of shape .* got list"),
     (lambda: ndm.Marginals.fit(X * 1j), "rows must be a tensor of real numbers"),
     (lambda: ndm.Marginals.fit(X, 2.5), "knots must be a whole number"),
+    (lambda: ndm.Marginals.fit(X, seed=-1), "seed must be a whole number and at least 0"),
+    (
+        lambda: ndm.Marginals(3)(X[:, :2]),
+        r"x must be a tensor of real numbers of shape \(B, 3\), got torch.float64",
+    ),
+    (lambda: ndm.Marginals(3).inverse([[1.0]]), r"y must be a tensor of real numbers of shape \(B, 3\), got list"),
+    (lambda: ndm.TimeBasis(lambda x: None, 2)(X), "output of TimeBasis' network must be a Tensor, got NoneType"),
+    (lambda: ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0))(X, eta=torch.ones(len(X)) * 1j), "eta must be a dense"),
+    (
+        lambda: ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0))(X, eta=torch.ones(len(X)).to_sparse()),
+        "eta must be a d",
+    ),
+    (lambda: started([[3, 0]]), r"codes of column 0 must be whole numbers in 0\.\.2, got \[3\]"),
+    (lambda: started([[0.5, 0]]), r"codes of column 0 must be whole numbers in 0\.\.2, got \[0\.5\]"),
+    (lambda: started([[1]]), r"codes must be a tensor of real numbers of shape \(B, 2\)"),
+    (lambda: quality(None, X, X), "samples must be a Tensor, got NoneType"),
+    (lambda: quality(np.zeros((40, 2)), X, X), "samples must be a Tensor, got ndarray"),
     (lambda: Protocol("mean"), "estimator must be 'bound', 'ode' or 'ode-uniform', got 'mean'"),
     (lambda: Protocol("bound", passes=0), "passes must be a whole number and at least 1, got 0"),
     (lambda: Protocol("ode", solver="rk4"), "solver must be a Solver, got str"),
     (lambda: Dataset("a", X, torch.tensor(1.0), X), "the validation rows of the data set a: data must have shape"),
 ]
+
+
+def started(codes):
+    return ndm.MixedPredictor(SmoothNet(2, 5), (3, 2)).start_at(torch.tensor(codes))
+
+
+def test_a_model_whose_network_is_a_function_is_saved_and_asks_for_it(tmp_path):
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
+    model = ndm.NDM(process, ndm.Predictor(lambda z, t: z), ndm.GaussianDecoder()).eval()
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(ndm.InputError, match="holds a network that is not one of ndm.nn: pass it"):
+        ndm.NDM.from_pretrained(tmp_path / "model")
 
 
 @pytest.mark.parametrize(("make", "message"), CONSTRUCTORS, ids=[m for _, m in CONSTRUCTORS])
@@ -131,7 +161,7 @@ CALLS = [
     (lambda: ndm.log_prob(model(), X, common="no"), "common must be True or False, got 'no'"),
     (lambda: ndm.sample(model(), (2, 3), mode="mean"), "mode must be True or False, got 'mean'"),
     (lambda: ndm.bound(model(), X, eta=torch.ones(2, device="meta")), "eta must be a finite number, got tensor"),
-    (lambda: ndm.ode_log_prob(3, X), "the field must be a function f.t, z., got 3"),
+    (lambda: ndm.ode_log_prob(3, X), r"the field must be a function f.t, z., got 3"),
     (lambda: ndm.ode_log_prob(lambda t, z: None, X), r"the field f\(t, z\) must have shape .* got NoneType"),
     (lambda: ndm.ode_log_prob(lambda t, z: -z, [1.0]), "z must be a floating-point tensor .* got list"),
     (lambda: ndm.ode_log_prob(lambda t, z: -z, X.to("meta")), "z must hold values, but it is on the device meta"),

@@ -30,7 +30,7 @@ def describe(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [describe(v) for v in value]
     if not isinstance(value, torch.nn.Module):
-        return value
+        return EXTERNAL if inspect.isroutine(value) else value
     cls = type(value)
     if CLASSES.get(cls.__name__) is not cls:
         return EXTERNAL

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .popular import Popular, find_popular
-from .support.checks import listed, require, require_count, require_number
+from .support.checks import listed, require, require_count, require_number, require_seed
 from .support.registry import savable
+from .support.tensors import require_table
 
 MOST_KNOTS = 64
 ROWS_PER_KNOT = 30
@@ -102,6 +103,7 @@ class Marginals(nn.Module):
             InputError: if ``rows`` are no table of real numbers, or a column has a single value or a value that is not
                 finite.
         """
+        require_seed(seed)
         if knots is not None:
             require_count(knots=knots)
         fits = isinstance(rows, Tensor) and rows.ndim == 2 and len(rows) > 0 and rows.layout is torch.strided
@@ -139,7 +141,12 @@ class Marginals(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Normal scores y and :math:`\\log S'(x)`, both ``(B, D)`` in float64."""
+        """Normal scores y and :math:`\\log S'(x)`, both ``(B, D)`` in float64.
+
+        Raises:
+            InputError: if ``x`` is no tensor of real numbers of shape ``(B, D)``.
+        """
+        require_table("x", x, self.columns)
         x = x.to(self.x.dtype).T.contiguous()
         k = self._piece(self.x, x)
         width, height = k.x1 - k.x0, k.y1 - k.y0
@@ -155,7 +162,12 @@ class Marginals(nn.Module):
         return (y + first * below + last * above).T, slope.log().T
 
     def inverse(self, y: Tensor) -> Tensor:
-        """The values x with these normal scores, ``(B, D)`` in float64."""
+        """The values x with these normal scores, ``(B, D)`` in float64.
+
+        Raises:
+            InputError: as :meth:`forward` does.
+        """
+        require_table("y", y, self.columns)
         y = y.to(self.x.dtype).T.contiguous()
         k = self._piece(self.y, y)
         width, height = k.x1 - k.x0, k.y1 - k.y0

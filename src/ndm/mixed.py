@@ -38,7 +38,7 @@ from .predictor import PREDICTORS, BasePredictor, Prediction
 from .process import ForwardProcess
 from .support.checks import listed, require, require_count, require_kind
 from .support.registry import savable
-from .support.tensors import expand, full_times, randn_like, sum_rows
+from .support.tensors import expand, full_times, randn_like, require_table, sum_rows
 
 
 @savable
@@ -207,7 +207,15 @@ class MixedPredictor(BasePredictor):
 
     @torch.no_grad()
     def start_at(self, codes: Tensor) -> None:
-        """Set the bias to the logarithms of the smoothed frequencies of training codes, ``(N, symbols)``."""
+        """Set the bias to the logarithms of the smoothed frequencies of training codes, ``(N, symbols)``.
+
+        Raises:
+            InputError: if the codes have another shape or are not 0..V-1.
+        """
+        require_table("codes", codes, len(self.alphabets))
+        for j, (column, count) in enumerate(zip(codes.T, self.alphabets, strict=True)):
+            bad = column[(column != column.round()) | (column < 0) | (column >= count)]
+            require(not len(bad), f"the codes of column {j} must be whole numbers in 0..{count - 1}", bad[:1].tolist())
         counts = [torch.bincount(c.long(), minlength=v) for c, v in zip(codes.T, self.alphabets, strict=True)]
         self.bias.copy_(torch.cat([((n + 1) / (n.sum() + len(n))).log() for n in counts]))
 

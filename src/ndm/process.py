@@ -157,8 +157,11 @@ class ConditionalProcess:
         if not isinstance(eta, Tensor):
             require_number(eta=eta)
             require(eta >= 0, "eta must not be negative", eta)
-        elif eta.ndim:
-            check_times(curve.x, eta=eta)
+        else:
+            real = eta.layout is torch.strided and not eta.is_complex()
+            require(real, "eta must be a dense tensor of real numbers", f"{eta.dtype} in the layout {eta.layout}")
+            if eta.ndim:
+                check_times(curve.x, eta=eta)
         process.schedule.check_channels(curve.x)
         self.process = process
         self.curve = curve

@@ -243,7 +243,9 @@ class TimeBasis(Transform):
         return cls(blueprint.transform_network(num_basis, timed=False), num_basis)
 
     def forward(self, x: Tensor) -> BasisCurve:
-        coefficients = self.net(x).to(x.dtype)
+        coefficients = self.net(x)
+        require_kind(**{"the output of TimeBasis' network": (coefficients, Tensor)})
+        coefficients = coefficients.to(x.dtype)
         expected = (x.shape[0], self.num_basis * x.shape[1], *x.shape[2:])
         if coefficients.shape != expected:
             raise InputError(

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..support.checks import require_kind
 from ..support.streams import QualityStream
 from ..support.tensors import seeded
 
@@ -267,6 +268,7 @@ def matched_rows(
     """
     sets = {"samples": samples, "train": train, "test": test}
     for name, rows in sets.items():
+        require_kind(**{name: (rows, Tensor)})
         need = 2 * MIN_ROWS if name == "train" else MIN_ROWS
         if rows.ndim < 2 or len(rows) < need:
             raise InputError(f"{name} must have shape (N, ...) with at least {need} rows, got {tuple(rows.shape)}")

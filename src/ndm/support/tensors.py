@@ -78,6 +78,18 @@ def require_shape(name: str, value: Any, like: Tensor, of: str = "z") -> None:
         raise InputError(f"{name} must have shape {tuple(like.shape)} like {of}, got {got}")
 
 
+def require_table(name: str, rows: Any, columns: int) -> None:
+    """Refuse what is no dense tensor of real numbers with rows of so many columns.
+
+    Raises:
+        InputError: with what was given.
+    """
+    fits = isinstance(rows, Tensor) and rows.ndim == 2 and rows.layout is torch.strided and not rows.is_complex()
+    if not fits or rows.shape[1] != columns:
+        got = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+        raise InputError(f"{name} must be a tensor of real numbers of shape (B, {columns}), got {got}")
+
+
 def full_times(value: float, x: Tensor) -> Tensor:
     """The same time for every row of ``x``: shape ``(B,)``, in the dtype and on the device of ``x``."""
     return torch.full(x.shape[:1], value, dtype=x.dtype, device=x.device)

@@ -216,7 +216,7 @@ def to_dataframe(parts: Parts) -> Any:
             _series(nw, name, array, known, parts.kind)
             for name, array, known in zip(parts.names, parts.columns, parts.types, strict=True)
         ]
-        return series[0].to_frame().with_columns(series[1:]).to_native()
+        return nw.from_dict({one.name: one for one in series}).to_native()
     except ImportError:
         raise InputError(f"{parts.kind} is not installed; run: pip install {parts.kind}") from None
     except UnicodeEncodeError as error:

@@ -129,12 +129,11 @@ def functions_of_categories(x: Mapping[str, np.ndarray], categories: Mapping[str
         categories: how many categories each of the category columns has.
     """
     found: list[Relation] = []
-    kept = list(x)
-    for name in reversed(kept.copy()):
+    kept = {name: count for name, count in categories.items() if 0 < ROWS_A_CATEGORY * count <= len(x[name])}
+    for name in reversed(list(x)):
         column = x[name]
-        for other in kept:
-            count = categories.get(other, 0)
-            if other == name or not 0 < ROWS_A_CATEGORY * count <= len(column):
+        for other, count in kept.items():
+            if other == name:
                 continue
             first, codes = np.zeros(count, np.int64), x[other].astype(np.int64)
             first[codes[::-1]] = np.arange(len(codes))[::-1]
@@ -142,7 +141,7 @@ def functions_of_categories(x: Mapping[str, np.ndarray], categories: Mapping[str
             twice = values[np.bincount(codes, minlength=count) > 1]
             if (column[:1000] == values[codes[:1000]]).all() and (column == values[codes]).all() and np.ptp(twice) > 0:
                 found.append(Relation(name, 0.0, (other,), values=tuple(values.tolist())))
-                kept.remove(name)
+                kept.pop(name, None)
                 break
     return found[::-1]
 

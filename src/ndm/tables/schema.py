@@ -94,11 +94,12 @@ class Schema:
             raise InputError(
                 f"all columns are constant in the training rows (n_samples = {len(frame)}); give rows that differ"
             )
-        whole = {c.name for c in found if c.numeric and not (c.fill is not None and missing[c.name].any())}
-        linear, near = linear_relations({name: v for name, v in x.items() if name in whole - out})
+        whole = {c.name for c in found if c.numeric and not (c.fill is not None and missing[c.name].any())} - out
+        linear, near = linear_relations({name: v for name, v in x.items() if name in whole})
         out |= {relation.name for relation in linear}
         categories = {c.name: len(c.values) for c in parts if not c.numeric and c.name not in out}
-        rest = {name: v for name, v in x.items() if name in {*whole, *categories} - out}
+        left = {*whole, *categories} - out  # without the linear ones
+        rest = {name: v for name, v in x.items() if name in left}
         relations = [*functions_of_categories(rest, categories), *linear, *relations]
         notes += [Note(r.name, f"{r.text}; it is left out and put back") for r in relations]
         notes += [Note(n, f"is within {d:.1g} deviations of a linear combination of others; kept") for n, d in near]

@@ -1,0 +1,224 @@
+r"""Models of rows of symbols that ``discrete.py`` compares: three embeddings, fixed codes, and two of other kinds.
+
+All but the autoregressive one have the same network. A fit has the loss of a batch and a bound of a batch, both in
+nats per row:
+
+* ``moving``, ``learned``, ``random``: :class:`ndm.Embedding` of a dimension d, whose points move in time, are learned
+  and stay, or keep their random places.
+* ``one-hot``: every symbol is an axis (shifted and scaled like the other points). ``ordinal``: the symbols are equally
+  spaced on a line.
+* ``masked``: discrete diffusion to a mask. A symbol is still there at time t with probability 1 - t, and the bound is
+
+  .. math:: -\log p(x) \le \int_0^1 \frac{1}{t} \mathrm{E} \sum_{i\ \text{masked}} -\log p(x_i \mid z_t)\, dt,
+
+  with T steps its sum over t = 1/T, ..., 1 in place of the integral.
+* ``autoregressive``: two layers of LSTM, of about as many parameters; it gives the probability itself.
+
+References:
+    Austin et al. Structured Denoising Diffusion Models in Discrete State-Spaces. NeurIPS 2021.
+    Sahoo et al. Simple and Effective Masked Diffusion Language Models. NeurIPS 2024 (this bound).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import ndm
+
+EMBEDDINGS = ("moving", "learned", "random", "one-hot", "ordinal")
+METHODS = (*EMBEDDINGS, "masked", "autoregressive")
+GAMMA = (-7.0, 5.0)
+WIDTH, DEPTH = 64, 8
+"""The width and depth of the convolutional network of sequences."""
+TABLE_WIDTH, TABLE_DEPTH = 128, 3
+"""The width and depth of the network of rows of a table."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What rows of codes are: ``length`` places of one alphabet, or one place for each of several alphabets."""
+
+    alphabets: tuple[int, ...]
+    length: int = 0
+
+    def network(self, channels: int, outputs: int) -> nn.Module:
+        """The network that all diffusion models have: of latents with so many channels at a place."""
+        if self.length:
+            return ndm.nn.Conv1d((channels, self.length), outputs, WIDTH, DEPTH)
+        return ndm.nn.MLP((channels,), width=TABLE_WIDTH, depth=TABLE_DEPTH, outputs=outputs)
+
+
+class Fit(nn.Module):
+    """A model with its loss."""
+
+    def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
+        """A draw of the bound of -log p of each row, in ``steps`` steps or in continuous time (None)."""
+        raise NotImplementedError
+
+
+class Moving(Fit):
+    """A diffusion model with one of the embeddings."""
+
+    def __init__(self, method: str, rows: Rows, train: Tensor, dim: int) -> None:
+        super().__init__()
+        count, places = sum(rows.alphabets), len(rows.alphabets)
+        dim = {"one-hot": max(rows.alphabets), "ordinal": 1}.get(method, dim)
+        embedding = ndm.Embedding(rows.alphabets, dim, num_basis=2 if method == "moving" else 0)
+        codes = torch.cat([torch.arange(levels) for levels in rows.alphabets])
+        with torch.no_grad():
+            if method == "one-hot":
+                embedding.start.copy_(functional.one_hot(codes, dim).float())
+            if method == "ordinal":
+                embedding.start.copy_(codes[:, None].float())
+        embedding.start.requires_grad_(method in ("moving", "learned"))
+        process = ndm.ForwardProcess(ndm.LinearSchedule(*GAMMA), embedding, tied_to="noise")
+        predictor: ndm.SymbolPredictor | ndm.MixedPredictor
+        decoder: ndm.SymbolDecoder | ndm.MixedDecoder
+        if rows.length:
+            predictor, decoder = ndm.SymbolPredictor(rows.network(dim, count), count), ndm.SymbolDecoder(count)
+        else:
+            predictor = ndm.MixedPredictor(rows.network(dim * places, count), rows.alphabets)
+            decoder = ndm.MixedDecoder(ndm.Marginals(0), rows.alphabets)
+        predictor.start_at(train)
+        self.model = ndm.NDM(process, predictor, decoder, shape=(rows.length or places,))
+
+    def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
+        return ndm.bound(self.model, x, steps, generator=generator).total
+
+
+class Masked(Fit):
+    """Discrete diffusion to a mask: the network reads one-hot vectors of the symbols and the mask."""
+
+    def __init__(self, rows: Rows, train: Tensor) -> None:
+        super().__init__()
+        self.rows = rows
+        inputs = [levels + 1 for levels in rows.alphabets]
+        self.net = rows.network(sum(inputs), sum(rows.alphabets))
+        columns = [train.flatten()] if rows.length else list(train.T)
+        counts = [torch.bincount(c, minlength=v) + 1 for c, v in zip(columns, rows.alphabets, strict=True)]
+        self.bias = nn.Parameter(torch.cat([(n / n.sum()).log() for n in counts]))
+
+    def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
+        # Times are spread evenly over the batch, as those of ndm.bound are.
+        t = (torch.rand(1, generator=generator) + torch.arange(len(x)) / len(x)) % 1
+        t = t.clamp(min=1e-4) if steps is None else (t * steps).floor().add(1) / steps
+        gone = torch.rand(x.shape, generator=generator) < t[:, None]
+        return (self.costs(x, gone, t) * gone).sum(1) / t
+
+    def costs(self, x: Tensor, gone: Tensor, t: Tensor) -> Tensor:
+        """-log p(x_i | z_t) at every place, of the shape of ``x``."""
+        if self.rows.length:
+            (levels,) = self.rows.alphabets
+            shown = functional.one_hot(torch.where(gone, levels, x), levels + 1).movedim(2, 1).float()
+            return functional.cross_entropy(self.net(shown, t) + self.bias[:, None], x, reduction="none")
+        columns = zip(x.T, gone.T, self.rows.alphabets, strict=True)
+        shown = torch.cat([functional.one_hot(torch.where(g, v, c), v + 1) for c, g, v in columns], 1).float()
+        parts = (self.net(shown, t) + self.bias).split(list(self.rows.alphabets), 1)
+        costs = [functional.cross_entropy(p, c, reduction="none") for p, c in zip(parts, x.T, strict=True)]
+        return torch.stack(costs, 1)
+
+
+class Autoregressive(Fit):
+    """p(x_i | x_1 ... x_{i-1}) of one alphabet by an LSTM."""
+
+    def __init__(self, rows: Rows, width: int = 152) -> None:
+        super().__init__()
+        (levels,) = rows.alphabets
+        self.levels = levels
+        self.points = nn.Embedding(levels + 1, 64)
+        self.net = nn.LSTM(64, width, num_layers=2, batch_first=True)
+        self.head = nn.Linear(width, levels)
+
+    def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
+        before = functional.pad(x[:, :-1], (1, 0), value=self.levels)
+        logits = self.head(self.net(self.points(before))[0])
+        return functional.cross_entropy(logits.movedim(2, 1), x, reduction="none").sum(1)
+
+
+def fit_of(method: str, rows: Rows, train: Tensor, dim: int) -> Fit:
+    """The untrained model of a method.
+
+    Args:
+        rows: what the rows are.
+        train: training codes, for the frequencies that models start at.
+        dim: the dimension of points that are no fixed codes.
+    """
+    if method == "masked":
+        return Masked(rows, train)
+    return Autoregressive(rows) if method == "autoregressive" else Moving(method, rows, train, dim)
+
+
+def has_dim(method: str) -> bool:
+    """Whether a method has points of a dimension that is to be chosen."""
+    return method in ("moving", "learned", "random")
+
+
+def applies(method: str, rows: Rows) -> bool:
+    """Whether a method is for such rows: characters have no order, and the LSTM has one alphabet."""
+    return method != ("ordinal" if rows.length else "autoregressive")
+
+
+def evaluated(fit: Fit, x: Tensor, steps: int | None, passes: int, seed: int = 0) -> tuple[float, float]:
+    """The mean of the bound over rows and passes, and its standard error over rows; nats per row."""
+    generator, fit = torch.Generator().manual_seed(seed), fit.eval()
+    with torch.no_grad():
+        draws = [torch.cat([fit.nats(part, steps, generator) for part in x.split(256)]) for _ in range(passes)]
+    rows = torch.stack(draws).double().mean(0)
+    return float(rows.mean()), float(rows.std() / len(rows) ** 0.5)
+
+
+def parameters(fit: Fit) -> int:
+    """The number of weights that train."""
+    return sum(p.numel() for p in fit.parameters() if p.requires_grad)
+
+
+def trained(
+    fit: Fit, train: Tensor, validation: Tensor, steps: int, batch: int, seed: int, every: int, passes: int
+) -> tuple[Fit, list[float]]:
+    """Train with Adam, a linear fall of the learning rate and an average of the weights, alike for every method.
+
+    Returns:
+        The fit with the averaged weights of the evaluation with the best validation bound, and all these bounds in
+        nats per row.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW([p for p in fit.parameters() if p.requires_grad], lr=2e-3, betas=(0.9, 0.99))
+    average = torch.optim.swa_utils.AveragedModel(fit, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    curve: list[float] = []
+    best = {name: value.clone() for name, value in average.module.state_dict().items()}
+    for step in range(steps):
+        rate = 2e-3 * min(1.0, (step + 1) / 100) * (1 - step / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        rows = train[torch.randint(len(train), (batch,), generator=generator)]
+        loss = fit.train().nats(rows.long(), None, generator).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(fit.parameters(), 1.0 * rows[0].numel())
+        optimizer.step()
+        average.update_parameters(fit)
+        if (step + 1) % every == 0 or step + 1 == steps:
+            curve.append(evaluated(average.module, validation, None, passes)[0])
+            if curve[-1] == min(curve):
+                best = {name: value.clone() for name, value in average.module.state_dict().items()}
+    average.module.load_state_dict(best)
+    return average.module, curve
+
+
+def sampled(fit: Moving, count: int, steps: int, seed: int) -> Tensor:
+    """Rows of codes by the ancestral sampler."""
+    with torch.no_grad():
+        return ndm.sample(fit.model.eval(), count, steps=steps, generator=torch.Generator().manual_seed(seed)).long()
+
+
+def split_text(codes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The first 90 % of a text as windows at any place, the next 5 % and the last 5 % as windows side by side."""
+    ends: Sequence[int] = (len(codes) * 90 // 100, len(codes) * 95 // 100)
+    train, validation, test = codes.tensor_split(list(ends))
+    side = [part[: len(part) // size * size].view(-1, size) for part in (validation, test)]
+    return train.unfold(0, size, 1), side[0], side[1]

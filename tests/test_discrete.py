@@ -1,0 +1,143 @@
+"""The study of embeddings of symbols: its rivals by brute force, its protocol on small made data."""
+
+import itertools
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ndm import InputError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import discrete
+from discrete_models import METHODS, Autoregressive, Masked, Rows, applies, evaluated, fit_of, split_text
+
+pytestmark = pytest.mark.usefixtures("float32")
+
+
+class Knows(torch.nn.Module):
+    """The logits of two symbols of three values by a table of the joint probabilities, from what is shown of them."""
+
+    def __init__(self, joint):
+        super().__init__()
+        self.joint = joint
+
+    def forward(self, shown, t):
+        first, second = shown.split([4, 4], 1)
+        known = [torch.where(part[:, 3:] > 0, 1.0, part[:, :3]) for part in (first, second)]
+        weights = known[0][:, :, None] * known[1][:, None] * self.joint
+        return torch.cat([weights.sum(2), weights.sum(1)], 1).clamp(min=1e-30).log()
+
+
+def test_the_masked_bound_of_a_network_that_knows_the_distribution():
+    """In continuous time with all conditionals right it is the entropy, to four standard errors of 200 passes."""
+    torch.manual_seed(0)
+    joint = torch.rand(3, 3).square()
+    joint = joint / joint.sum()
+    rows = torch.tensor(list(itertools.product(range(3), range(3))))
+    fit = Masked(Rows((3, 3)), rows)
+    fit.net, fit.bias = Knows(joint), torch.nn.Parameter(torch.zeros(6))
+    batch = rows[torch.multinomial(joint.flatten(), 4000, replacement=True, generator=torch.Generator().manual_seed(1))]
+    nats = -joint[batch[:, 0], batch[:, 1]].log()
+    found = torch.stack([fit.nats(batch, None, torch.Generator().manual_seed(k)).detach() for k in range(200)]).mean(0)
+    difference = found - nats
+    assert abs(difference.mean()) < 4 * difference.std() / len(batch) ** 0.5 + 1e-3
+    # With one step everything is masked, and each symbol costs what its own distribution says.
+    alone = -(joint.sum(1)[batch[:, 0]].log() + joint.sum(0)[batch[:, 1]].log())
+    torch.testing.assert_close(fit.nats(batch, 1, torch.Generator().manual_seed(0)).detach(), alone)
+
+
+def test_the_masked_network_does_not_see_what_is_masked():
+    for rows, x in ((Rows((5,), 8), torch.randint(5, (6, 8))), (Rows((3, 4)), torch.tensor([[0, 1], [2, 3]]))):
+        fit = fit_of("masked", rows, x, 0).eval()
+        for parameter in fit.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        gone = torch.zeros_like(x, dtype=torch.bool)
+        gone[:, 1] = True
+        other = x.clone()
+        other[:, 1] = (x[:, 1] + 1) % 3
+        costs = [fit.costs(codes, gone, torch.full((len(x),), 0.5)) for codes in (x, other)]
+        assert torch.equal(costs[0][:, 0], costs[1][:, 0]) and not torch.equal(costs[0][:, 1], costs[1][:, 1])
+
+
+def test_the_lstm_does_not_see_the_symbol_that_it_predicts_or_later_ones():
+    """Then the probabilities of all sequences add up to one."""
+    torch.manual_seed(0)
+    fit, rows = Autoregressive(Rows((5,), 3)), torch.tensor(list(itertools.product(range(5), repeat=3)))
+    assert float((-fit.nats(rows, None, torch.Generator()).detach()).exp().sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_untrained_models_cost_the_frequencies():
+    """These are nearly uniform here, and the weights of the LSTM are small: 3 % of log V, or four standard errors."""
+    rows = Rows((6,), 8)
+    x = torch.randint(6, (300, 8), generator=torch.Generator().manual_seed(0))
+    for method in METHODS:
+        if applies(method, rows):
+            found, error = evaluated(fit_of(method, rows, x, 4), x, None, 4)
+            assert abs(found - 8 * math.log(6)) < max(0.03 * found, 4 * error), method
+
+
+def test_embeddings_differ_in_what_is_learned():
+    rows = Rows((3, 4))
+    x = torch.tensor([[0, 1], [2, 3]])
+    fits = {method: fit_of(method, rows, x, 2).model.process.transform for method in METHODS[:5]}
+    learned = {name: (e.start.requires_grad, e.num_basis) for name, e in fits.items()}
+    assert learned == {
+        "moving": (True, 2), "learned": (True, 0), "random": (False, 0), "one-hot": (False, 0), "ordinal": (False, 0),
+    }  # fmt: skip
+    distance = torch.cdist(fits["one-hot"].points()[:3], fits["one-hot"].points()[:3])
+    assert distance[0, 1] == pytest.approx(float(distance[1, 2])) and distance[0, 1] > 0
+    steps = fits["ordinal"].points()[3:, 0].diff()
+    torch.testing.assert_close(steps, steps[:1].expand(3))
+
+
+def test_a_text_is_split_in_order_and_letters_are_27():
+    train, validation, test = split_text(torch.arange(2000), 10)
+    assert train[0].tolist() == list(range(10)) and train[-1][-1] == 1799
+    assert validation.flatten().tolist() == list(range(1800, 1900)) and test[-1][-1] == 1999
+    assert discrete.letters_of("To be, or\nNOT 2 be!") == "to be or not be "
+
+
+def test_the_study_goes_on_where_it_stopped_and_compares_at_the_best_dimension(tmp_path, monkeypatch, capsys):
+    text = tmp_path / "my.txt"
+    text.write_text("the cat sat on the mat and the rat sat on the cat. " * 60)
+    out = tmp_path / "cells.jsonl"
+    monkeypatch.setattr(discrete, "TEST_PASSES", 1)
+    monkeypatch.setattr(discrete, "STEPS", (2,))
+    arguments = [
+        "discrete.py",
+        "--text",
+        str(text),
+        "--out",
+        str(out),
+        "--methods",
+        "moving",
+        "learned",
+        "--steps",
+        "2",
+    ]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--dims", "2", "3", "--seeds", "1", "2"])
+    discrete.main()
+    first = capsys.readouterr()
+    assert len(first.err.splitlines()) == 8
+    discrete.main()
+    again = capsys.readouterr()
+    assert again.err == "" and again.out == first.out
+    records = discrete.Cells(out, discrete.KEY).records.values()
+    for method in ("moving", "learned"):
+        tried = [r for r in records if r["method"] == method and r["seed"] == 0]
+        best = min(tried, key=lambda r: min(r["validation"]))["dim"]
+        assert {r["dim"] for r in records if r["method"] == method and r["seed"]} == {best}
+    assert "| my" in first.out and "±" in first.out
+    monkeypatch.setattr(sys, "argv", ["discrete.py", "--data", str(tmp_path)])
+    with pytest.raises(InputError):
+        discrete.main()
+
+
+def test_the_interval_is_that_of_students_t():
+    """0.1 ± 4.303 * 0.1 / sqrt(3) for three differences of mean 0.1 and deviation 0.1."""
+    assert discrete.interval([0.0, 0.1, 0.2]) == f"{0.1:+.4f} ± {4.30265 * 0.1 / np.sqrt(3):.4f}"

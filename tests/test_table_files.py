@@ -142,7 +142,7 @@ HOSTILE = {
     "blank": (b"\n\n", "is empty"),
     "header only": (b"a,b\n", "a header and no rows"),
     "header without a line break": (b"a,b", "a header and no rows"),
-    "header twice": (b"a,b\n1,2\na,b\n3,4\n", "row 3 of .* repeats the header"),
+    "header twice": (b"a,b\n1,2\na,b\n3,4\n", "row 1 of .*, counted from 0 below the header, repeats the header"),
     "no header": (b"1,2\n3,4\n", "numbers in its first row"),
     "equal names": (b"a,a\n1,2\n", "2 columns have the name 'a'"),
     "no name": (b",a\n0,1\n", "column 1 of .* has no name.*index=False"),

@@ -55,7 +55,7 @@ def foreign_line(run, folder, _):
 def damaged_checkpoint(run, folder, _):
     shutil.rmtree(run / "model")
     (run / "checkpoints" / "step-00000012" / "state.json").write_text("")
-    return ["train", "--resume", run, "--device", "cpu"], "trying the previous one"
+    return ["train", "--resume", run, "--device", "cpu"], "it is passed over"
 
 
 def unused_files(run, folder, _):

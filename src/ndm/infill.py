@@ -72,13 +72,17 @@ def infilled(model: NDM, codes: Tensor, known: Tensor) -> NDM:
         >>> [text[:2] for text in model.decoder.texts(ndm.sample(given, 2, steps=5))]
         ['ab', 'ab']
     """
+    require_kind(model=(model, NDM))
     if not isinstance(model.decoder, SymbolDecoder):
         raise InputError(f"only a model of symbols can fill in, and this one has a {type(model.decoder).__name__}")
     shape = model.shape
     require_kind(codes=(codes, Tensor), known=(known, Tensor))
     if tuple(codes.shape) != shape or tuple(known.shape) != shape or known.dtype != torch.bool:
         raise InputError(f"codes and known must have the shape {shape} of a row, and known must be bool")
-    codes = torch.where(known, codes, 0)
+    if codes.is_meta or known.is_meta:
+        raise InputError("codes and known must hold values, and a tensor on the meta device has none")
+    known = known.to(model.reference.device, copy=True)  # the caller may use the mask again
+    codes = torch.where(known, codes.to(known.device), 0)
     model.encode(codes[None])
     given = GivenSymbols(model.predictor, codes, known)
     return NDM(model.process, given, GivenDecoder(model.decoder, codes, known), shape).train(model.training)

@@ -264,6 +264,11 @@ def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | N
         if not keep:
             z = z.detach().requires_grad_(True)
         value = f(t, z)
+        if not value.requires_grad:
+            raise InputError(
+                "the field has no gradient in z, so that its divergence is unknown: do not detach it or compute it "
+                "under torch.no_grad(); to a field that does not depend on z, add 0 * z"
+            )
         if probe is not None:
             (vjp,) = torch.autograd.grad(value, z, probe, create_graph=keep, retain_graph=keep)
             trace = sum_rows(vjp * probe)

@@ -239,7 +239,12 @@ def _assemble(parts: dict[str, Any], supplied: Mapping[str, torch.nn.Module], la
 
     built = {name: build(parts[name], supplied, name, largest) for name in ("process", "predictor")}
     decoder = decoder or build(parts["decoder"], supplied, "decoder", largest)
-    return NDM(**built, decoder=decoder, shape=parts.get("shape"))
+    model = NDM(**built, decoder=decoder, shape=parts.get("shape"))
+    used = {id(module) for module in model.modules()} | {id(getattr(module, "net", None)) for module in model.modules()}
+    for name, module in supplied.items():
+        if id(module) not in used:
+            raise InputError(f"the saved model has no network in its {name}: leave out {name}")
+    return model
 
 
 def _filled(model: NDM, weights: dict[str, torch.Tensor], file: Path, supplied: Mapping[str, torch.nn.Module]) -> NDM:

@@ -29,7 +29,7 @@ from .errors import InputError
 from .predictor import PREDICTORS, BasePredictor, Prediction
 from .process import ForwardProcess
 from .support.blueprint import Blueprint
-from .support.checks import require, require_count, shown
+from .support.checks import require, require_count, require_kind, shown
 from .support.registry import savable
 from .support.tensors import full_times, sum_rows
 
@@ -98,6 +98,7 @@ class SymbolDecoder(Decoder):
         Raises:
             InputError: if the model is not of text, or a character is not in its alphabet.
         """
+        require_kind(text=(text, str))
         number = {character: code for code, character in enumerate(self.alphabet)}
         unknown = sorted(set(text) - number.keys())
         if not number or unknown:
@@ -109,10 +110,15 @@ class SymbolDecoder(Decoder):
         """The text of each row of codes ``(B, N)``.
 
         Raises:
-            InputError: if the model is not of text.
+            InputError: if the model is not of text, or ``x`` is no tensor of rows of its codes.
         """
         if not self.alphabet:
             raise InputError("this model is of symbols that have no characters")
+        require_kind(x=(x, Tensor))
+        require(x.ndim == 2, "x must have shape (B, N)", tuple(x.shape))
+        if x.numel():
+            self.encode(x)
+        x = x.long()
         return ["".join(self.alphabet[code] for code in row) for row in x.tolist()]
 
 

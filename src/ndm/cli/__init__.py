@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 
 from ..errors import InputError
-from ..support.output import drop_unwritable_output
+from ..support.output import drop_unwritable_output, escape_unknown_characters
 
 # The help lists the commands in the order of these imports.
 from . import demo, train, evaluate, doctor, sample, score, quality, recipes  # noqa: F401  # isort: skip
@@ -69,6 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     It is 0; 2 for bad input, with one line on stderr; 130 for Ctrl-C; or 141 if the reader of the output has left.
     """
+    escape_unknown_characters()
     try:
         return answer(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:

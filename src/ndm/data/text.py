@@ -6,6 +6,7 @@ begin anywhere; validation and test take one window after the other. The alphabe
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from pathlib import Path
 
@@ -15,12 +16,16 @@ import torch
 from ..errors import InputError, printable
 from ..support.checks import require_count
 from ..support.files import reading
+from ..tables.delimited import MAGIC
 from .dataset import Dataset
 from .listing import absolute
 from .names import register
 
 LARGEST_ALPHABET = 20_000
 """The most different characters of a text."""
+
+
+MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @register("text")
@@ -42,6 +47,10 @@ def text(path: str | Path, size: int = 64, encoding: str = "utf-8") -> Dataset:
         raise InputError(f"{file} is not a file; set path to a text file")
     with reading(file, "cannot be read"):
         data = file.read_bytes()
+    if known_kind := next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), None):
+        raise InputError(f"{file} is {known_kind} by its first bytes, and no text; unpack it, or give a file of text")
+    if encoding.lower().replace("_", "-") in ("utf-16", "utf16") and data[:2] not in MARKS:
+        raise InputError(f"{file} does not begin as text in UTF-16 does; set --data.encoding utf-8 or utf-16-le")
     try:
         characters = np.array([data.decode(encoding)]).view(np.uint32)
     except (UnicodeDecodeError, LookupError, ValueError) as error:
@@ -54,8 +63,8 @@ def text(path: str | Path, size: int = 64, encoding: str = "utf-8") -> Dataset:
     shortest = min(ends[0], ends[1] - ends[0], len(characters) - ends[1])
     if shortest < size:
         raise InputError(
-            f"{file} has {len(characters):,} characters, of which {shortest:,} are held out at a time, and a window has "
-            f"{size}; give more text, or a smaller --data.size"
+            f"{file} has {len(characters):,} characters, of which {shortest:,} are held out at a time, and a window "
+            f"has {size}; give more text, or a smaller --data.size"
         )
     code = np.zeros(known[-1] + 1, np.uint8 if len(known) <= 256 else np.int32)
     code[known] = np.arange(len(known))

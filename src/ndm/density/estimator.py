@@ -155,8 +155,9 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if again and schema.violations(frame).any():
             raise InputError(
                 "warm_start keeps the columns of the first fit, but some rows break what all its rows had in common "
-                "(such as the value of a constant column); set warm_start=False"
+                "(such as the value of a constant column, or that no value is missing); set warm_start=False"
             )
+        schema = schema.widened(frame) if again else schema
         rows = torch.from_numpy(schema.encode(frame))
         seed = drawn_seed(self.random_state)
         training, validation = self._split(rows, seed)
@@ -230,7 +231,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             n_samples: how many rows.
-            random_state: seed; None goes on from the estimator's.
+            random_state: seed; None is the estimator's, which gives the same rows at each call if it is a number.
         """
         check_is_fitted(self)
         require_count(n_samples=n_samples)

@@ -18,9 +18,9 @@ from ..evaluation.pieces import count_pieces
 from ..model import NDM
 from ..solvers import SolverError
 from ..support.journal import Journal
-from ..support.lock import Lock
+from ..support.lock import Busy, Lock
 from ..support.processes import failing_together, rank_and_count
-from ..support.progress import console
+from ..support.progress import console, warn
 from .results import check_finite, warn_not_written, warn_unless_writable
 from .run import Run
 
@@ -55,16 +55,24 @@ def evaluate_run(
         InputError: if another process computes the same estimates for this run, or if an estimate is not finite.
         SolverError: if the solver could not finish some rows.
     """
-    rank, _ = rank_and_count()
+    rank, count = rank_and_count()
     question = json.dumps([{**facts, "run": ""}, [asdict(protocol) for protocol in protocols]])
     name = hashlib.sha256(question.encode()).hexdigest()[:12]
     if not warn_unless_writable(run.folder):  # only the first process prints warnings
         return _evaluate(run, model, x, protocols, facts, Journal())
     lock = Lock(run.folder / f".evaluation-{name}.lock", "evaluated in the same way", "wait for its result")
     with ExitStack() as stack:
-        with failing_together():
-            if rank == 0:
-                stack.enter_context(lock)
+        try:
+            with failing_together():
+                if rank == 0:
+                    stack.enter_context(lock)
+        except Busy:
+            raise
+        except InputError as error:  # such as a full disk
+            if count > 1:
+                raise
+            warn(f"{error}; the result is printed, and not kept")
+            return _evaluate(run, model, x, protocols, facts, Journal())
         return _evaluate(run, model, x, protocols, facts, Pieces(_file(run, name), rank))
 
 

@@ -83,6 +83,8 @@ class Run(RunFolder):
             InputError: if the run has done as many steps already.
         """
         newest = self.checkpoints.latest()  # by its record: a folder may have any name
+        if newest is None and self.checkpoints.steps():
+            raise self._no_checkpoint()
         done, before = 0 if newest is None else newest.step, self.config.training.steps
         if steps <= done:
             raise InputError(
@@ -178,9 +180,16 @@ class Run(RunFolder):
         state = self.checkpoints.latest(warn, trainer.check) if continued else None
         if state is not None:
             trainer.load(state)
-        elif continued and config.init is not None:
-            raise InputError(f"no checkpoint of {self.folder} is intact; start the run again from its --init")
+        elif continued:  # from the first step, the training would replace what there is
+            raise self._no_checkpoint()
         return trainer, state
+
+    def _no_checkpoint(self) -> InputError:
+        again = "its --init" if self.config.init is not None else "the beginning, in another folder"
+        return InputError(
+            f"no checkpoint of {self.folder} fits its config.yaml and is intact; restore one of these, or start again "
+            f"from {again}"
+        )
 
     def _forget_after(self, step: int) -> None:
         """Drop the metrics of steps after ``step``, which will be made again."""

@@ -88,11 +88,11 @@ def score_file(model: TableModel, path: Path, out: Path, explain: bool = False, 
     total = check_rows(model, path, encoding)
     most = min(MOST, len(model.schema.model_columns)) if explain else 0
     record = np.dtype([("log_density", "f8"), ("columns", "i4", (most,)), ("drops", "f8", (most,))])
-    with tempfile.TemporaryFile() as kept:
+    with _temporary() as kept:
         for scores in stream_scores(model, path, total, explain, encoding):
             part = np.empty(len(scores.log_density), record)
             part["log_density"], part["columns"], part["drops"] = scores
-            kept.write(part.tobytes())
+            _keep(kept, part)
         ordered = np.empty(total)
         for start, part in _records(kept, record):
             ordered[start : start + len(part)] = part["log_density"]
@@ -103,6 +103,29 @@ def score_file(model: TableModel, path: Path, out: Path, explain: bool = False, 
                 rank = np.searchsorted(ordered, scores.log_density, "left") + 1
                 write(columns_of(model, scores, rank))
     return total
+
+
+def _temporary() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _keep(file: IO[bytes], part: np.ndarray) -> None:
+    try:
+        file.write(part.tobytes())
+        file.flush()
+    except OSError as error:
+        raise _no_room(error) from None
+
+
+def _no_room(error: OSError) -> InputError:
+    folder = tempfile.gettempdir()
+    return InputError(
+        f"scores are kept in the folder for temporary files, {folder}, until they have ranks, and it cannot be written "
+        f"({error.strerror}); make room there, or set the variable TMPDIR to another folder"
+    )
 
 
 def columns_of(model: TableModel, scores: Scores, rank: np.ndarray | None = None) -> dict[str, list[Any]]:

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+
+
+def escape_unknown_characters() -> None:
+    """Let characters that the encoding of the output does not have be written as escapes, and end no command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def drop_unwritable_output() -> None:

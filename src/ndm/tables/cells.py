@@ -222,12 +222,28 @@ def zone_name(zone: datetime.tzinfo | None) -> str:
 
 def is_zone(name: str) -> bool:
     """Whether a time zone is known: by its name, or as an offset such as +02:00."""
-    if name == "UTC" or re.fullmatch(r"(UTC)?[+-]\d\d:\d\d", name):
-        return True
     try:
-        return bool(zoneinfo.ZoneInfo(name))
+        return bool(zone_of(name))
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         return False
+
+
+def zone_of(name: str) -> datetime.tzinfo:
+    """The time zone of a name that :func:`is_zone` knows."""
+    if name == "UTC":
+        return datetime.timezone.utc
+    if offset := re.fullmatch(r"(?:UTC)?([+-])(\d\d):(\d\d)", name):
+        sign, hours, minutes = offset.groups()
+        size = datetime.timedelta(hours=int(hours), minutes=int(minutes))
+        return datetime.timezone(size if sign == "+" else -size)
+    return zoneinfo.ZoneInfo(name)
+
+
+def in_zone(times: np.ndarray, zone: str) -> list[datetime.datetime | None]:
+    """Times in UTC, ``datetime64``, as Python's times in a zone; None where one is missing."""
+    utc, place = datetime.timezone.utc, zone_of(zone)
+    plain = times.astype("datetime64[us]").tolist()
+    return [None if time is None else time.replace(tzinfo=utc).astimezone(place) for time in plain]
 
 
 def real(value: Any, column: str) -> float:

@@ -149,6 +149,9 @@ class Column:
         if self.values:
             return nearest(x, np.array(self.values, np.float64))
         if self.spikes:
+            # A frequent value at an end is a cap or a floor.
+            low = self.low if self.spikes[0] == self.low else -np.inf
+            x = np.clip(x, low, self.high if self.spikes[-1] == self.high else np.inf)
             near = nearest(x, np.array(self.spikes))
             x = np.where(np.abs(x - near) <= self.width / 2, near, x)
         if self.grid:

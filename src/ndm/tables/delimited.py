@@ -115,7 +115,8 @@ def header(path: Path, encoding: str) -> list[str]:
         check_names(names)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    if all(_is_number(name) for name in names):
+    decimals = sum(_is_number(name) and not name.strip().isdecimal() for name in names)
+    if all(_is_number(name) for name in names) or 2 * decimals >= len(names):
         raise InputError(
             f"{path} has numbers in its first row, and no header; write the names of the columns above them"
         )
@@ -208,8 +209,8 @@ def _told(path: Path, encoding: str) -> Iterator[None]:
         row = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", text)
         if row:
             message = (
-                f"row {row[1]} of {path} has {row[3]} value(s), but the header has {row[2]}; correct it, and put "
-                "values that hold the separator in quotes"
+                f"row {int(row[1]) - 2} of {path}, counted from 0 below the header, has {row[3]} value(s), but the "
+                f"header has {row[2]}; correct it, and put values that hold the separator in quotes"
             )
         elif "Empty CSV" in text:
             message = f"{path} has a header and no rows; write rows below it"
@@ -259,7 +260,7 @@ def _refuse_header(path: Path, names: list[str], block: Any, before: int) -> Non
         if not pc.any(again).as_py():
             return
     row = pc.index(again, True).as_py() + before
-    raise InputError(f"row {row + 2} of {path} repeats the header; remove it")
+    raise InputError(f"row {row} of {path}, counted from 0 below the header, repeats the header; remove it")
 
 
 def _present(column: Any) -> Any:

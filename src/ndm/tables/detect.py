@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -25,8 +26,8 @@ FEW_STRAYS = 0.1
 
 NARROW, NARROWEST = 1e-3, 1e-6
 """The largest and the smallest width of the cell of a frequent value in a column without a grid, in its spread."""
-LARGEST, SMALLEST = 1e150, 1e-150
-"""Beyond and below these, squares leave the range of float64."""
+LARGEST, SMALLEST = 1e99, 1e-99
+"""Beyond and below these, densities leave the range of float64."""
 
 
 class Note(NamedTuple):
@@ -71,6 +72,8 @@ def _category(name: str, array: np.ndarray, type: Type) -> Column:
         words = sorted(v for v in found if isinstance(v, str) and not _is_number(v))
         hint = f"make it numbers: {shown(words[0], 40)} is none" if words else "make it numbers"
         hint = hint if len(words) <= MOST_DISTINCT * len(found) else "drop it, or merge its values"
+        if words and sum(map(_is_signed, words)) > 0.9 * len(words):
+            hint = f"write plain numbers: {shown(words[0], 40)} has signs or commas that numbers do not have"
         raise InputError(
             f"column {name} has {len(found)} different values in {len(array)} rows, as an identifier has; {hint}"
         )
@@ -99,6 +102,11 @@ def strays(name: str, array: np.ndarray) -> list[Note]:
 
 def _distinct(array: np.ndarray) -> list[Any]:
     return list(set(array.tolist())) if array.dtype == object else np.unique(array).tolist()
+
+
+def _is_signed(text: str) -> bool:
+    """Whether a text is a number with a sign of money or percent, or with commas between thousands."""
+    return _is_number(re.sub(r"[,\s%$€£¥']", "", text))
 
 
 def _is_number(text: str) -> bool:
@@ -158,7 +166,7 @@ def _present(column: Column, array: np.ndarray) -> np.ndarray:
         raise InputError(f"column {column.name} holds only missing values; drop it")
     width = float(x.max()) - float(x.min())
     if np.abs(x).max() > LARGEST or 0 < width < SMALLEST:
-        far = "numbers beyond 1e150" if np.abs(x).max() > LARGEST else "differences below 1e-150"
+        far = f"numbers beyond {LARGEST:g}" if np.abs(x).max() > LARGEST else f"differences below {SMALLEST:g}"
         raise InputError(
             f"column {column.name} has {far}, whose squares float64 does not hold; give it in another unit"
         )

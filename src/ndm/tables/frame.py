@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..support.checks import shown
-from .cells import BadType, Type, integers, micros, typed
+from .cells import BadType, Type, in_zone, integers, micros, typed
 from .dataframes import Parts, check_names, from_dataframe, to_dataframe
 
 KINDS = ("numpy", "pandas", "polars", "pyarrow")
@@ -102,7 +102,8 @@ class Frame:
         """The table as a NumPy array, or as a table of pandas, polars or pyarrow.
 
         Columns get the types that they had. An array has the narrowest type that holds all its columns, and Python
-        objects if these are not all numbers. Missing numbers are NaN in arrays and in pandas, and null otherwise.
+        objects if these are not all numbers or have times in a zone. Missing numbers are NaN in arrays and in pandas,
+        and null otherwise.
 
         Args:
             kind: one of ``KINDS``; what the table came as if None.
@@ -119,10 +120,13 @@ class Frame:
 
     def _array(self) -> np.ndarray:
         dtypes = [_dtype(column, known) for column, known in zip(self.columns, self.types, strict=True)]
-        alike = all(d.kind in "iuf" for d in dtypes) or len(set(dtypes)) == 1
+        zones = [known.zone for known in self.types]
+        alike = all(d.kind in "iuf" for d in dtypes) or (len(set(dtypes)) == 1 and not any(zones))
         array = np.empty((self.rows, len(self.names)), np.result_type(*dtypes) if alike and dtypes else object)
-        for j, column in enumerate(self.columns):
-            if array.dtype != object or column.dtype != object:
+        for j, (column, zone) in enumerate(zip(self.columns, zones, strict=True)):
+            if zone is not None and column.dtype.kind == "M":  # arrays of times have no zones
+                array[:, j] = in_zone(column, zone)
+            elif array.dtype != object or column.dtype != object:
                 array[:, j] = column if array.dtype != object else column.astype(dtypes[j]).astype(object)
             else:
                 array[:, j] = column

@@ -195,6 +195,21 @@ class Schema:
             broken[relation.name] = broken.get(relation.name, False) | relation.broken(x)
         return broken
 
+    def widened(self, frame: Frame) -> Schema:
+        """The schema whose discrete columns reach to the ends of more rows, so that these come back.
+
+        Args:
+            frame: rows that break nothing; see :meth:`violations`.
+        """
+        frame, columns = self._aligned(frame), []
+        for column in self.columns:
+            if column.numeric:
+                x = column.encode(frame.column(column.name))
+                low, high = np.fmin.reduce(x, initial=column.low), np.fmax.reduce(x, initial=column.high)
+                column = replace(column, low=float(low), high=float(high))
+            columns.append(column)
+        return replace(self, columns=tuple(columns))
+
     def decode(self, array: np.ndarray) -> Frame:
         """The table that the model's numbers stand for.
 

@@ -99,7 +99,7 @@ class Checkpoints:
                 check(state)
                 return state
             except BadFile as error:
-                warn(f"{error}; trying the previous one")
+                warn(f"{error}; it is passed over")
         return None
 
     def find(self, which: str) -> State:

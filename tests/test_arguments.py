@@ -254,3 +254,19 @@ def test_an_interval_or_a_state_that_is_none_is_refused(solver):
     for state, kind in ((torch.ones(4), r"\(4,\)"), (torch.ones(4, 3).long(), "int64"), ([[1.0]], "list")):
         with pytest.raises(ndm.InputError, match=f"z must be a floating-point tensor of shape .* got .*{kind}"):
             solve_ode(field, state, 0.0, 1.0, solver)
+
+
+@pytest.mark.parametrize(
+    ("t", "message"),
+    [
+        (0.5, r"t must have shape \(2,\), got float: pass a tensor with one time per row"),
+        (torch.ones(2) * 1j, "t must be a dense tensor of real numbers on cpu, got torch.complex"),
+        (torch.ones(2).to_sparse(), "t must be a dense tensor"),
+        (torch.ones(2, device="meta"), "t must be a dense tensor of real numbers on cpu, got .* on meta"),
+    ],
+)
+def test_times_that_are_none_are_refused_where_they_are_passed(t, message):
+    conditional = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))(torch.zeros(2, 3))
+    for call in (lambda: conditional.marginal(t), lambda: conditional.velocity(torch.zeros(2, 3), t)):
+        with pytest.raises(ndm.InputError, match=message):
+            call()

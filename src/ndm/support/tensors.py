@@ -50,8 +50,12 @@ def check_times(x: Tensor, **times: Tensor) -> None:
         InputError: naming the time, the shape that it must have and the shape that it has.
     """
     for name, t in times.items():
-        if t.shape != x.shape[:1]:
-            raise InputError(f"{name} must have shape ({x.shape[0]},), got {tuple(t.shape)}: pass one time per row")
+        if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
+            got = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
+            raise InputError(f"{name} must have shape ({x.shape[0]},), got {got}: pass a tensor with one time per row")
+        if t.is_complex() or t.layout is not torch.strided or t.device != x.device:
+            kind = f"{t.dtype} in the layout {t.layout} on {t.device}"
+            raise InputError(f"{name} must be a dense tensor of real numbers on {x.device}, got {kind}")
 
 
 def require_generator(generator: Any) -> None:

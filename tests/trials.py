@@ -422,6 +422,8 @@ def run(args: argparse.Namespace) -> int:
                 note = (folder / "note.txt").read_text().strip() if (folder / "note.txt").is_file() else ""
                 print(f"{number} {kind}: {note}\n    {wrong or 'passed'}", flush=True)
             shutil.rmtree(folder)
+            if sum(kinds.values()) % 25 == 0:
+                print(f"{sum(kinds.values())} of {args.count} trials, {failures} failures", file=sys.stderr, flush=True)
     print(f"seed {args.seed}: {failures} failures in {sum(kinds.values())} trials ({dict(kinds)})")
     return int(failures > 0)
 

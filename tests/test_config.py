@@ -139,7 +139,7 @@ def test_a_time_or_a_date_in_a_description_stays_text(tmp_path):
 
 
 def test_unknown_recipes_list_the_known_ones():
-    with pytest.raises(ndm.InputError, match="no recipe or file 'digit'; recipes: .*digits"):
+    with pytest.raises(ndm.InputError, match="no recipe or file 'digit'; did you mean digits. recipes: .*digits"):
         find_recipe("digit")
 
 

@@ -16,7 +16,7 @@ from ndm.cli import main
 from ndm.data import load_dataset
 from ndm.tables import Frame, Schema, read
 
-from conftest import TINY, command
+from conftest import TINY, command, refused
 
 pytestmark = pytest.mark.usefixtures("float32")
 RANDOM = np.random.default_rng(0)
@@ -213,3 +213,7 @@ def test_text_that_is_packed_or_has_another_encoding_is_named(tmp_path):
         load_dataset("text", file, encoding="utf-16")
     file.write_text("the cat sat on the mat " * 100, encoding="utf-16")
     assert load_dataset("text", file, encoding="utf-16").levels > 5
+
+
+def test_a_recipe_with_a_letter_missing_is_guessed(capsys):
+    assert "did you mean digits? recipes: " in refused(["train", "digts"], capsys)

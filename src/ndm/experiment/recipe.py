@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def find_recipe(name: str) -> Path:
     try:
         file_size(Path(name or " "))
     except BadFile:
-        raise BadFile(f"no recipe or file {shown(repr(name))}; recipes: {', '.join(known)}") from None
+        similar = difflib.get_close_matches(name, known, n=1)
+        guess = f"did you mean {similar[0]}? " if similar else ""
+        raise BadFile(f"no recipe or file {shown(repr(name))}; {guess}recipes: {', '.join(known)}") from None
     return Path(name)
 
 

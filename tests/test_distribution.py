@@ -206,3 +206,14 @@ def test_arguments_of_another_kind_are_refused(call, message):
     model = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,), width=8, depth=1)), ndm.GaussianDecoder())
     with pytest.raises(ndm.InputError, match=message):
         call(model.distribution(solver="rk4"))
+
+
+def test_values_that_are_no_dense_real_numbers_are_refused():
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
+    model = ndm.NDM(
+        process, ndm.Predictor(ndm.nn.MLP((2,), width=8, depth=1)), ndm.GaussianDecoder(), shape=(2,)
+    ).eval()
+    x = torch.zeros(3, 2)
+    for value in (x.to_sparse(), x + 1j, x.to("meta")):
+        with pytest.raises(ndm.InputError, match="value must be a dense tensor of real numbers"):
+            model.distribution().log_prob(value)

@@ -146,8 +146,11 @@ HOSTILE = {
     "no header": (b"1,2\n3,4\n", "numbers in its first row"),
     "equal names": (b"a,a\n1,2\n", "2 columns have the name 'a'"),
     "no name": (b",a\n0,1\n", "column 1 of .* has no name.*index=False"),
-    "a short row": (b"a,b\n1,2\n3\n", r"row 3 of .* has 1 value\(s\), but the header has 2"),
-    "a long row": (b"a,b\n1,2,3\n", r"row 2 of .* has 3 value\(s\), but the header has 2"),
+    "a short row": (
+        b"a,b\n1,2\n3\n",
+        r"row 1 of .*, counted from 0 .* has 1 value\(s\), but the header has 2",
+    ),
+    "a long row": (b"a,b\n1,2,3\n", r"row 0 of .* has 3 value\(s\), but the header has 2"),
     "latin-1": ("a,b\n1,é\n".encode("latin-1"), "byte 6 is 0xe9; set --data.encoding latin-1"),
     "latin-1 in the header": ("é,b\n1,2\n".encode("latin-1"), "byte 0 is 0xe9"),
     "utf-16": ("a,b\n1,2\n".encode("utf-16"), "UTF-16; set --data.encoding utf-16"),

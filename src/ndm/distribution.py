@@ -156,9 +156,12 @@ class ModelDistribution(Distribution):
 
         Raises:
             ValueError: if a value is not in the support, or has another shape.
+            InputError: if ``value`` is no dense tensor of real numbers.
             SolverError: if the solver could not finish some rows.
         """
         require_kind(value=(value, Tensor))
+        dense = value.layout is torch.strided and not (value.is_complex() or value.is_meta)
+        require(dense, "value must be a dense tensor of real numbers", f"{value.dtype}, {value.layout}, {value.device}")
         lead = value.shape[: value.ndim - len(self.event_shape)]
         if not lead.numel():  # which PyTorch's own check cannot take
             return self.model.reference.new_empty(torch.broadcast_shapes(lead, self.batch_shape))

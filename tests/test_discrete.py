@@ -133,7 +133,7 @@ def test_the_study_goes_on_where_it_stopped_and_compares_at_the_best_dimension(t
         best = min(tried, key=lambda r: min(r["validation"]))["dim"]
         assert {r["dim"] for r in records if r["method"] == method and r["seed"]} == {best}
     assert "| my" in first.out and "±" in first.out
-    monkeypatch.setattr(sys, "argv", ["discrete.py", "--data", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["discrete.py", "--data", str(tmp_path), "--out", str(out)])
     with pytest.raises(InputError):
         discrete.main()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -66,6 +67,12 @@ def refused(arguments, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("ndm: error: "), error
     return error
+
+
+interruptible = pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+    reason="Ctrl-C is ignored here, as in a job in the background of a script",
+)
 
 
 @contextmanager

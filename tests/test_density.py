@@ -32,6 +32,8 @@ from ndm.tables import Frame, Layout, Schema
 from ndm.training import TrainingConfig, train
 from ndm.training.validation import validation_nats
 
+from conftest import interruptible
+
 
 @pytest.fixture(autouse=True)
 def _float32():
@@ -298,6 +300,7 @@ def test_a_warm_start_finds_columns_by_name_and_refuses_rows_that_its_columns_do
         density.fit(table)
 
 
+@interruptible
 @pytest.mark.parametrize("warm", [False, True])
 def test_an_interrupted_fit_leaves_the_estimator_as_it_was(warm, monkeypatch):
     """Ctrl-C ended training, and the estimator went on without a word, with the parts of two fits."""

@@ -17,6 +17,8 @@ from ndm.cli.commands import COMMANDS
 from ndm.support import progress
 from ndm.support.progress import console, phase, progress_bar, reached, training_news, warn
 
+from conftest import interruptible
+
 TINY = ["--training.steps", "4", "--training.batch_size", "8", "--model.width", "8", "--model.depth", "1"]
 NDM = [sys.executable, "-m", "ndm"]
 
@@ -377,6 +379,7 @@ runpy.run_module("ndm", run_name="__main__")
         assert (process.returncode, process.stdout, process.stderr) == (130, "", "")
 
 
+@interruptible
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_sampling_with_130_and_keeps_what_is_finished(number, finished_run, tmp_path):
     out = tmp_path / "x.npz"

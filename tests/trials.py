@@ -238,6 +238,8 @@ def call_trial(draw: random.Random) -> None:
         result = function(**arguments)
         if isinstance(result, ndm.NeuralDiffusionDensity) and function is ndm.NeuralDiffusionDensity:
             result.fit(x.numpy())
+        if hasattr(result, "checked"):  # rows that a solver could not finish are listed, and NaN
+            result = result.checked()
     except (InputError, SolverError) as error:
         if "\n" in str(error):
             raise Failure(f"more than one line: {error}") from None

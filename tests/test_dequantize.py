@@ -219,3 +219,26 @@ def test_an_indicator_that_follows_from_another_column_still_tells_what_is_missi
     assert names == ["city", "a missing"]
     assert schema.layout.missing == [[1, 1], [1, 1], [0, 2]]
     pd.testing.assert_frame_equal(schema.decode(schema.encode(Frame.of(table))).native(), table)
+
+
+@pytest.mark.parametrize("present", [1, 2])
+def test_a_column_of_which_hardly_a_value_is_known_is_no_obstacle(present):
+    """Its values may all be among the rows that validate."""
+    income = np.full(300, np.nan)
+    income[:present] = [1e6, 2e6][:present]
+    table = pd.DataFrame({"a": np.random.default_rng(0).normal(size=300), "income": income})
+    for seed in range(3):
+        density = ndm.NeuralDiffusionDensity(impute=True, max_steps=1, random_state=seed).fit(table)
+        assert np.isfinite(density.score_samples(table[:5])).all()
+        assert density.sample(3, random_state=0).shape == (3, 2)
+
+
+def test_frequent_values_that_no_row_has_cost_nothing():
+    x = torch.randn(200, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    plain = ndm.Marginals.fit(x)
+    spiked = ndm.Marginals.fit(x, cells=[0.01], spikes=[[77.0]])
+    torch.testing.assert_close(spiked(x[:20]), plain(x[:20]), rtol=0.2, atol=0.2)
+    alone = ndm.Marginals.fit(
+        torch.cat([x[:1], torch.full((9, 1), 3.0, dtype=torch.float64)]), None, [0.01], 0, [[3.0]]
+    )
+    assert torch.isfinite(alone(x)[1]).all()

@@ -118,8 +118,10 @@ class Marginals(nn.Module):
         most = min(MOST_CELLS, MOST_CELLS_OF_ALL // max(1, columns))
         splines = []
         for j in range(columns):
-            counts = slice(None) if known is None else known[:, j]
+            counts = torch.ones(len(rows), dtype=torch.bool) if known is None else known[:, j]
             values, spread = rows[counts, j].numpy(), placed[counts, j].numpy()
+            if known is not None and not counts.all() and len(np.unique(values)) < 2:
+                values = spread = unknown_column(float(rows[0, j]))
             if spikes and spikes[j]:
                 splines.append(fit_spiked(values, np.array(spikes[j]), widths[j], quantiles))
             else:
@@ -242,13 +244,23 @@ def fit_column(values: np.ndarray, placed: np.ndarray, cell: float, quantiles: i
     return with_popular(spline, shares, popular, (values.min() - cell / 2, values.max() + cell / 2), spread)
 
 
+def unknown_column(value: float) -> np.ndarray:
+    """Two values around one, as a stand-in for a column of which fewer than two values are known."""
+    return value + max(1.0, abs(value)) * np.array([-1.0, 1.0])
+
+
 def fit_spiked(values: np.ndarray, spikes: np.ndarray, width: float, quantiles: int) -> np.ndarray:
     """The spline of a column in which the values ``spikes`` alone have cells of ``width``; see :func:`fit_column`."""
     spikes = np.sort(spikes)
     others = values[~np.isin(values, spikes)]
+    if len(np.unique(others)) < 2:
+        return fit_column(values, values, 0.0, quantiles, MOST_CELLS)
     spread = spread_of(values)
     spline, shares = smooth_spline(others, quantiles, spread)
     rows = np.array([(values == spike).sum() for spike in spikes])
+    spikes, rows = spikes[rows > 0], rows[rows > 0]
+    if not len(rows):
+        return spline
     popular = Popular(spikes - width / 2, width, rows, len(others) / len(values), 0.0, 0.0)
     return with_popular(spline, shares, popular, (values.min() - width / 2, values.max() + width / 2), spread)
 

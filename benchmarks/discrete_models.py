@@ -61,7 +61,7 @@ class Fit(nn.Module):
         raise NotImplementedError
 
 
-class Moving(Fit):
+class Embedded(Fit):
     """A diffusion model with one of the embeddings."""
 
     def __init__(self, method: str, rows: Rows, train: Tensor, dim: int) -> None:
@@ -150,7 +150,7 @@ def fit_of(method: str, rows: Rows, train: Tensor, dim: int) -> Fit:
     """
     if method == "masked":
         return Masked(rows, train)
-    return Autoregressive(rows) if method == "autoregressive" else Moving(method, rows, train, dim)
+    return Autoregressive(rows) if method == "autoregressive" else Embedded(method, rows, train, dim)
 
 
 def has_dim(method: str) -> bool:
@@ -208,12 +208,6 @@ def trained(
                 best = {name: value.clone() for name, value in average.module.state_dict().items()}
     average.module.load_state_dict(best)
     return average.module, curve
-
-
-def sampled(fit: Moving, count: int, steps: int, seed: int) -> Tensor:
-    """Rows of codes by the ancestral sampler."""
-    with torch.no_grad():
-        return ndm.sample(fit.model.eval(), count, steps=steps, generator=torch.Generator().manual_seed(seed)).long()
 
 
 def split_text(codes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:

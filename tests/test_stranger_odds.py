@@ -217,3 +217,12 @@ def test_text_that_is_packed_or_has_another_encoding_is_named(tmp_path):
 
 def test_a_recipe_with_a_letter_missing_is_guessed(capsys):
     assert "did you mean digits? recipes: " in refused(["train", "digts"], capsys)
+
+
+def test_a_warm_fit_with_a_number_that_could_not_come_back_is_refused():
+    x = RANDOM.choice([0.0, 0.3728, 1.0], 100)
+    density = NeuralDiffusionDensity(max_steps=2, random_state=0, warm_start=True).fit(x[:, None])
+    assert density.schema_.columns[0].values == (0.0, 0.3728, 1.0)
+    density.fit(x[:50, None])
+    with pytest.raises(ndm.InputError, match="column x0 holds 0.7, which the first rows lack; set warm_start=False"):
+        density.fit(np.append(x, 0.7)[:, None])

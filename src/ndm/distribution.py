@@ -22,7 +22,7 @@ from .model import NDM, check_model, check_not_random
 from .sampling import check_finite, velocity_field
 from .solvers import ODE_SOLVERS, Solver, find_solver, solve_ode
 from .support.checks import require, require_count, require_flag, require_kind, require_seed
-from .support.tensors import require_shape, seeded
+from .support.tensors import is_dense, require_shape, seeded
 
 NO_GRADIENT = "scipy:"
 """What the names of solvers without gradients start with."""
@@ -160,7 +160,7 @@ class ModelDistribution(Distribution):
             SolverError: if the solver could not finish some rows.
         """
         require_kind(value=(value, Tensor))
-        dense = value.layout is torch.strided and not (value.is_complex() or value.is_meta)
+        dense = is_dense(value) and not value.is_meta
         require(dense, "value must be a dense tensor of real numbers", f"{value.dtype}, {value.layout}, {value.device}")
         lead = value.shape[: value.ndim - len(self.event_shape)]
         if not lead.numel():  # which PyTorch's own check cannot take

@@ -37,7 +37,7 @@ from .gaussian import Gaussian
 from .schedule import NoiseLevel, Schedule
 from .support.checks import LARGEST_ETA, require, require_choice, require_kind, require_number
 from .support.registry import savable
-from .support.tensors import check_times, expand, require_shape
+from .support.tensors import check_times, expand, is_dense, require_shape
 from .transform import Curve, Identity, Transform
 
 TiedTo = Literal["time", "noise"]
@@ -158,8 +158,9 @@ class ConditionalProcess:
             require_number(eta=eta)
             require(eta >= 0, "eta must not be negative", eta)
         else:
-            real = eta.layout is torch.strided and not eta.is_complex()
-            require(real, "eta must be a dense tensor of real numbers", f"{eta.dtype} in the layout {eta.layout}")
+            require(
+                is_dense(eta), "eta must be a dense tensor of real numbers", f"{eta.dtype} in the layout {eta.layout}"
+            )
             if eta.ndim:
                 check_times(curve.x, eta=eta)
         process.schedule.check_channels(curve.x)

@@ -43,6 +43,11 @@ def sum_rows(x: Tensor) -> Tensor:
     return x.flatten(1).sum(1)
 
 
+def is_dense(x: Tensor) -> bool:
+    """Whether a tensor holds real numbers, and is not sparse."""
+    return x.layout is torch.strided and not x.is_complex()
+
+
 def check_times(x: Tensor, **times: Tensor) -> None:
     """Refuse times unless there is one per row of ``x``. Values are not checked: that would wait for the device.
 
@@ -53,7 +58,7 @@ def check_times(x: Tensor, **times: Tensor) -> None:
         if not isinstance(t, Tensor) or t.shape != x.shape[:1]:
             got = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
             raise InputError(f"{name} must have shape ({x.shape[0]},), got {got}: pass a tensor with one time per row")
-        if t.is_complex() or t.layout is not torch.strided or t.device != x.device:
+        if not is_dense(t) or t.device != x.device:
             kind = f"{t.dtype} in the layout {t.layout} on {t.device}"
             raise InputError(f"{name} must be a dense tensor of real numbers on {x.device}, got {kind}")
 
@@ -88,8 +93,7 @@ def require_table(name: str, rows: Any, columns: int) -> None:
     Raises:
         InputError: with what was given.
     """
-    fits = isinstance(rows, Tensor) and rows.ndim == 2 and rows.layout is torch.strided and not rows.is_complex()
-    if not fits or rows.shape[1] != columns:
+    if not (isinstance(rows, Tensor) and is_dense(rows) and rows.ndim == 2 and rows.shape[1] == columns):
         got = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
         raise InputError(f"{name} must be a tensor of real numbers of shape (B, {columns}), got {got}")
 

@@ -200,11 +200,19 @@ class Schema:
 
         Args:
             frame: rows that break nothing; see :meth:`violations`.
+
+        Raises:
+            InputError: if a column of a few values without a grid has another value, which could not come back.
         """
         frame, columns = self._aligned(frame), []
         for column in self.columns:
             if column.numeric:
                 x = column.encode(frame.column(column.name))
+                new = x[~(np.isnan(x) | np.isin(x, np.array(column.values, float)))] if column.values else x[:0]
+                if len(new):
+                    raise InputError(
+                        f"column {column.name} holds {new[0]:g}, which the first rows lack; set warm_start=False"
+                    )
                 low, high = np.fmin.reduce(x, initial=column.low), np.fmax.reduce(x, initial=column.high)
                 column = replace(column, low=float(low), high=float(high))
             columns.append(column)

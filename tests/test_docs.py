@@ -20,7 +20,9 @@ TABLES = r"column +kind .*\nsex +category +2 categories\n.*\n-?[\d.]+\ntensor\(\
     [("extending.md", 7, r"\(4,\)"), ("library.md", 5, LIBRARY), ("tables.md", 2, TABLES), ("text.md", 1, TEXT)],
 )
 def test_the_examples_of_a_page_run_in_their_order(name, count, printed, tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), flags=re.DOTALL)
+    """The page of tables scores 50 rows instead of 442."""
+    text = (DOCS / name).read_text().replace("table[:400]", "table[:40]").replace("table[400:]", "table[40:50]")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     assert len(blocks) == count
     file = tmp_path / "page.py"
     file.write_text("\n".join(blocks))

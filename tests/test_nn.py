@@ -1,5 +1,6 @@
 """Networks: shapes, time dependence, and derivatives in both modes."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -43,6 +44,37 @@ def test_fourier_features():
     z = torch.tensor([[0.25]])
     expected = torch.tensor([[0.25, 1.0, 0.0, 0.0, -1.0]])  # sin(pi/2), sin(pi), cos(pi/2), cos(pi)
     torch.testing.assert_close(ndm.nn.FourierFeatures((1, 2))(z), expected)
+
+
+def test_damped_fourier_features_are_the_means_over_the_noise():
+    """By Gauss-Hermite quadrature; and the feature of a draw, damped, is the best linear estimate of the clean one."""
+    points, weights = np.polynomial.hermite_e.hermegauss(60)
+    points, weights = torch.from_numpy(points), torch.from_numpy(weights / weights.sum())
+    m, sigma = torch.tensor([0.3, -1.2, 0.0]).double(), torch.tensor([0.4, 0.1, 0.7]).double()
+    features = ndm.nn.FourierFeatures((-1, 0, 1))
+    clean = features((m + sigma * points[:, None]).reshape(-1, 1)).view(60, 3, 7)
+    means = (weights[:, None, None] * clean).sum(0)
+    torch.testing.assert_close(features(m[:, None], sigma[:, None]), means, rtol=1e-9, atol=1e-9)
+    assert features(torch.ones(1, 1), torch.tensor([[9.0]]))[0, 1:].abs().max() < 1e-20
+
+
+@pytest.mark.parametrize("staggered", [False, True])
+def test_a_damped_network_gets_the_noise_of_each_channel(staggered):
+    """It is the undamped network whose weights of the features are multiplied by the damping at that time."""
+    schedule = ndm.StaggeredSchedule(-9.0, 5.0, [0.0, 0.5], 0.5) if staggered else ndm.LinearSchedule(-9.0, 5.0)
+    process = ndm.ForwardProcess(schedule)
+    damped = randomised(ndm.nn.MLP((2,), width=8, depth=1, fourier=(0, 2), damped=True)).double()
+    plain = ndm.nn.MLP((2,), width=8, depth=1, fourier=(0, 2)).double()
+    plain.load_state_dict(damped.state_dict())
+    z, t = torch.randn(5, 2, dtype=torch.float64), torch.tensor([0.3], dtype=torch.float64)
+    sigma = schedule(t).sigma.reshape(1, -1).expand(1, 2)
+    factors = [(-((2**k * torch.pi * sigma[0]) ** 2) / 2).exp() for k in (0, 2)]
+    with torch.no_grad():
+        plain.stem.weight.mul_(torch.cat([torch.ones(2, dtype=torch.float64), *factors, *factors]))
+    found = ndm.Predictor(damped)(z, t.expand(5), process).x_hat
+    torch.testing.assert_close(found, ndm.Predictor(plain)(z, t.expand(5), process).x_hat, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ndm.InputError, match=r"net\(z, t, sigma\)"):
+        damped(z, t.expand(5))
 
 
 def test_bfloat16_autocast_keeps_the_process_in_float32():

@@ -78,7 +78,7 @@ class LevelsPredictor(BasePredictor):
         return cls(blueprint.predictor_network(rank + curve), levels, rank, curve, m.variance)
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        logits, coefficients = self.outputs(z_t, t, len(self.basis), self.num_basis)
+        logits, coefficients = self.outputs(z_t, t, process, len(self.basis), self.num_basis)
         with torch.autocast(z_t.device.type, enabled=False):
             a = logits.unflatten(1, (len(self.basis), z_t.shape[1])).movedim(1, -1)
             likelihoods = log_likelihoods(z_t, process.schedule(t), self.levels)

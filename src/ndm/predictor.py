@@ -78,24 +78,28 @@ class BasePredictor(nn.Module):
         """
         raise NotImplementedError
 
-    def outputs(self, z_t: Tensor, t: Tensor, *counts: int) -> tuple[Tensor, ...]:
+    def outputs(self, z_t: Tensor, t: Tensor, process: ForwardProcess, *counts: int) -> tuple[Tensor, ...]:
         """The network's output in the dtype of ``z_t``, in parts of ``counts`` channels per channel of ``z_t``.
 
         Raises:
             InputError: if the output has another shape.
         """
         channels = z_t.shape[1]
-        out = self.channels(z_t, t, channels * sum(counts), f" ({' + '.join(map(str, counts))} per channel)")
+        parts = f" ({' + '.join(map(str, counts))} per channel)"
+        out = self.channels(z_t, t, process, channels * sum(counts), parts)
         return out.split([channels * count for count in counts], dim=1)
 
-    def channels(self, z_t: Tensor, t: Tensor, count: int, how: str = "") -> Tensor:
+    def channels(self, z_t: Tensor, t: Tensor, process: ForwardProcess, count: int, how: str = "") -> Tensor:
         """The network's output in the dtype of ``z_t``, which must have ``count`` channels.
+
+        A network with ``damped = True`` is called with the standard deviation of the noise, too.
 
         Raises:
             InputError: if the output has another shape.
         """
         # The bound multiplies errors by e^{-gamma}: no reduced precision from here on.
-        out = self.net(z_t, t)
+        noise = (expand(process.schedule(t).sigma, z_t),) if getattr(self.net, "damped", False) else ()
+        out = self.net(z_t, t, *noise)
         require_kind(**{"the output of the predictor's network": (out, Tensor)})
         out = out.to(z_t.dtype)
         expected = (len(z_t), count, *z_t.shape[2:])
@@ -144,7 +148,7 @@ class Predictor(BasePredictor):
         return cls(blueprint.predictor_network(1 + curve + m.variance), m.parameterization, curve, m.variance)
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        target, coefficients, raw_variance = self.outputs(z_t, t, 1, self.num_basis, int(self.variance))
+        target, coefficients, raw_variance = self.outputs(z_t, t, process, 1, self.num_basis, int(self.variance))
         noise = process.schedule(t)
         alpha, sigma = expand(noise.alpha, z_t), expand(noise.sigma, z_t)
         if self.parameterization == "x":

@@ -152,7 +152,7 @@ class SymbolPredictor(BasePredictor):
         self.bias.copy_(((counts + 1) / (counts.sum() + self.levels)).log())
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        logits = self.channels(z_t, t, self.levels)
+        logits = self.channels(z_t, t, process, self.levels)
         with torch.autocast(z_t.device.type, enabled=False):
             bias = self.bias.to(logits).view(-1, *[1] * (logits.ndim - 2))
             return Prediction(embedding_of(process).posterior(logits + bias, z_t, t, process), None, None)

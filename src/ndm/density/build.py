@@ -65,8 +65,8 @@ def numbers_model(columns: int, first: int | None, plan: Plan) -> tuple[ForwardP
 
 
 def network(latents: int, outputs: int, plan: Plan) -> MLP:
-    """The predictor's network."""
+    """The predictor's network, whose Fourier features are damped by the noise: undamped ones make rough fields."""
     return MLP(
         (latents,), width=plan.width, depth=plan.depth, dropout=plan.dropout, fourier=plan.fourier, outputs=outputs,
-        uniform=plan.uniform,
+        uniform=plan.uniform, damped=bool(plan.fourier),
     )  # fmt: skip

@@ -55,5 +55,5 @@ def plan_for(rows: int, columns: int, steps: int | None = None, categories: bool
     if rows < FEW_ROWS:
         return Plan(steps, batch, every, dropout=0.3, uniform=(0,))
     if columns <= FEW_COLUMNS:
-        return Plan(steps, batch, every, dropout=0.0, fourier=(1, 2, 3, 4), uniform=(0, 1, 2), gamma_min=-11.0)
+        return Plan(steps, batch, every, dropout=0.0, fourier=(0, 1, 2, 3, 4, 5, 6), uniform=(0, 1, 2), gamma_min=-11.0)
     return Plan(steps, batch, every, width=WIDE if categories and rows >= MANY_ROWS else Plan.width)

@@ -39,13 +39,19 @@ class TimeEmbedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    r"""Appends :math:`\sin(2^k \pi z), \cos(2^k \pi z)` to z along dimension 1, to show fine detail of quantised data.
+    r"""Appends :math:`\sin(2^k \pi z), \cos(2^k \pi z)` to z along dimension 1, to show fine detail of the data.
+
+    Given the noise level :math:`\sigma` of z, the feature of frequency :math:`\omega` is multiplied by
+    :math:`e^{-\omega^2 \sigma^2 / 2}`. The mean of :math:`\sin(\omega (m + \sigma \epsilon))` is this factor times
+    :math:`\sin(\omega m)`, so these are the best linear estimates of the features without noise. A feature that noise
+    has wiped out is 0, instead of a rough function of z from which nothing can be learned.
 
     Args:
         exponents: the exponents k.
 
     References:
         Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021, appendix C.
+        Barron et al. Mip-NeRF. ICCV 2021 (features that are integrated over a normal distribution).
     """
 
     def __init__(self, exponents: tuple[int, ...]) -> None:
@@ -53,9 +59,14 @@ class FourierFeatures(nn.Module):
         require_number(**{f"fourier[{i}]": k for i, k in enumerate(exponents)})
         self.exponents = tuple(exponents)
 
-    def forward(self, z: Tensor) -> Tensor:
-        angles = [2.0**k * math.pi * z for k in self.exponents]
-        return torch.cat([z, *(a.sin() for a in angles), *(a.cos() for a in angles)], dim=1)
+    def forward(self, z: Tensor, sigma: Tensor | None = None) -> Tensor:
+        """The features of z, ``(B, C, *)``; ``sigma`` broadcasts with it, and None is no noise."""
+        frequencies = [2.0**k * math.pi for k in self.exponents]
+        waves = [(w * z).sin() for w in frequencies] + [(w * z).cos() for w in frequencies]
+        if sigma is not None:
+            damping = [(-((w * sigma) ** 2) / 2).exp() for w in frequencies]
+            waves = [wave * factor for wave, factor in zip(waves, damping * 2, strict=True)]
+        return torch.cat([z, *waves], dim=1)
 
 
 class UniformFeatures(nn.Module):

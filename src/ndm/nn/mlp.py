@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..support.checks import listed, require_count, require_rate, row_shape
+from ..errors import InputError
+from ..support.checks import listed, require_count, require_flag, require_rate, row_shape
 from .embedding import FourierFeatures, TimeEmbedding, UniformFeatures, embed
 from .names import NETWORKS
 
@@ -51,10 +52,11 @@ class MLP(nn.Module):
         fourier: exponents of the :class:`FourierFeatures` of the input.
         outputs: the number of output channels, if it is not ``multiplier * C``.
         uniform: exponents of the :class:`UniformFeatures` of the input.
+        damped: whether the Fourier features are damped by the noise of the input, which ``forward`` then needs.
 
     Raises:
         InputError: if a size is not a whole number, negative or (but for ``depth`` and ``embedding``) 0, or the
-            dropout is not in [0, 1); in ``forward``, if t is missing.
+            dropout is not in [0, 1); in ``forward``, if t or sigma is missing.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("fourier",)
@@ -79,12 +81,14 @@ class MLP(nn.Module):
         fourier: Sequence[int] = (),
         outputs: int | None = None,
         uniform: Sequence[int] = (),
+        damped: bool = False,
     ) -> None:
         super().__init__()
         require_count(outputs=1 if outputs is None else outputs)
         require_count(multiplier=multiplier, width=width, hidden=width if hidden is None else hidden)
         require_count(0, depth=depth, embedding=embedding)
         require_rate(dropout=dropout)
+        require_flag(damped=damped)
         self.shape = row_shape(shape)
         self.multiplier = multiplier
         self.width = width
@@ -95,6 +99,7 @@ class MLP(nn.Module):
         self.fourier = listed("fourier", fourier)
         self.outputs = outputs
         self.uniform = listed("uniform", uniform)
+        self.damped = damped
         dim = math.prod(self.shape)
         self.features, self.scores = FourierFeatures(self.fourier), UniformFeatures(self.uniform)
         self.time = TimeEmbedding(embedding) if embedding else None
@@ -106,10 +111,17 @@ class MLP(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+        """The output for z, ``(B, C, *)``, at times t, ``(B,)``; ``sigma`` is the standard deviation of z's noise.
+
+        It broadcasts with z, and only a ``damped`` network reads it.
+        """
+        if self.damped and sigma is None:
+            raise InputError("this network depends on the noise of z: call it as net(z, t, sigma)")
         embedding = embed(self.time, t)
         flat = z.flatten(1)
-        h = self.stem(torch.cat([self.features(flat), self.scores(flat)[:, flat.shape[1] :]], dim=1))
+        noise = sigma.expand_as(z).flatten(1) if self.damped and sigma is not None else None
+        h = self.stem(torch.cat([self.features(flat, noise), self.scores(flat)[:, flat.shape[1] :]], dim=1))
         for block in self.blocks:
             h = block(h, embedding)
         out = self.head(functional.layer_norm(h, h.shape[-1:]))

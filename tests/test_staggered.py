@@ -10,12 +10,13 @@ from torch import nn
 
 import ndm
 from ndm.data import Dataset
-from ndm.density import plan_for
+from ndm.density import plan_for, table_model
 from ndm.density.build import numbers_model
 from ndm.density.order import explained, first_column, linearly_explained
 from ndm.predictor import BasePredictor, Prediction
 from ndm.schedule import StaggeredSchedule
 from ndm.support.tensors import expand
+from ndm.tables import Layout
 from ndm.training import TrainingConfig, train
 from ndm.training.loss import Loss
 
@@ -233,6 +234,8 @@ def test_a_function_of_independent_columns_is_learned_only_if_its_noise_comes_fi
     rows = torch.from_numpy(np.column_stack([x, y]))
     training, new = rows[:2500], rows[2500:2540]
     marginals = ndm.Marginals.fit(training)
+    net = table_model(training, Layout([0.0] * 7), plan_for(2500, 7)).predictor.net
+    assert net.fourier == () and not net.damped  # high frequencies would only hurt a regression
     scores, log_slope = marginals(new)
     known = (torch.distributions.Normal(0.0, 1.0).log_prob(scores) + log_slope).sum(1)
     assert first_column(marginals(training)[0]) == 6

@@ -14,14 +14,14 @@ from torch.distributions import MultivariateNormal
 import ndm
 from ndm.cli import main
 from ndm.data import load_dataset
-from ndm.density import log_density, plan_for
+from ndm.density import log_density, plan_for, table_model
 from ndm.density.plan import PATIENCE
 from ndm.experiment import Run
 from ndm.experiment.plan import PLANNED, planned
 from ndm.experiment.settings import Config, make_config, named_settings
 from ndm.scoring import TableModel, conditional_drops, stream
 from ndm.scoring.explain import drop_of_number, drop_of_values
-from ndm.tables import Frame, Schema, keep_schema, kept_schema, read, write
+from ndm.tables import Frame, Layout, Schema, keep_schema, kept_schema, read, write
 
 pytest.importorskip("pyarrow")
 HEADER = ["age", "height", "city", "twice"]
@@ -124,6 +124,13 @@ def test_many_rows_of_categories_have_a_wider_network():
     assert widths == [128, 128, 128, 256]
     wide = planned(Config(), (), rows=10_000, held_out=100, columns=9, categories=True)
     assert wide.model.width == 256
+
+
+def test_fourier_features_are_for_numbers_and_damped_by_the_noise():
+    waves = [plan_for(3_000, columns, categories=some).fourier for columns in (6, 7) for some in (False, True)]
+    assert [len(exponents) for exponents in waves] == [7, 7, 4, 0]
+    net = table_model(torch.randn(300, 7).double() @ torch.randn(7, 7).double(), Layout([0.0] * 7), plan_for(300, 7))
+    assert net.predictor.net.damped and net.predictor.net.fourier == (0, 1, 2, 3)
 
 
 def test_the_schema_is_kept_with_the_run_and_with_the_model(folder):

@@ -7,6 +7,8 @@ determine each other, densities are narrow and scores large, and ``v`` is better
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from ..schedule import LinearSchedule, StaggeredSchedule
 from ..tables import Layout
 from ..transform import Identity
 from .order import first_column
-from .plan import Plan
+from .plan import FEW_COLUMNS, Plan
 
 
 def table_model(rows: Tensor, layout: Layout, plan: Plan, seed: int = 0) -> NDM:
@@ -55,7 +57,12 @@ def table_model(rows: Tensor, layout: Layout, plan: Plan, seed: int = 0) -> NDM:
 
 
 def numbers_model(columns: int, first: int | None, plan: Plan) -> tuple[ForwardProcess, Predictor]:
-    """The process and the predictor of a table of numbers, of which one may get its noise first."""
+    """The process and the predictor of a table of numbers, of which one may get its noise first.
+
+    Many columns have no Fourier features then: they are nearly independent, and the first one is a smooth function.
+    """
+    if first is not None and columns > FEW_COLUMNS:
+        plan = replace(plan, fourier=())
     net = network(columns, columns, plan)
     if first is None:
         return ForwardProcess(LinearSchedule(plan.gamma_min, plan.gamma_max), Identity()), Predictor(net, "v")

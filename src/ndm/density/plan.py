@@ -1,8 +1,9 @@
 """What a density of a table is made of, by the number of rows and columns: nobody has to choose.
 
-The values were chosen on validation rows of public tables (power_plant, kin8nm, pumadyn32nm, wine_red, adult). Few rows
-need dropout. Many rows in few columns have fine structure: they need a network that sees high frequencies, and more
-steps. Many rows of categories need a wider network.
+The values were chosen on validation rows of public tables (power_plant, kin8nm, pumadyn32nm, wine_red, adult, airfoil,
+magic.gamma). Few rows need dropout. Dependent numbers have fine structure, for which the network gets Fourier features,
+the more the fewer columns there are. Many rows in few columns also need more steps. Many rows of categories need a
+wider network.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ BATCH = 512
 EPOCHS, EPOCHS_OF_FEW_COLUMNS = 100, 300
 FEWEST_STEPS, MOST_STEPS = 1_000, 10_000
 FEW_ROWS, FEW_COLUMNS = 2_000, 6
+WAVES, WAVES_OF_FEW_COLUMNS = (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6)
+"""Exponents of the Fourier features of numbers, and of all columns if these are few."""
 MANY_ROWS, WIDE = 10_000, 256
 """From that number of rows, a table with categories has a network of that width."""
 FEWEST_VALIDATED = 200
@@ -52,8 +55,10 @@ def plan_for(rows: int, columns: int, steps: int | None = None, categories: bool
         epochs = EPOCHS_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else EPOCHS
         steps = min(MOST_STEPS, max(FEWEST_STEPS, epochs * rows // BATCH))
     batch, every = min(BATCH, max(32, rows // 4)), max(40, steps // 25)
+    waves = WAVES_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else () if categories else WAVES
     if rows < FEW_ROWS:
-        return Plan(steps, batch, every, dropout=0.3, uniform=(0,))
+        return Plan(steps, batch, every, dropout=0.3, fourier=waves, uniform=(0,))
     if columns <= FEW_COLUMNS:
-        return Plan(steps, batch, every, dropout=0.0, fourier=(0, 1, 2, 3, 4, 5, 6), uniform=(0, 1, 2), gamma_min=-11.0)
-    return Plan(steps, batch, every, width=WIDE if categories and rows >= MANY_ROWS else Plan.width)
+        return Plan(steps, batch, every, dropout=0.0, fourier=waves, uniform=(0, 1, 2), gamma_min=-11.0)
+    width = WIDE if categories and rows >= MANY_ROWS else Plan.width
+    return Plan(steps, batch, every, width=width, fourier=waves)

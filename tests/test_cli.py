@@ -374,6 +374,14 @@ def test_many_samples_are_drawn_in_batches_of_one_stream(run, monkeypatch):
     assert torch.equal(x, torch.cat(parts))
 
 
+def test_steps_that_a_solver_does_not_take_are_told(run, tmp_path, capsys):
+    command = ["sample", str(run), "--num", "1", "--out", str(tmp_path / "x.npz"), "--steps", "2", "--solver"]
+    assert main([*command, "dopri5"]) == 0
+    assert "warning: --steps 2 is not used, because dopri5 chooses its own steps" in capsys.readouterr().err
+    assert main([*command, "heun"]) == 0
+    assert "not used" not in capsys.readouterr().err
+
+
 def test_zero_samples_or_steps_are_refused(run, capsys):
     for option in ("--num", "--steps"):
         assert main(["sample", str(run), option, "0"]) == 2

@@ -16,6 +16,7 @@ from torch import nn
 
 import ndm
 from ndm.cli import main
+from ndm.cli.evaluate import parse_steps
 from ndm.data import DataConfig, Dataset, identity, register
 from ndm.evaluation import Protocol
 from ndm.experiment import Config, ModelConfig, Run
@@ -207,3 +208,7 @@ def test_pieces_of_another_question_are_not_taken_up(tiny, monkeypatch):
 def test_steps_are_of_the_bound(tiny, capsys):
     assert main(["evaluate", str(tiny), "--estimator", "ode", "--steps", "10"]) == 2
     assert "--solver_steps" in capsys.readouterr().err
+
+
+def test_a_number_of_steps_that_is_given_twice_is_one_row():
+    assert parse_steps("5,continuous,5,10,continuous") == [5, None, 10]

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.distributions import MultivariateNormal
@@ -439,6 +440,12 @@ def test_a_stray_word_among_dates_is_told(tmp_path):
     rows = [[row[1], day] for row, day in zip(make_rows(400), days, strict=True)]
     schema = Schema.fit(read(write_csv(tmp_path / "x.csv", rows, ["a", "b"])))
     assert "b is taken as a category: 1 of 400 values is not a date ('2024-02-30')" in schema.describe()
+
+
+def test_dates_of_which_half_are_written_in_another_way_are_told():
+    days = [f"2024-01-{1 + k % 28:02d}" if k % 2 else f"{1 + k % 28}.01.2024" for k in range(400)]
+    schema = Schema.fit(Frame.of(pd.DataFrame({"a": np.random.default_rng(0).normal(size=400), "b": days})))
+    assert "b is taken as a category: 200 of 400 values are not dates ('1.01.2024')" in schema.describe()
 
 
 def test_scores_on_a_closed_output_are_refused_before_the_work(folder, monkeypatch, capsys):

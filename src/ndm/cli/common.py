@@ -95,8 +95,10 @@ def chosen_solver(args: Namespace, run: Run) -> Solver:
     """The solver that the options of :func:`add_sampling` choose. The default number of steps is the run's."""
     from ..sampling import SOLVERS
     from ..solvers import Solver, find_solver
+    from ..support.progress import warn
 
-    find_solver(args.solver, SOLVERS)
+    if not find_solver(args.solver, SOLVERS).takes_steps and args.steps is not None:
+        warn(f"--steps {args.steps} is not used, because {args.solver} chooses its own steps")
     return Solver(args.solver, args.steps or run.sampling_steps)
 
 

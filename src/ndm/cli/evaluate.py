@@ -83,7 +83,7 @@ def add_ode(parser: ArgumentParser) -> None:
 
 
 def parse_steps(text: str) -> list[int | None]:
-    """Parse ``"10,50,continuous"`` to ``[10, 50, None]``.
+    """Parse ``"10,50,continuous"`` to ``[10, 50, None]``, each number once.
 
     Raises:
         InputError: if a word is neither a positive whole number nor ``continuous``.
@@ -98,7 +98,7 @@ def parse_steps(text: str) -> list[int | None]:
             raise InputError(
                 f"--steps takes positive whole numbers and the word continuous, e.g. 10,50,continuous; got {word!r}"
             )
-    return steps
+    return list(dict.fromkeys(steps))
 
 
 def run(args: Namespace) -> None:

@@ -20,8 +20,9 @@ from .kinds import Kind
 MOST_CATEGORIES = 100
 """A column with more categories than this, and with more than ``MOST_DISTINCT`` of its rows, is an identifier."""
 MOST_DISTINCT = 0.1
-FEW_STRAYS = 0.1
-"""A category column of which no more than this are words, and the rest numbers or dates, may be meant as such."""
+FEW_STRAYS, MANY_STRAYS = 0.1, 0.9
+"""A category column of which no more than this are words, and the rest numbers or dates, may be meant as such. Words
+such as 3 or 5 are usual beside others, and words such as 2024-02-30 are not."""
 
 
 NARROW, NARROWEST = 1e-3, 1e-6
@@ -89,10 +90,10 @@ def _category(name: str, array: np.ndarray, type: Type) -> Column:
 def strays(name: str, array: np.ndarray) -> list[Note]:
     """What is to be said of a column of text of which all but a few values are numbers, or dates."""
     texts = Counter(value for value in array.tolist() if isinstance(value, str)) if array.dtype == object else Counter()
-    for kind, is_one in (("number", _is_number), ("date", is_date)):
+    for kind, is_one, most in (("number", _is_number, FEW_STRAYS), ("date", is_date, MANY_STRAYS)):
         words = {text: count for text, count in texts.items() if not is_one(text)}
         count, present = sum(words.values()), texts.total()
-        if 0 < count <= FEW_STRAYS * present:
+        if 0 < count <= most * present:
             what = f"{count} of {present} values {f'is not a {kind}' if count == 1 else f'are not {kind}s'}"
             first = shown(repr(next(iter(words))), 40)
             advice = "correct it, or leave it empty if it is missing"

@@ -207,22 +207,49 @@ def test_failures_are_carried_through_blocks_and_draws(monkeypatch):
         return lambda t, z: torch.where(left(t, z) | right(t, z), math.nan, field(t, z))
 
     monkeypatch.setattr("ndm.likelihood.velocity_field", broken)
-    for max_rows in (None, 2):
-        solves.clear()
-        generator = seeded()
-        result = ndm.ode_likelihood(model, x, **options, max_rows=max_rows, generator=generator)
-        assert len(solves) == 3  # every draw is made
-        failures = result.failures
-        assert (failures.total, failures.rows.tolist()) == (5, [1, 3])
-        assert failures.times.tolist() == pytest.approx([0.0, 0.1], abs=1e-6)  # of row 1 the first draw, not the third
-        assert failures.reasons == ("the field is not finite",) * 2
-        assert result.log_prob.isnan().tolist() == [False, True, False, True, False]
-        torch.testing.assert_close(result.log_prob[::2], expected.log_prob[::2], rtol=1e-10, atol=1e-10)
-        torch.testing.assert_close(result.standard_error[::2], expected.standard_error[::2], rtol=1e-8, atol=1e-10)
-        with pytest.raises(ndm.SolverError, match=r"2 of 5 rows \(row 1 near t = 0: .*; row 3 near t = 0.1: ") as error:
-            result.checked()
-        assert error.value.result is result and error.value.failures is failures
+    generator = seeded()
+    result = ndm.ode_likelihood(model, x, **options, max_rows=2, generator=generator)
+    assert len(solves) == 3  # every draw is made
+    failures = result.failures
+    assert (failures.total, failures.rows.tolist()) == (5, [1, 3])
+    assert failures.times.tolist() == pytest.approx([0.0, 0.1], abs=1e-6)  # of row 1 the first draw, not the third
+    assert failures.reasons == ("the field is not finite",) * 2
+    assert result.log_prob.isnan().tolist() == [False, True, False, True, False]
+    torch.testing.assert_close(result.log_prob[::2], expected.log_prob[::2], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(result.standard_error[::2], expected.standard_error[::2], rtol=1e-8, atol=1e-10)
+    with pytest.raises(ndm.SolverError, match=r"2 of 5 rows \(row 1 near t = 0: .*; row 3 near t = 0.1: ") as error:
+        result.checked()
+    assert error.value.result is result and error.value.failures is failures
     assert expected.checked() is expected
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_draws_that_are_solved_together_are_those_solved_one_by_one(divergence, monkeypatch):
+    """A draw fails in a row whose latent is large; which rows these are differs between the draws."""
+    model, x = categorical_model(-1.0), torch.tensor([[0], [1], [2], [3], [3]])
+    field, solves = ndm.sampling.velocity_field(model), []
+
+    def broken(_):
+        solves.append(1)
+        return lambda t, z: torch.where((z > 1.1) & (t[:, None] < 0.05), math.nan, field(t, z))
+
+    monkeypatch.setattr("ndm.likelihood.velocity_field", broken)
+
+    def estimated(max_rows):
+        solves.clear()
+        generator = torch.Generator().manual_seed(3)
+        options = {"divergence": divergence, "samples": 6, "solver": within(1e-6), "generator": generator}
+        return ndm.ode_likelihood(model, x, **options, max_rows=max_rows), len(solves)
+
+    (together, once), (single, often), (pairs, thrice) = estimated(None), estimated(5), estimated(11)
+    assert (once, often, thrice) == (1, 6, 3)
+    assert 0 < len(single.failures) < 5
+    for result in (together, pairs):
+        for found, expected in zip(result[:-1], single[:-1], strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9, equal_nan=True)
+        assert result.failures.rows.tolist() == single.failures.rows.tolist()
+        torch.testing.assert_close(result.failures.times, single.failures.times)
+        assert (result.failures.total, result.failures.reasons) == (5, single.failures.reasons)
 
 
 def test_a_standardising_decoder_changes_units_only(generator):

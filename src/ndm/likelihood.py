@@ -49,6 +49,8 @@ from .support.tensors import require_generator, require_shape, stratified, sum_r
 
 Nats = TypeVar("Nats", Tensor, float)
 EXACT_UP_TO = 256  # the most elements of a row for which affordable_divergence is exact
+TOGETHER = 2**14
+"""The most elements of the latents of several draws that are solved as one batch: small batches cost about the same."""
 PASS_ELEMENTS = 2**20
 """The most elements of a batch of backward passes for larger rows. A network with a hundred activations per element
 then needs half a gigabyte in float32. Smaller rows have all their passes in one batch, up to 64 rows at a time."""
@@ -104,6 +106,11 @@ class Likelihood(NamedTuple):
             torch.cat([block.divergence_nfe for block in blocks]),
             Failures.concatenate([block.failures for block in blocks]),
         )
+
+    def split(self, rows: int) -> list[Likelihood]:
+        """The estimates of consecutive blocks of ``rows`` rows; :meth:`concatenate` joins them."""
+        parts = (value.split(rows) for value in self[:-1])
+        return [Likelihood(*part) for part in zip(*parts, self.failures.split(rows), strict=True)]
 
     def checked(self) -> Likelihood:
         """Return this estimate.
@@ -185,16 +192,21 @@ def ode_likelihood(
         if dtype is not None and model.weightless and x.is_floating_point():
             x = x.to(dtype)
         random = model.decoder.drawn or divergence != "exact"
-        draws: list[Likelihood] = []
         samples = samples if random else 1
         latents = math.prod(model.latent_shape(tuple(x.shape[1:])))
         places = stratified(samples, model.decoder.rounded + latents, generator) if common and samples > 1 else None
+        starts: list[tuple[Tensor, Tensor, Tensor | None]] = []
         for k in range(samples):
             place = None if places is None else places[k]
             z_0, log_weight = draw_latent(model, x, dequantization, generator, common, place)
-            probe = draw_probe(z_0, divergence, generator, common)
-            draw = _in_blocks(velocity_field(model), z_0, probe, solver, max_rows)
-            draws.append(draw._replace(log_prob=draw.log_prob + log_weight))
+            starts.append((z_0, log_weight, draw_probe(z_0, divergence, generator, common)))
+        draws: list[Likelihood] = []
+        together = _draws_at_once(solver, len(x), latents, max_rows)
+        for first in range(0, samples, together):
+            z_0s, log_weights, probes = zip(*starts[first : first + together], strict=True)
+            probe = None if divergence == "exact" else torch.cat(probes)
+            solved = _in_blocks(velocity_field(model), torch.cat(z_0s), probe, solver, max_rows).split(len(x))
+            draws += [d._replace(log_prob=d.log_prob + w) for d, w in zip(solved, log_weights, strict=True)]
         return _average(draws, importance=divergence == "exact", random=random)
 
 
@@ -293,6 +305,13 @@ def _exact_trace(value: Tensor, z: Tensor, keep: bool) -> Tensor:
         part = part.reshape(len(picks), len(z), dim)[:, :, first : first + passes]
         trace = trace + part.diagonal(dim1=0, dim2=2).sum(1)
     return trace
+
+
+def _draws_at_once(solver: Solver, rows: int, latents: int, max_rows: int | None) -> int:
+    """The number of draws that are solved as one batch, where the answer of a row does not depend on the others."""
+    if not ODE_SOLVERS.find(solver.name).by_row:
+        return 1
+    return max(1, (max_rows or TOGETHER // latents) // rows)
 
 
 def _in_blocks(f: VectorField, z_0: Tensor, probe: Tensor | None, solver: Solver, max_rows: int | None) -> Likelihood:

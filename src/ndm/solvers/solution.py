@@ -70,6 +70,16 @@ class Failures:
         times = torch.cat([block.times for block in blocks])
         return cls(blocks[0].solver, total, rows, times, tuple(why for block in blocks for why in block.reasons))
 
+    def split(self, rows: int) -> list[Failures]:
+        """The failures of consecutive blocks of ``rows`` rows; :meth:`concatenate` joins them."""
+        blocks = []
+        for start in range(0, self.total, rows):
+            total = min(rows, self.total - start)
+            chosen = ((self.rows >= start) & (self.rows < start + total)).nonzero().flatten()
+            reasons = tuple(self.reasons[place] for place in chosen.tolist())
+            blocks.append(Failures(self.solver, total, self.rows[chosen] - start, self.times[chosen], reasons))
+        return blocks
+
     @classmethod
     def first(cls, attempts: Iterable[Failures]) -> Failures:
         """The first failure of each row that failed in any of several attempts at the same rows."""

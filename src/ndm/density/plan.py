@@ -1,9 +1,9 @@
 """What a density of a table is made of, by the number of rows and columns: nobody has to choose.
 
 The values were chosen on validation rows of public tables (power_plant, kin8nm, pumadyn32nm, wine_red, adult, airfoil,
-magic.gamma). Few rows need dropout. Dependent numbers have fine structure, for which the network gets Fourier features,
-the more the fewer columns there are. Many rows in few columns also need more steps. Many rows of categories need a
-wider network.
+magic.gamma, mushrooms). Few rows need dropout. Dependent numbers have fine structure, for which the network gets Fourier features,
+the more the fewer columns there are. Rows of few columns and of categories need more steps, and many rows of categories
+a wider network.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BATCH = 512
-EPOCHS, EPOCHS_OF_FEW_COLUMNS = 100, 300
+EPOCHS, MORE_EPOCHS = 100, 300
+"""Passes over the training rows, and those of tables with few columns or with categories."""
 FEWEST_STEPS, MOST_STEPS = 1_000, 10_000
 FEW_ROWS, FEW_COLUMNS = 2_000, 6
 WAVES, WAVES_OF_FEW_COLUMNS = (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6)
@@ -52,7 +53,7 @@ def plan_for(rows: int, columns: int, steps: int | None = None, categories: bool
         categories: whether some of the columns are categories.
     """
     if steps is None:
-        epochs = EPOCHS_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else EPOCHS
+        epochs = MORE_EPOCHS if columns <= FEW_COLUMNS or categories else EPOCHS
         steps = min(MOST_STEPS, max(FEWEST_STEPS, epochs * rows // BATCH))
     batch, every = min(BATCH, max(32, rows // 4)), max(40, steps // 25)
     waves = WAVES_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else () if categories else WAVES

@@ -76,6 +76,7 @@ def test_two_processes_make_the_steps_of_one(kind, case, shared, tmp_path):
     assert all(value.norm() > 0 for key, value in alone.items() if key.startswith("gradient/predictor"))
 
 
+@pytest.mark.slow
 def test_the_command_in_two_processes_trains_the_model_that_it_trains_in_one(tmp_path):
     """``ndm train`` and ``--resume`` write one folder and one line per record, with the weights of one process."""
     torch.set_default_dtype(torch.float32)
@@ -189,7 +190,7 @@ sys.exit(main(["train", "digits", "--out", str(run), *sys.argv[2:]]))
 """
 
 
-@pytest.mark.parametrize("option", ["evaluate_every", "checkpoint_every"])
+@pytest.mark.parametrize("option", [pytest.param("evaluate_every", marks=pytest.mark.slow), "checkpoint_every"])
 def test_a_run_whose_folder_is_moved_ends_all_processes_with_one_line(option, tmp_path):
     """Only the first process writes. The others ended with a traceback about their lost connection."""
     options = ["--device", "cpu", "--model.width", "16", "--training.batch_size", "16", "--training.steps", "40"]

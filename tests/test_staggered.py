@@ -10,13 +10,12 @@ from torch import nn
 
 import ndm
 from ndm.data import Dataset
-from ndm.density import plan_for, table_model
+from ndm.density import plan_for
 from ndm.density.build import numbers_model
 from ndm.density.order import explained, first_column, linearly_explained
 from ndm.predictor import BasePredictor, Prediction
 from ndm.schedule import StaggeredSchedule
 from ndm.support.tensors import expand
-from ndm.tables import Layout
 from ndm.training import TrainingConfig, train
 from ndm.training.loss import Loss
 
@@ -223,6 +222,14 @@ def test_starts_that_are_no_sequence_are_refused():
             StaggeredSchedule(-7.0, 5.0, starts, 0.25)
 
 
+@pytest.mark.parametrize(("columns", "first", "waves"), [(7, 6, 0), (7, None, 4), (6, 5, 7)])
+def test_a_regression_on_many_columns_has_no_fourier_features(columns, first, waves):
+    """High frequencies of nearly independent columns would only hurt it."""
+    net = numbers_model(columns, first, plan_for(2500, columns))[1].net
+    assert len(net.fourier) == waves and net.damped == (waves > 0)
+
+
+@pytest.mark.slow
 def test_a_function_of_independent_columns_is_learned_only_if_its_noise_comes_first():
     """y = sin(2 x_1) sign(x_2) + noise, with four more columns. Each model makes the same 300 steps.
 
@@ -234,8 +241,6 @@ def test_a_function_of_independent_columns_is_learned_only_if_its_noise_comes_fi
     rows = torch.from_numpy(np.column_stack([x, y]))
     training, new = rows[:2500], rows[2500:2540]
     marginals = ndm.Marginals.fit(training)
-    net = table_model(training, Layout([0.0] * 7), plan_for(2500, 7)).predictor.net
-    assert net.fourier == () and not net.damped  # high frequencies would only hurt a regression
     scores, log_slope = marginals(new)
     known = (torch.distributions.Normal(0.0, 1.0).log_prob(scores) + log_slope).sum(1)
     assert first_column(marginals(training)[0]) == 6

@@ -380,7 +380,7 @@ runpy.run_module("ndm", run_name="__main__")
 
 
 @interruptible
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_sampling_with_130_and_keeps_what_is_finished(number, finished_run, tmp_path):
     out = tmp_path / "x.npz"
     arguments = ["sample", str(finished_run), "--num", "1000000", "--steps", "2", "--out", str(out), "--device", "cpu"]

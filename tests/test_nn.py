@@ -47,7 +47,7 @@ def test_fourier_features():
 
 
 def test_damped_fourier_features_are_the_means_over_the_noise():
-    """By Gauss-Hermite quadrature; and the feature of a draw, damped, is the best linear estimate of the clean one."""
+    """By Gauss-Hermite quadrature; and where noise is large they are 0."""
     points, weights = np.polynomial.hermite_e.hermegauss(60)
     points, weights = torch.from_numpy(points), torch.from_numpy(weights / weights.sum())
     m, sigma = torch.tensor([0.3, -1.2, 0.0]).double(), torch.tensor([0.4, 0.1, 0.7]).double()

@@ -195,17 +195,19 @@ def ode_likelihood(
         samples = samples if random else 1
         latents = math.prod(model.latent_shape(tuple(x.shape[1:])))
         places = stratified(samples, model.decoder.rounded + latents, generator) if common and samples > 1 else None
-        starts: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        for k in range(samples):
-            place = None if places is None else places[k]
-            z_0, log_weight = draw_latent(model, x, dequantization, generator, common, place)
-            starts.append((z_0, log_weight, draw_probe(z_0, divergence, generator, common)))
         draws: list[Likelihood] = []
         together = _draws_at_once(solver, len(x), latents, max_rows)
         for first in range(0, samples, together):
-            z_0s, log_weights, probes = zip(*starts[first : first + together], strict=True)
-            probe = None if divergence == "exact" else torch.cat(probes)
-            solved = _in_blocks(velocity_field(model), torch.cat(z_0s), probe, solver, max_rows).split(len(x))
+            starts, log_weights, probes = [], [], []
+            for k in range(first, min(first + together, samples)):
+                place = None if places is None else places[k]
+                z_0, log_weight = draw_latent(model, x, dequantization, generator, common, place)
+                probe = draw_probe(z_0, divergence, generator, common)
+                starts.append(z_0)
+                log_weights.append(log_weight)
+                probes += [] if probe is None else [probe]
+            probe = torch.cat(probes) if probes else None
+            solved = _in_blocks(velocity_field(model), torch.cat(starts), probe, solver, max_rows).split(len(x))
             draws += [d._replace(log_prob=d.log_prob + w) for d, w in zip(solved, log_weights, strict=True)]
         return _average(draws, importance=divergence == "exact", random=random)
 

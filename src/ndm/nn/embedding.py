@@ -43,8 +43,8 @@ class FourierFeatures(nn.Module):
 
     Given the noise level :math:`\sigma` of z, the feature of frequency :math:`\omega` is multiplied by
     :math:`e^{-\omega^2 \sigma^2 / 2}`. The mean of :math:`\sin(\omega (m + \sigma \epsilon))` is this factor times
-    :math:`\sin(\omega m)`, so these are the best linear estimates of the features without noise. A feature that noise
-    has wiped out is 0, instead of a rough function of z from which nothing can be learned.
+    :math:`\sin(\omega m)`, and where m spreads over many periods, these are the best linear estimates of the features
+    without noise. A feature that noise has wiped out is 0, instead of a rough function of z that says nothing.
 
     Args:
         exponents: the exponents k.

@@ -505,6 +505,8 @@ MUTATIONS = [
          "zip(solved, log_weights, strict=True)", "zip(solved, log_weights[::-1], strict=True)", "test_likelihood"),
         ("rows of failures numbered through all draws", "solvers/solution.py::Failures.split",
          "self.rows[chosen] - start", "self.rows[chosen]", "test_likelihood"),
+        ("Fourier features for few rows of real numbers", "density/build.py::table_model",
+         "len(rows) < FEW_ROWS", "False", "test_table_commands"),
         ("Fourier features for F", "nn/unet.py::UNet.build",
          "cls(shape, multiplier, width, depth, settings.multipliers, settings.attention, settings.heads, dropout, 4 * width if timed else 0, fourier, settings.patch)",
          "cls(shape, multiplier, width, depth, settings.multipliers, settings.attention, settings.heads, dropout, 4 * width if timed else 0, settings.fourier, settings.patch)", "test_config"),

@@ -153,7 +153,7 @@ def test_samples_have_the_cap_and_the_zeros_of_the_data():
     """Binomial errors of 1,000 samples are 0.015; the model's own are of that size."""
     x = spiked(2000)
     table = np.column_stack([x, np.random.default_rng(1).normal(size=len(x)) + (x == 0)])
-    density = ndm.NeuralDiffusionDensity(max_steps=100, random_state=0).fit(table)
+    density = ndm.NeuralDiffusionDensity(max_steps=200, random_state=0).fit(table)
     sampled = density.sample(1000, random_state=1)
     assert (sampled[:, 0] == x.max()).mean() == pytest.approx((x == x.max()).mean(), abs=0.06)
     assert (sampled[:, 0] == 0).mean() == pytest.approx((x == 0).mean(), abs=0.06)

@@ -130,8 +130,14 @@ def test_many_rows_of_categories_have_a_wider_network():
 def test_fourier_features_are_for_numbers_and_damped_by_the_noise():
     waves = [plan_for(3_000, columns, categories=some).fourier for columns in (6, 7) for some in (False, True)]
     assert [len(exponents) for exponents in waves] == [7, 7, 4, 0]
-    net = table_model(torch.randn(300, 7).double() @ torch.randn(7, 7).double(), Layout([0.0] * 7), plan_for(300, 7))
-    assert net.predictor.net.damped and net.predictor.net.fourier == (0, 1, 2, 3)
+    rows = torch.randn(2_000, 7).double() @ torch.randn(7, 7).double()
+
+    def network(rows, width):
+        return table_model(rows, Layout([width] * 7), plan_for(len(rows), 7)).predictor.net
+
+    assert network(rows, 0.0).damped and network(rows, 0.0).fourier == (0, 1, 2, 3)
+    assert network(rows[:300].round(decimals=1), 0.1).fourier == (0, 1, 2, 3)
+    assert network(rows[:300], 0.0).fourier == () and not network(rows[:300], 0.0).damped
 
 
 def test_the_schema_is_kept_with_the_run_and_with_the_model(folder):

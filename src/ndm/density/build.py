@@ -24,7 +24,7 @@ from ..schedule import LinearSchedule, StaggeredSchedule
 from ..tables import Layout
 from ..transform import Identity
 from .order import first_column
-from .plan import FEW_COLUMNS, Plan
+from .plan import FEW_COLUMNS, FEW_ROWS, Plan
 
 
 def table_model(rows: Tensor, layout: Layout, plan: Plan, seed: int = 0) -> NDM:
@@ -39,6 +39,8 @@ def table_model(rows: Tensor, layout: Layout, plan: Plan, seed: int = 0) -> NDM:
     numbers, alphabets = len(layout.cells), tuple(layout.alphabets)
     places = Dequantizer(numbers, alphabets, layout.cells, layout.spikes, layout.missing)
     grids = layout.cells if layout.grids is None else layout.grids
+    if len(rows) < FEW_ROWS and sum(width > 0 for width in layout.cells) < numbers / 2:
+        plan = replace(plan, fourier=())  # few rows of real numbers do not show fine structure, and waves overfit
     known = ~places.is_missing(rows)
     marginals = Marginals.fit(rows[:, :numbers], None, grids, seed, layout.spikes, known)
     decoder = MixedDecoder(marginals, alphabets, layout.cells, layout.spikes, layout.missing)

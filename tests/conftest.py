@@ -6,8 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ndm.cli import main
+from processes import Started
 
 TINY = ["--model.width", "8", "--model.depth", "1", "--model.transform_width", "4", "--training.batch_size", "16"]
 TINY += ["--training.checkpoint_every", "4", "--training.evaluate_every", "4", "--training.warmup", "2"]
@@ -91,18 +90,7 @@ def bounded(seconds=10, gigabytes=1):
 
 def command(arguments, seconds=60, **options):
     """The exit status, the output and the errors of a command in a process of its own, which must end in time."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ndm", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        **options,
-    )  # fmt: skip
-    try:
-        out, err = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"the command was not at its end after {seconds} seconds")
-    finally:
-        process.kill()
-        process.communicate()
-    return process.returncode, out, err
+    return Started("-m", "ndm", *arguments, **options).end(seconds)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from ndm.evaluation.quality import Score, quality
 from ndm.experiment import Run
 from ndm.experiment.recipe import find_recipe, read_settings
 from ndm.training.validation import validation_nats
+from processes import Started
 
 from conftest import command
 
@@ -509,18 +510,13 @@ def test_a_closed_error_stream_does_not_send_the_error_to_the_output(monkeypatch
 
 
 def test_a_working_directory_that_was_deleted_is_one_line(tmp_path):
-    script = "import os, sys; os.rmdir(os.getcwd()); from ndm.__main__ import main; sys.exit(main())"
+    script = "import os, sys; os.chdir(sys.argv.pop(1)); os.rmdir(os.getcwd())\n"
+    script += "from ndm.__main__ import main; sys.exit(main())"
     for arguments in (["recipes"], ["train", "digits"], ["evaluate", "/nowhere"]):
         (tmp_path / "gone").mkdir()
-        result = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            cwd=tmp_path / "gone",
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert result.returncode == 2 and result.stderr.count("\n") == 1
-        assert result.stderr.startswith("ndm: error: the working directory cannot be used")
+        status, _, error = Started("-c", script, tmp_path / "gone", *arguments).end()
+        assert status == 2 and error.count("\n") == 1
+        assert error.startswith("ndm: error: the working directory cannot be used")
 
 
 def test_the_installed_command_has_no_traceback():

@@ -5,8 +5,6 @@ import math
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +29,7 @@ from ndm.density import plan_for, table_model
 from ndm.tables import Frame, Layout, Schema
 from ndm.training import TrainingConfig, train
 from ndm.training.validation import validation_nats
+from processes import Started
 
 from conftest import interruptible
 
@@ -157,14 +156,14 @@ def test_an_estimator_is_pickled_where_no_temporary_folder_is_usable(fitted, tmp
 def test_an_estimator_inside_of_autocast_and_on_another_default_device_is_that_outside(fitted, inside):
     if isinstance(inside, torch.device) and tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
         pytest.skip("this torch loads models on the default device, and one on meta is refused in one line")
-    rows = table(5, seed=1)
-    outside = fitted.score_samples(rows), fitted.sample(20, random_state=0)
+    rows = table(2, seed=1)
+    outside = fitted.score_samples(rows), fitted.sample(5, random_state=0)
     x = normal_rows(50)[0]
     offset = NeuralDiffusionDensity(max_steps=3, random_state=0).fit(x).offset_
     with inside:
         np.testing.assert_array_equal(fitted.score_samples(rows), outside[0])
         np.testing.assert_array_equal(pickle.loads(pickle.dumps(fitted)).score_samples(rows), outside[0])
-        pd.testing.assert_frame_equal(fitted.sample(20, random_state=0), outside[1])
+        pd.testing.assert_frame_equal(fitted.sample(5, random_state=0), outside[1])
         assert NeuralDiffusionDensity(max_steps=3, random_state=0).fit(x).offset_ == offset
         assert torch.is_autocast_enabled("cpu") or torch.get_default_device().type == "meta"
 
@@ -352,7 +351,7 @@ def test_a_process_that_is_forked_while_a_thread_fits_can_fit():
         done.set()
         raise SystemExit(status)
     """
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=100).returncode == 7
+    assert Started("-c", code).end(100)[0] == 7
 
 
 @pytest.mark.parametrize("unit", [1e-90, 1e90])

@@ -3,8 +3,6 @@
 import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from ndm.errors import InputError
 from ndm.experiment import Run
 from ndm.support.journal import read_lines
 from ndm.training.optimization import suit_sharding
+from processes import Started
 
 from two_processes import CAN_SHARD, CASES, results
 
@@ -28,25 +27,19 @@ def launch(*command, status=0):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *command],
-            env={
-                **os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1",
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
-            },
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
+    environment = {
+        **os.environ, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)]
+    processes = [Started(*command, env={**environment, **rank}) for rank in ranks]
     try:
-        errors = [process.communicate(timeout=240)[1] for process in processes]
+        ends = [process.end(240) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    for process, error in zip(processes, errors, strict=True):
-        assert process.returncode == status, error
-    return errors
+    assert [end[0] for end in ends] == [status, status], ends
+    return [end[2] for end in ends]
 
 
 @pytest.fixture(scope="module")

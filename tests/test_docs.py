@@ -1,11 +1,11 @@
 """The examples of the documentation run as printed. Each page has its own process, because examples register parts."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from processes import Started
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LIBRARY = r"bound, T=10 [\d.]+ ± [\d.]+\nODE .* [\d.]+ ± [\d.]+(\n\w[^\n]*: [\d.]+ \([\d.]+\)){6}"
@@ -23,7 +23,7 @@ TABLES = r"column +kind .*\nsex +category +2 categories\n.*\n-?[\d.]+\ntensor\(\
     ("name", "count", "printed"),
     [("extending.md", 7, r"\(4,\)"), ("library.md", 5, LIBRARY), ("tables.md", 2, TABLES), ("text.md", 1, TEXT)],
 )
-def test_the_examples_of_a_page_run_in_their_order(name, count, printed, tmp_path):
+def test_the_examples_of_a_page_run_in_their_order(name, count, printed, tmp_path, monkeypatch):
     """They run with fewer rows and steps."""
     text = (DOCS / name).read_text()
     for long, short in SHORTER.get(name, {}).items():
@@ -33,6 +33,7 @@ def test_the_examples_of_a_page_run_in_their_order(name, count, printed, tmp_pat
     assert len(blocks) == count
     file = tmp_path / "page.py"
     file.write_text("\n".join(blocks))
-    result = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert re.fullmatch(printed, result.stdout.strip(), flags=re.DOTALL), result.stdout
+    monkeypatch.chdir(tmp_path)
+    status, out, error = Started(file).end(120)
+    assert status == 0, error
+    assert re.fullmatch(printed, out.strip(), flags=re.DOTALL), out

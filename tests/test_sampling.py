@@ -14,7 +14,7 @@ from ndm.training.validation import validation_nats
 
 from oracle import LinearGaussian
 
-N = 20_000
+N = 10_000
 
 
 def assert_moments(draws, mean, covariance, slack=0.0):

@@ -24,6 +24,7 @@ from torch import nn
 
 import ndm
 from ndm.cli import main
+from processes import Started
 
 from conftest import TINY, bounded, command, refused
 
@@ -50,13 +51,13 @@ def held(tmp_path_factory):
     """The folder of a run that another process trains, and that process."""
     run = tmp_path_factory.mktemp("held") / "run"
     arguments = ["train", "digits-conventional", "--out", str(run), *TINY, "--training.steps", "1000000"]
-    process = subprocess.Popen([*NDM, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = Started("-m", "ndm", *arguments)
     deadline = time.monotonic() + 120
-    while not list(run.glob("checkpoints/step-*")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.2)
+    while not list(run.glob("checkpoints/step-*")) and time.monotonic() < deadline and process.running:
+        time.sleep(0.1)
+    process.signal(signal.SIGSTOP)  # it holds the run, and takes no time from the tests
     yield run, process
     process.kill()
-    process.wait()
 
 
 @pytest.mark.parametrize("how", ["resumed", "overwritten"])
@@ -66,7 +67,7 @@ def test_a_run_that_trains_is_not_touched_by_others(how, held):
     if how == "overwritten":
         other = ["train", "digits-conventional", "--out", run, "--overwrite", *TINY, "--training.steps", "1000000"]
     status, _, error = command(other, seconds=120)
-    assert owner.poll() is None, "the first training has ended"
+    assert owner.running, "the first training has ended"
     assert status == 2 and error.count("\n") == 1
     assert f"is being trained by process {owner.pid}" in error
 
@@ -389,8 +390,8 @@ def test_a_user_without_home_and_account_gets_a_cache(tmp_path):
         f"print(len(load_dataset('images', path={str(tmp_path)!r}, size=8).train))\n"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr.splitlines()[-1]
+    status, _, error = Started("-c", code, env=environment).end(120)
+    assert status == 0, error
 
 
 @pytest.mark.parametrize("name", ["a[/b]", "exp[old]"])

@@ -1,7 +1,6 @@
 """What a fourth round of strangers found: each test is named after what a user did."""
 
 import datetime
-import os
 import subprocess
 import sys
 
@@ -15,8 +14,9 @@ from ndm import NeuralDiffusionDensity
 from ndm.cli import main
 from ndm.data import load_dataset
 from ndm.tables import Frame, Schema, read
+from processes import Started
 
-from conftest import TINY, command, refused
+from conftest import TINY, refused
 
 pytestmark = pytest.mark.usefixtures("float32")
 RANDOM = np.random.default_rng(0)
@@ -140,7 +140,8 @@ def test_an_output_that_does_not_know_a_character_gets_escapes(run):
     folder = run.with_name("\u03b1")
     folder.symlink_to(run)
     arguments = ["evaluate", folder, "--estimator", "bound", "--steps", "2", "--passes", "1", "--limit", "3"]
-    status, out, err = command(arguments, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    ascii_only = "import sys; sys.stdout.reconfigure(encoding='ascii'); from ndm.__main__ import main; sys.exit(main())"
+    status, out, err = Started("-c", ascii_only, *arguments).end()
     assert status == 0 and "bound" in out, err
     code = "from ndm.cli import escape_unknown_characters as f; f(); print(chr(945))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,

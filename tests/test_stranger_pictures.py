@@ -20,6 +20,7 @@ from PIL import Image
 import ndm
 from ndm.cli import main
 from ndm.data import load_dataset
+from processes import Started
 
 from conftest import TINY, refused
 
@@ -27,8 +28,6 @@ try:
     from ndm.evaluation import pictures
 except ImportError:  # the place in 0.1.0
     from ndm import pictures
-
-NDM = [sys.executable, "-m", "ndm"]
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -49,18 +48,16 @@ def on_a_terminal(arguments, width):
     """The lines that a command shows on a terminal of that width."""
     owner, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(width), "LINES": "24"}
-    process = subprocess.Popen(
-        [*NDM, *map(str, arguments)], stderr=terminal, stdout=subprocess.DEVNULL, env=environment
-    )
-    os.close(terminal)
-    text = b""
+    process = Started("-m", "ndm", *arguments, stderr=os.ttyname(terminal), env=environment)
+    text = os.read(owner, 4096)
+    os.close(terminal)  # from here on, the end of the process is the end of what it says
     try:
         while part := os.read(owner, 4096):
             text += part
     except OSError:  # the end, as Linux tells it
         pass
     os.close(owner)
-    assert process.wait(60) == 0
+    assert process.end()[0] == 0
     return lines_of(text.decode(errors="replace"))
 
 

@@ -16,6 +16,7 @@ from ndm.cli import main, refuse
 from ndm.cli.commands import COMMANDS
 from ndm.support import progress
 from ndm.support.progress import console, phase, progress_bar, reached, training_news, warn
+from processes import Started
 
 from conftest import interruptible
 
@@ -384,17 +385,13 @@ runpy.run_module("ndm", run_name="__main__")
 def test_a_signal_ends_a_sampling_with_130_and_keeps_what_is_finished(number, finished_run, tmp_path):
     out = tmp_path / "x.npz"
     arguments = ["sample", str(finished_run), "--num", "1000000", "--steps", "2", "--out", str(out), "--device", "cpu"]
-    process = subprocess.Popen([sys.executable, "-m", "ndm", *arguments], stderr=subprocess.PIPE, text=True)
-    try:
-        for line in process.stderr:
-            if line.startswith("sampling"):
-                time.sleep(2)
-                process.send_signal(number)
-                break
-        error = process.communicate(timeout=60)[1]
-    finally:
-        process.kill()
-    assert process.returncode == 130 and "interrupted" in error and "Traceback" not in error
+    process = Started("-m", "ndm", *arguments)
+    while process.running and not any(line.startswith("sampling") for line in process.said()[1].splitlines()):
+        time.sleep(0.1)
+    time.sleep(1)
+    process.signal(number)
+    status, _, error = process.end()
+    assert status == 130 and "interrupted" in error and "Traceback" not in error
 
 
 def test_an_error_is_one_line_whatever_is_in_it(capsys):

@@ -338,24 +338,24 @@ def test_time_left_is_shown_when_the_bar_moves_once_a_minute():
 
 @pytest.mark.parametrize("name", ["ring", pytest.param("checkerboard", marks=pytest.mark.slow)])
 def test_a_toy_is_learned_and_its_likelihoods_stay_above_the_entropy(name):
-    """After 600 steps, the bound and the ODE's NLL are at least the exact NLL of the same rows - 3 standard errors.
+    """After 400 steps, the bound and the ODE's NLL are at least the exact NLL of the same rows - 3 standard errors.
 
-    The bound is over 2000 test rows, and the ODE's NLL over the first 300. Both are better than those of a Gaussian.
+    The bound is over 2000 test rows, and the ODE's NLL over the first 100. Both are better than those of a Gaussian.
     """
     config = Config(
         data=DataConfig(name),
         model=ModelConfig(gamma_min=-8.0, transform="linear", tied_to="noise", width=64, depth=2, dropout=0.0),
         training=TrainingConfig(
-            steps=600, batch_size=256, learning_rate=4e-3, warmup=50, ema_decay=0.99, evaluate_every=0
+            steps=400, batch_size=128, learning_rate=4e-3, warmup=50, ema_decay=0.99, evaluate_every=0
         ),
     )
     dataset = load_dataset(name)
     model, x = trained(config), dataset.test
     truth = -dataset.distribution.log_prob(x.double())
     gaussian = 1 + torch.log(torch.tensor(2 * torch.pi)) + torch.logdet(x.T.cov()) / 2
-    total = torch.stack([ndm.bound(model, x).total.detach() for _ in range(10)]).mean(0)
-    ode = -ndm.log_prob(model, x[:300], solver=ndm.Solver(rtol=1e-4, atol=1e-4))
-    for nll, reference in ((total, truth), (ode, truth[:300])):
+    total = torch.stack([ndm.bound(model, x).total.detach() for _ in range(5)]).mean(0)
+    ode = -ndm.log_prob(model, x[:100], solver=ndm.Solver(rtol=1e-4, atol=1e-4))
+    for nll, reference in ((total, truth), (ode, truth[:100])):
         finite = torch.isfinite(reference)
         gap = (nll - reference)[finite]
         assert gap.mean() > -3 * gap.std() / len(gap) ** 0.5

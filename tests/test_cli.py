@@ -104,7 +104,9 @@ def test_a_stepwise_schedule_is_evaluated_at_its_own_steps(tmp_path, capsys):
         assert "belongs to steps=4" in capsys.readouterr().err
 
 
-def test_the_demo_leaves_what_it_promises(tmp_path, capsys):
+def test_the_demo_leaves_what_it_promises(tmp_path, capsys, monkeypatch):
+    digits = load_dataset("digits")
+    monkeypatch.setattr("ndm.demo.load_dataset", lambda _: replace(digits, test=digits.test[:64]))
     assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "3"]) == 0
     names = {p.name for p in (tmp_path / "demo").iterdir()}
     assert {"samples.png", "transform.png", "trajectories.png", "summary.md"} <= names

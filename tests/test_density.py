@@ -438,7 +438,6 @@ QUICK = (
     "check_dict_unchanged",
     "check_fit_score_takes_y",
     "check_estimators_pickle",
-    "check_methods_subset_invariance",
     "check_estimators_nan_inf",
     "check_fit2d_1sample",
     "check_fit1d",

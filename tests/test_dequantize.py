@@ -89,9 +89,9 @@ def test_the_density_at_a_frequent_value_is_its_probability_over_the_width_of_it
     row = torch.tensor([[1.5, 1.3, 2.0, 1.0], [1.4, 1.3, 2.0, 1.0]], dtype=torch.float64)
     cell = row[:1].repeat(points, 1)
     cell[:, 0] += width * ((torch.arange(points) + 0.5) / points - 0.5)
-    expected, stays = densities(model_with(), cell, 128).mean(), densities(model_with(), row[1:], 2000)
-    torch.testing.assert_close(densities(model, row, 2000), torch.stack([expected, stays[0]]), rtol=0.04, atol=0)
-    assert abs(expected - densities(model_with(), row[:1], 2000)) > 0.06 * expected  # the density bends in the cell
+    expected, stays = densities(model_with(), cell, 64).mean(), densities(model_with(), row[1:], 1000)
+    torch.testing.assert_close(densities(model, row, 1000), torch.stack([expected, stays[0]]), rtol=0.05, atol=0)
+    assert abs(expected - densities(model_with(), row[:1], 1000)) > 0.06 * expected  # the density bends in the cell
     placed = model.decoder.jitter(row.float(), torch.zeros(1, 1))
     torch.testing.assert_close(placed[:, 0], torch.tensor([0.1, 1.4], dtype=torch.float64), rtol=0, atol=1e-6)
 

@@ -238,11 +238,11 @@ def test_draws_that_are_solved_together_are_those_solved_one_by_one(divergence, 
     def estimated(max_rows):
         solves.clear()
         generator = torch.Generator().manual_seed(3)
-        options = {"divergence": divergence, "samples": 6, "solver": within(1e-6), "generator": generator}
+        options = {"divergence": divergence, "samples": 4, "solver": within(1e-4), "generator": generator}
         return ndm.ode_likelihood(model, x, **options, max_rows=max_rows), len(solves)
 
     (together, once), (single, often), (pairs, thrice) = estimated(None), estimated(5), estimated(11)
-    assert (once, often, thrice) == (1, 6, 3)
+    assert (once, often, thrice) == (1, 4, 2)
     assert 0 < len(single.failures) < 5
     for result in (together, pairs):
         for found, expected in zip(result[:-1], single[:-1], strict=True):

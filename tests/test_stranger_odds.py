@@ -31,7 +31,7 @@ def text_model():
 def test_a_warm_fit_of_larger_counts_samples_larger_counts():
     table = pd.DataFrame({"n": RANDOM.poisson(3, 300), "day": pd.Timestamp("2024-01-01") + pd.to_timedelta(
         RANDOM.integers(0, 30, 300), "D")})  # fmt: skip
-    density = NeuralDiffusionDensity(max_steps=150, random_state=0, warm_start=True).fit(table)
+    density = NeuralDiffusionDensity(max_steps=80, random_state=0, warm_start=True).fit(table)
     later = table.assign(n=table["n"] + 12, day=table["day"] + pd.Timedelta(60, "D"))
     density.fit(later)
     sampled = density.sample(200, random_state=0)

@@ -104,7 +104,7 @@ def test_draws_are_spread_evenly_over_each_number():
 def test_the_probabilities_of_a_coin_add_up():
     """Two values in cells of one: the places in the cells are drawn, the same for every row."""
     coin = np.random.default_rng(0).integers(0, 2, (300, 1))
-    density = ndm.NeuralDiffusionDensity(max_steps=200, random_state=0).fit(coin)
+    density = ndm.NeuralDiffusionDensity(max_steps=120, random_state=0).fit(coin)
     p = np.exp(density.score_samples([[0], [1]]))
     assert p.sum() == pytest.approx(1, abs=0.12)
     assert p[1] == pytest.approx(coin.mean(), abs=0.1)

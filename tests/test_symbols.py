@@ -151,12 +151,12 @@ def test_likelihoods_of_all_sequences_add_up_to_one():
     found = model(ndm.nn.Conv1d((D, N), V, width=8, depth=1, kernel=3))
     nn.init.normal_(found.predictor.net.head.weight, std=0.5)
     found = found.double().eval().requires_grad_(False)
-    rows = everything().repeat_interleave(200, 0)
+    rows = everything().repeat_interleave(100, 0)
     log_p = ndm.log_prob(found, rows, solver="dopri5", generator=torch.Generator().manual_seed(0))
-    each = log_p.exp().view(9, 200)
-    error = (each.var(1) / 200).sum() ** 0.5
+    each = log_p.exp().view(9, 100)
+    error = (each.var(1) / 100).sum() ** 0.5
     assert each.mean(1).sum().item() == pytest.approx(1, abs=4 * float(error))
-    assert error < 0.04
+    assert error < 0.05
 
 
 def test_ancestral_samples_have_the_known_distribution():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -158,6 +159,13 @@ def add_settings(parser: ArgumentParser) -> None:
         parser.add_class_arguments(cls, name)
 
 
+@cache
+def _settings_parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    add_settings(parser)
+    return parser
+
+
 def make_config(tree: dict[str, Any]) -> Config:
     """The config with nested settings such as ``{"seed": 1, "training": {"steps": 300}}``; the rest are defaults.
 
@@ -166,11 +174,9 @@ def make_config(tree: dict[str, Any]) -> Config:
     """
     check_names(tree)
     check_values(tree)
-    parser = ArgumentParser(exit_on_error=False)
-    add_settings(parser)
     given = {key: str(value) for key, value in named_settings(tree).items()}  # before the parser changes lists
     try:
-        checked = parser.parse_object(tree)
+        checked = _settings_parser().parse_object(tree)
     except (ArgumentError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise InputError(shown(in_words(text) or text, 400)) from None

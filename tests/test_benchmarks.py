@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ import mixed  # noqa: E402
 import mixed_rivals  # noqa: E402
 import ndm  # noqa: E402
 from ndm import InputError  # noqa: E402
+from ndm.tables import Frame  # noqa: E402
 
 random = np.random.default_rng(0)
 
@@ -390,12 +393,23 @@ def test_our_detector_gets_the_columns_as_they_are(command, tmp_path):
     assert command(anomalies, "--contaminate", "2")[0] == 2
 
 
-def test_our_estimator_gets_numbers_and_strings(command, tmp_path):
+def test_the_bound_of_rows_of_categories_is_that_of_their_model(float32):
+    values = np.array([[k % 3, "pq"[k % 2]] for k in range(40)], dtype=object)
+    model = ndm.NeuralDiffusionDensity(max_steps=2, random_state=0).fit(values)
+    rows = torch.from_numpy(model.schema_.encode(Frame.of(values[:6])))
+    expected = -torch.stack([ndm.bound(model.model_, rows).total.detach() for _ in range(300)]).double()
+    error = 4 * expected.std(0) / 64**0.5
+    assert (torch.from_numpy(mixed.bound_of(model, values[:6])) - expected.mean(0)).abs().le(error).all()
+
+
+def test_our_estimator_gets_numbers_and_strings(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(mixed, "bound_of", lambda model, values: np.full(len(values), -math.log(8)))
     (tmp_path / "tables").mkdir()
     lines = [f"{a},{b}\n" for a, b in zip(random.integers(0, 9, 100), random.choice(list("pq"), 100), strict=True)]
     (tmp_path / "tables" / "mushrooms.csv").write_text("cap,class\n" + "".join(lines))
     code, printed = command(mixed, "--sets", "mushrooms", "--methods", "independent", "ndm", "--splits", "1")
     assert code == 0 and "| mushrooms | 80 x 2 |" in printed.out
+    assert re.search(r"\b3\.000(\*\*)? \[1\], \d+ s \|$", printed.out, re.MULTILINE)  # the bound is in the last column
     ((seed, x),) = Estimator.fits
     assert seed == 0 and x.shape == (90, 2) and isinstance(x[0, 0], int) and x[0, 1] in "pq"
     assert not command(mixed, "--sets", "mushrooms", "--methods", "independent", "ndm", "--splits", "1")[1].err

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ndm
 
@@ -78,6 +79,49 @@ def test_log_likelihoods_are_those_of_normal_distributions(embedding, tied_to):
         own = found[:, start : start + count]
         torch.testing.assert_close(own.log_softmax(1), expected.log_softmax(1))
         start += count
+
+
+def test_float32_tells_near_symbols_of_one_alphabet_apart_where_there_is_little_noise(float32):
+    """The terms of the expanded square are here ten thousand times the differences that decide."""
+    torch.manual_seed(0)
+    embedding = ndm.Embedding([50], dim=8, num_basis=1)
+    torch.nn.init.normal_(embedding.moves)
+    with torch.no_grad():  # 25 pairs, two noises apart
+        embedding.start[25:] = embedding.start[:25] + 0.005 * torch.randn(25, 8)
+        embedding.moves[:, 25:] = embedding.moves[:, :25]
+    process, t = ndm.ForwardProcess(ndm.LinearSchedule(-10.0, 5.0), embedding), torch.tensor([0.0, 0.1, 0.2])
+    noise = process.schedule(t)
+    points = embedding.points_at(t)
+    z = noise.alpha[:, None, None] * points[:, :7].mT + noise.sigma[:, None, None] * torch.randn(3, 8, 7)
+    found = embedding.log_likelihoods(z, t, process)
+    assert found.dtype == torch.float32 and found.shape == (3, 50, 7)
+    alpha, sigma = (a.double()[:, None, None] for a in (noise.alpha, noise.sigma))
+    expected = -(torch.cdist(points.double(), z.double().mT / alpha) * alpha / sigma).square() / 2
+    torch.testing.assert_close(found.log_softmax(1).double(), expected.log_softmax(1), atol=1e-4, rtol=1e-4)
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that is made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, (tuple, list)) else [found]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return found
+
+
+def test_no_tensor_of_a_training_step_has_all_symbols_dimensions_and_places():
+    """Of 50,000 symbols such a tensor would be sixteen times as large as their probabilities."""
+    symbols, dim, places, rows = 300, 16, 20, 5
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.Embedding([symbols], dim=dim))
+    predictor = ndm.SymbolPredictor(ndm.nn.Conv1d((dim, places), outputs=symbols, width=8, depth=1), symbols)
+    model = ndm.NDM(process, predictor, ndm.SymbolDecoder(symbols), shape=(places,))
+    with Largest() as largest:
+        ndm.bound(model, torch.randint(symbols, (rows, places))).total.mean().backward()
+    assert rows * symbols * places <= largest.elements <= 2 * rows * symbols * places
 
 
 def test_symbols_of_a_sequence_have_one_alphabet():

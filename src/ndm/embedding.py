@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .process import ForwardProcess
+from .schedule import NoiseLevel
 from .support.blueprint import Blueprint
 from .support.checks import listed, require, require_count
 from .support.tensors import expand, require_shape
@@ -120,13 +121,25 @@ class Embedding(Transform):
             ``(B, sum(levels), *)``.
         """
         noise = process.schedule(t)
-        points = self.points_at(process.curve_time(t, noise)[0])
-        own = z[:, self.numbers :].unflatten(1, (len(self.levels), self.dim))[:, self.alphabet]
+        points, own = self.points_at(process.curve_time(t, noise)[0]), z[:, self.numbers :]
+        if len(self.levels) == 1 and z.device.type != "mps":
+            return self._by_products(own, points, noise)
+        own = own.unflatten(1, (len(self.levels), self.dim))[:, self.alphabet]
         points = points.view(*points.shape, *[1] * (z.ndim - 2))
         # The division by sigma comes first, and the square is not expanded: with little noise its terms are many
         # thousand times their difference.
         distance = own / expand(noise.sigma, own) - expand(noise.alpha / noise.sigma, own) * points
         return -0.5 * distance.square().sum(2)
+
+    def _by_products(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
+        """The same for one alphabet, whose square is expanded: no tensor has V times d elements for every place.
+
+        The terms cancel, so they are in float64, which MPS lacks. The largest value of a place becomes 0.
+        """
+        flat, e = z.reshape(len(z), self.dim, -1).double(), points.double()
+        alpha, sigma = (a.double()[:, None, None] for a in (noise.alpha, noise.sigma))
+        log_p = (alpha * (e @ flat) - (alpha * e).square().sum(2, keepdim=True) / 2) / sigma**2
+        return (log_p - log_p.detach().amax(1, keepdim=True)).to(z.dtype).view(len(z), -1, *z.shape[2:])
 
     def posterior(self, logits: Tensor, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Tensor:
         """Probabilities in proportion to ``exp(logits) q(z_t | k)`` in each alphabet, ``(B, sum(levels), *)``."""

@@ -97,7 +97,8 @@ def test_neural_and_conventional_recipes_are_matched():
         assert count_parameters(a) == pytest.approx(count_parameters(b), rel=0.02)
 
 
-def test_bf16_gives_the_gradients_of_fp32():
+@pytest.mark.parametrize("name", ["mnist", "text8"])
+def test_bf16_gives_the_gradients_of_fp32(name):
     """The gradients of F and of the predictor agree to 5 % in norm.
 
     The weights are moved away from their initial values, at which F is the identity. Fourier features of z = alpha F(x,
@@ -105,7 +106,7 @@ def test_bf16_gives_the_gradients_of_fp32():
     has them.
     """
     assert not any(read_settings(recipes()[name])["model"].get("fourier") for name in PAPER)
-    config = read_config("mnist")
+    config = read_config(name)
     small = replace(config.model, width=8, transform_width=8, depth=1, transform_depth=1, heads=1, dropout=0.0)
     config = replace(config, model=small)
     torch.manual_seed(0)

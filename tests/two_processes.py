@@ -9,7 +9,8 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch.distributed.fsdp import fully_shard
 
-from ndm.data import load_dataset
+from ndm.data import Dataset, load_dataset
+from ndm.data.settings import DataConfig
 from ndm.experiment import Config, ModelConfig, make_model
 from ndm.support.processes import leave
 from ndm.training import Trainer, TrainingConfig
@@ -31,6 +32,11 @@ CASES = {
     )
     for transform, parts in (("time_basis", 1), ("network", 3))
 }
+TEXT = ModelConfig(
+    transform="embedding", parameterization="symbols", network="transformer", tied_to="noise", dim=2, width=16, depth=1,
+    dropout=0.0, gamma_min=-4.0, schedule="learned",
+)  # fmt: skip
+CASES["text-1"] = replace(SMALL, data=DataConfig("text", path="none", size=12), model=TEXT)
 CAN_SHARD = hasattr(torch.cpu.Stream, "record_event")
 """Whether this torch shards on CPUs: 2.6 does so only on accelerators."""
 
@@ -45,10 +51,25 @@ class Sharded(Trainer):
         return loss, optimizer
 
 
+def rows_of(config):
+    """Digits, or windows of a text whose characters depend on each other."""
+    if config.data.name == "text":
+        codes = torch.arange(250).mul(7).remainder(11).div(3, rounding_mode="floor")
+        return Dataset(
+            "text",
+            codes.unfold(0, 12, 1)[:200],
+            codes[:60].view(5, 12),
+            codes[60:84].view(2, 12),
+            levels=4,
+            alphabet="abcd",
+        )
+    dataset = load_dataset("digits")
+    return replace(dataset, train=dataset.train[:200], validation=dataset.validation[:50])
+
+
 def results(config, folder, kind=Trainer):
     """The gradients of the first step; weights, average and validation after four; the average of a resumed run."""
-    dataset = load_dataset("digits")
-    dataset = replace(dataset, train=dataset.train[:200], validation=dataset.validation[:50])
+    dataset = rows_of(config)
     torch.manual_seed(0)
     model = make_model(config, dataset)
     for p in model.parameters():

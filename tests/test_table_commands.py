@@ -140,6 +140,18 @@ def test_fourier_features_are_for_numbers_and_damped_by_the_noise():
     assert network(rows[:300], 0.0).fourier == () and not network(rows[:300], 0.0).damped
 
 
+@pytest.mark.parametrize("given", [[], ["--model.fourier", "[0, 1]"]], ids=["by the data", "given"])
+def test_the_config_of_a_table_has_the_fourier_features_of_its_model(given, tmp_path, capsys):
+    """Few rows of real numbers have none."""
+    np.savez(tmp_path / "x.npz", X=np.random.default_rng(0).normal(size=(60, 7)))
+    table = ["train", "table", "--data.path", str(tmp_path / "x.npz"), "--out", str(tmp_path / "run"), *given]
+    assert main([*table, "--training.steps", "1", "--device", "cpu"]) == 0
+    assert ("warning: model.fourier [0, 1] is not used" in capsys.readouterr().err) == bool(given)
+    assert Run(tmp_path / "run").config.model.fourier == []
+    assert main(["train", "--resume", str(tmp_path / "run"), "--training.steps", "2", "--device", "cpu"]) == 0
+    assert "not used" not in capsys.readouterr().err
+
+
 def test_the_schema_is_kept_with_the_run_and_with_the_model(folder):
     run = folder / "run"
     dataset = Run(run).load_dataset()

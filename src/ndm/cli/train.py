@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..data import Dataset
     from ..experiment.run import Run, Trained
+    from ..model import NDM
 
 
 TABLE, TEXT = "table", "text"
@@ -164,6 +165,8 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
             held_out = len(dataset.validation) + len(dataset.test)
             args.config = config = planned(config, args.given, rows, held_out, columns, bool(dataset.schema.categories))
         model = seeded_model(config, dataset)
+        if dataset.schema is not None and not resumed:
+            args.config = config = told_fourier(config, model, "model.fourier" in args.given)
         if config.init is not None and not resumed:
             start_from(model, config.init)  # before the run begins, as this may fail
         if resumed:
@@ -186,6 +189,16 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
         elif processes.is_main_process:
             shutil.copyfile(last, run.folder / f"samples{suffix}")
     return trained
+
+
+def told_fourier(config: Config, model: NDM, given: bool) -> Config:
+    """The config with the Fourier features that the model of a table has; see :mod:`ndm.density.build`."""
+    from ..support.progress import warn
+
+    used = list(model.predictor.net.fourier)  # type: ignore[arg-type]
+    if given and used != config.model.fourier:
+        warn(f"model.fourier {config.model.fourier} is not used: such rows show no fine structure")
+    return replace(config, model=replace(config.model, fourier=used))
 
 
 def continue_run(run: Run, config: Config, dataset: Dataset, write: bool) -> None:

@@ -1,4 +1,4 @@
-r"""Models of rows of symbols that ``discrete.py`` compares: three embeddings, fixed codes, and two of other kinds.
+r"""Models of rows of symbols that ``discrete.py`` compares: three embeddings, fixed codes, and three of other kinds.
 
 All but the autoregressive one have the same network. A fit has the loss of a batch and a bound of a batch, both in
 nats per row:
@@ -12,6 +12,13 @@ nats per row:
   .. math:: -\log p(x) \le \int_0^1 \frac{1}{t} \mathrm{E} \sum_{i\ \text{masked}} -\log p(x_i \mid z_t)\, dt,
 
   with T steps its sum over t = 1/T, ..., 1 in place of the integral.
+* ``uniform``: discrete diffusion in which a symbol is replaced by a random one. It is still there at time t with
+  probability 1 - t, and the bound is
+
+  .. math:: -\log p(x) \le \sum_t \mathrm{KL}(q(z_s \mid z_t, x)\,\|\,q(z_s \mid z_t, \hat p)), \qquad s = t - 1/T,
+
+  where the probabilities :math:`\hat p` of the network take the place of the symbol. They are to be those that the
+  other places give: then the sum tends to the exact one as T grows. Without steps it has T = 1,000.
 * ``autoregressive``: two layers of LSTM, of about as many parameters; it gives the probability itself.
 
 References:
@@ -31,7 +38,9 @@ from torch.nn import functional
 import ndm
 
 EMBEDDINGS = ("moving", "learned", "random", "one-hot", "ordinal")
-METHODS = (*EMBEDDINGS, "masked", "autoregressive")
+METHODS = (*EMBEDDINGS, "masked", "uniform", "autoregressive")
+MANY = 1000
+"""The steps of ``uniform`` in place of continuous time."""
 GAMMA = (-7.0, 5.0)
 WIDTH, DEPTH = 64, 8
 """The width and depth of the convolutional network of sequences."""
@@ -91,6 +100,18 @@ class Embedded(Fit):
         return ndm.bound(self.model, x, steps, generator=generator).total
 
 
+def log_frequencies(rows: Rows, train: Tensor) -> Tensor:
+    """The logarithms of the frequencies of all symbols, each alphabet by itself."""
+    columns = [train.flatten()] if rows.length else list(train.T)
+    counts = [torch.bincount(c, minlength=v) + 1 for c, v in zip(columns, rows.alphabets, strict=True)]
+    return torch.cat([(n / n.sum()).log() for n in counts])
+
+
+def even_times(count: int, generator: torch.Generator) -> Tensor:
+    """Times that are spread evenly over the batch, as those of :func:`ndm.bound` are."""
+    return (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
+
+
 class Masked(Fit):
     """Discrete diffusion to a mask: the network reads one-hot vectors of the symbols and the mask."""
 
@@ -99,13 +120,10 @@ class Masked(Fit):
         self.rows = rows
         inputs = [levels + 1 for levels in rows.alphabets]
         self.net = rows.network(sum(inputs), sum(rows.alphabets))
-        columns = [train.flatten()] if rows.length else list(train.T)
-        counts = [torch.bincount(c, minlength=v) + 1 for c, v in zip(columns, rows.alphabets, strict=True)]
-        self.bias = nn.Parameter(torch.cat([(n / n.sum()).log() for n in counts]))
+        self.bias = nn.Parameter(log_frequencies(rows, train))
 
     def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
-        # Times are spread evenly over the batch, as those of ndm.bound are.
-        t = (torch.rand(1, generator=generator) + torch.arange(len(x)) / len(x)) % 1
+        t = even_times(len(x), generator)
         t = t.clamp(min=1e-4) if steps is None else (t * steps).floor().add(1) / steps
         gone = torch.rand(x.shape, generator=generator) < t[:, None]
         return (self.costs(x, gone, t) * gone).sum(1) / t
@@ -121,6 +139,45 @@ class Masked(Fit):
         parts = (self.net(shown, t) + self.bias).split(list(self.rows.alphabets), 1)
         costs = [functional.cross_entropy(p, c, reduction="none") for p, c in zip(parts, x.T, strict=True)]
         return torch.stack(costs, 1)
+
+
+class Uniform(Fit):
+    """Discrete diffusion to random symbols: the network reads one-hot vectors."""
+
+    def __init__(self, rows: Rows, train: Tensor) -> None:
+        super().__init__()
+        self.rows = rows
+        count = sum(rows.alphabets)
+        self.net = rows.network(count, count)
+        self.bias = nn.Parameter(log_frequencies(rows, train))
+
+    def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
+        steps = steps or MANY
+        t = even_times(len(x), generator).mul(steps).floor().add(1) / steps
+        s = (t - 1 / steps).clamp(min=0)
+        stays = torch.rand(x.shape, generator=generator) >= t[:, None]
+        levels = torch.tensor(self.rows.alphabets)
+        other = (torch.rand(x.shape, generator=generator) * levels).long().minimum(levels - 1)
+        z = torch.where(stays, x, other)
+        predicted = self.net(self.hot(z).float(), t)
+        logits = predicted + (self.bias[:, None] if self.rows.length else self.bias)
+        s, step = (a.view(-1, *[1] * (logits.ndim - 1)) for a in (s, (1 - t) / (1 - s)))
+        cost = x.new_zeros(len(x), dtype=torch.float32)
+        parts = (a.split(list(self.rows.alphabets), 1) for a in (logits, self.hot(x), self.hot(z)))
+        for guess, start, now in zip(*parts, strict=True):
+            levels = guess.shape[1]
+            back = step * now + (1 - step) / levels  # q(z_t | z_s) for every z_s
+            true, found = (back * ((1 - s) * p + s / levels) for p in (start, guess.softmax(1)))
+            true, found = true / true.sum(1, keepdim=True), found / found.sum(1, keepdim=True)
+            kl = torch.special.xlogy(true, true) - true * found.clamp(min=1e-30).log()
+            cost = cost + kl.flatten(1).sum(1)
+        return steps * cost
+
+    def hot(self, codes: Tensor) -> Tensor:
+        """One-hot vectors of all symbols, ``(B, sum(alphabets), *)``."""
+        if self.rows.length:
+            return functional.one_hot(codes, self.rows.alphabets[0]).movedim(2, 1)
+        return torch.cat([functional.one_hot(c, v) for c, v in zip(codes.T, self.rows.alphabets, strict=True)], 1)
 
 
 class Autoregressive(Fit):
@@ -148,8 +205,8 @@ def fit_of(method: str, rows: Rows, train: Tensor, dim: int) -> Fit:
         train: training codes, for the frequencies that models start at.
         dim: the dimension of points that are no fixed codes.
     """
-    if method == "masked":
-        return Masked(rows, train)
+    if method in ("masked", "uniform"):
+        return Masked(rows, train) if method == "masked" else Uniform(rows, train)
     return Autoregressive(rows) if method == "autoregressive" else Embedded(method, rows, train, dim)
 
 

@@ -15,7 +15,8 @@ The methods are those of ``discrete_models.py``: all diffusion models have the s
 optimiser, and the weights of the best validation bound are kept. The dimension of the points of each method is the one
 with the best validation bound among ``--dims`` with seed 0. The other seeds then train at this dimension alone, and
 their test bounds make the table: the mean, and the paired difference to ``moving`` with an interval of 95 % by
-Student's t. Test rows, times and noise are the same for all methods. The bound is also given in T = 2 to 64 steps.
+Student's t. Test rows, times and noise are the same for all methods. The bound is also given in T = 2 to 64 steps, and
+a second table has samples of text in so many steps; see ``discrete_samples.py``.
 A finished cell is not computed again.
 """
 
@@ -33,7 +34,20 @@ import torch
 from scipy.stats import t as student
 
 from cells import Cells, choose, clock, common_options, ends, limit_threads, note_machine, say
-from discrete_models import METHODS, Rows, applies, evaluated, fit_of, has_dim, parameters, split_text, trained
+from discrete_models import (
+    METHODS,
+    Autoregressive,
+    Fit,
+    Rows,
+    applies,
+    evaluated,
+    fit_of,
+    has_dim,
+    parameters,
+    split_text,
+    trained,
+)
+from discrete_samples import drawn, measures, words_of
 from ndm.errors import InputError
 from ndm.evaluation.tables import markdown_table
 from ndm.tables import Schema, read
@@ -47,10 +61,15 @@ TEST_ROWS, TEST_PASSES, FEW_PASSES = 1000, 8, 2
 """The most test rows, and the passes over them in continuous time and in few steps."""
 
 
-def text_codes(text: str) -> tuple[torch.Tensor, int]:
-    """The codes of the characters of a text, and how many different ones there are."""
+HELD_OUT = "held out"
+SAMPLES = 500
+"""The windows that are drawn."""
+
+
+def text_codes(text: str) -> tuple[torch.Tensor, str]:
+    """The codes of the characters of a text, and its alphabet."""
     known, codes = np.unique(np.array([text]).view(np.uint32), return_inverse=True)
-    return torch.from_numpy(codes.reshape(-1)), len(known)
+    return torch.from_numpy(codes.reshape(-1)), "".join(map(chr, known))
 
 
 def letters_of(text: str) -> str:
@@ -58,8 +77,8 @@ def letters_of(text: str) -> str:
     return re.sub("[^a-z]+", " ", text.lower())
 
 
-def load(name: str, args: argparse.Namespace) -> tuple[Rows, tuple[torch.Tensor, ...]]:
-    """What the rows of a set are, and its training, validation and test codes.
+def load(name: str, args: argparse.Namespace) -> tuple[Rows, tuple[torch.Tensor, ...], str]:
+    """What the rows of a set are, its training, validation and test codes, and the alphabet of a text.
 
     Raises:
         InputError: if the file is missing.
@@ -70,18 +89,18 @@ def load(name: str, args: argparse.Namespace) -> tuple[Rows, tuple[torch.Tensor,
         codes = torch.from_numpy(schema.encode(frame)[:, len(schema.numeric) :]).long()
         order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))
         parts = codes[order].tensor_split([len(codes) * 8 // 10, len(codes) * 9 // 10])
-        return Rows(tuple(count for _, count in schema.categories)), parts
+        return Rows(tuple(count for _, count in schema.categories)), parts, ""
     file = args.text or args.data / "text" / "tinyshakespeare.txt"
     if not file.is_file():
         raise InputError(f"there is no {file}")
     text = file.read_text(encoding="utf-8")
-    codes, count = text_codes(letters_of(text) if name == "letters" else text)
-    return Rows((count,), WINDOW), split_text(codes, WINDOW)
+    codes, alphabet = text_codes(letters_of(text) if name == "letters" else text)
+    return Rows((len(alphabet),), WINDOW), split_text(codes, WINDOW), alphabet
 
 
 def cell(name: str, method: str, dim: int, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The record of one method with one dimension and seed."""
-    rows, (train, validation, test) = load(name, args)
+    rows, (train, validation, test), alphabet = load(name, args)
     places = rows.length or 1
     bits = 1 / (math.log(2) * places)
     torch.manual_seed(seed)
@@ -94,11 +113,23 @@ def cell(name: str, method: str, dim: int, seed: int, args: argparse.Namespace) 
     few = {} if method == "autoregressive" else {
         str(T): evaluated(fit, test, T, FEW_PASSES)[0] * bits for T in STEPS
     }  # fmt: skip
+    samples = samples_of(fit, train, test, alphabet) if alphabet else {}
     return {
         "set": name, "method": method, "dim": dim, "seed": seed, "steps": args.steps, "test": bound * bits,
         "test_error": error * bits, "validation": [value * bits for value in curve], "in_steps": few,
+        "samples": samples,
         "parameters": parameters(fit), "seconds": spent.process,
     }  # fmt: skip
+
+
+def samples_of(fit: Fit, train: torch.Tensor, test: torch.Tensor, alphabet: str) -> dict[str, dict[str, float]]:
+    """The measures of samples in few steps, and of as many test windows."""
+    vocabulary = set(words_of("".join(alphabet[code] for code in [*train[:, 0].tolist(), *train[-1, 1:].tolist()])))
+    found = {HELD_OUT: measures(test[:SAMPLES], alphabet, vocabulary)}
+    for steps in [WINDOW] if isinstance(fit, Autoregressive) else STEPS:
+        codes = drawn(fit, SAMPLES, WINDOW, steps, torch.Generator().manual_seed(0))
+        found[str(steps)] = measures(codes, alphabet, vocabulary)
+    return found
 
 
 def best_dim(cells: Cells, name: str, method: str, steps: int) -> int | None:
@@ -124,7 +155,7 @@ def run(args: argparse.Namespace) -> None:
             say(f"{name} {method} d = {dim} seed {seed}: {record['test']:.4f}, {record['seconds']:.0f} s")
 
     for name in names:
-        rows, _ = load(name, args)
+        rows, *_ = load(name, args)
         chosen = [method for method in methods if applies(method, rows)]
         for method in chosen:
             for dim in args.dims if has_dim(method) else [0]:
@@ -172,6 +203,25 @@ def table_of(path: Path, steps: int | None) -> str:
     return markdown_table([*header, "parameters"], lines)
 
 
+def samples_table(path: Path) -> str:
+    """The table of the samples of text: the share of known words and, behind it, that of different stretches."""
+    cells, lines = Cells(path, KEY), []
+    columns = [*map(str, STEPS), str(WINDOW), HELD_OUT]
+    kept = [r for r in cells.records.values() if r.get("samples") and r["seed"] != CHOOSING]
+    for name, budget in sorted({(r["set"], r["steps"]) for r in kept}):
+        for method in METHODS:
+            dim = best_dim(cells, name, method, budget)
+            of = [r["samples"] for r in kept if (r["set"], r["steps"], r["method"]) == (name, budget, method)
+                  and r["dim"] == dim]  # fmt: skip
+            if of:
+                shares = [[np.mean([s[c][m] for s in of]) if c in of[0] else None for c in columns]
+                          for m in ("words", "different")]  # fmt: skip
+                figures = ["" if w is None else f"{w:.3f} ({d:.3f})" for w, d in zip(*shares, strict=True)]
+                lines.append([name, str(budget), method, str(len(of)), *figures])
+    header = ["known words (different stretches)", "training steps", "method", "seeds"]
+    return markdown_table([*header, *(f"T = {T}" for T in STEPS), "place by place", HELD_OUT], lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     common_options(parser, "discrete.jsonl", METHODS)
@@ -186,6 +236,7 @@ def main() -> None:
     if not args.table:
         run(args)
     print(table_of(args.out, None))
+    print(samples_table(args.out))
 
 
 if __name__ == "__main__":

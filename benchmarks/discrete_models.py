@@ -131,14 +131,18 @@ class Masked(Fit):
     def costs(self, x: Tensor, gone: Tensor, t: Tensor) -> Tensor:
         """-log p(x_i | z_t) at every place, of the shape of ``x``."""
         if self.rows.length:
-            (levels,) = self.rows.alphabets
-            shown = functional.one_hot(torch.where(gone, levels, x), levels + 1).movedim(2, 1).float()
-            return functional.cross_entropy(self.net(shown, t) + self.bias[:, None], x, reduction="none")
+            return functional.cross_entropy(self.logits(x, gone, t), x, reduction="none")
         columns = zip(x.T, gone.T, self.rows.alphabets, strict=True)
         shown = torch.cat([functional.one_hot(torch.where(g, v, c), v + 1) for c, g, v in columns], 1).float()
         parts = (self.net(shown, t) + self.bias).split(list(self.rows.alphabets), 1)
         costs = [functional.cross_entropy(p, c, reduction="none") for p, c in zip(parts, x.T, strict=True)]
         return torch.stack(costs, 1)
+
+    def logits(self, x: Tensor, gone: Tensor, t: Tensor) -> Tensor:
+        """Logits of the symbols of one alphabet, ``(B, V, length)``."""
+        (levels,) = self.rows.alphabets
+        shown = functional.one_hot(torch.where(gone, levels, x), levels + 1).movedim(2, 1).float()
+        return self.net(shown, t) + self.bias[:, None]
 
 
 class Uniform(Fit):
@@ -159,25 +163,31 @@ class Uniform(Fit):
         levels = torch.tensor(self.rows.alphabets)
         other = (torch.rand(x.shape, generator=generator) * levels).long().minimum(levels - 1)
         z = torch.where(stays, x, other)
-        predicted = self.net(self.hot(z).float(), t)
-        logits = predicted + (self.bias[:, None] if self.rows.length else self.bias)
-        s, step = (a.view(-1, *[1] * (logits.ndim - 1)) for a in (s, (1 - t) / (1 - s)))
         cost = x.new_zeros(len(x), dtype=torch.float32)
-        parts = (a.split(list(self.rows.alphabets), 1) for a in (logits, self.hot(x), self.hot(z)))
+        parts = (a.split(list(self.rows.alphabets), 1) for a in (self.logits(z, t), self.hot(x), self.hot(z)))
         for guess, start, now in zip(*parts, strict=True):
-            levels = guess.shape[1]
-            back = step * now + (1 - step) / levels  # q(z_t | z_s) for every z_s
-            true, found = (back * ((1 - s) * p + s / levels) for p in (start, guess.softmax(1)))
-            true, found = true / true.sum(1, keepdim=True), found / found.sum(1, keepdim=True)
+            true, found = (earlier(p, now, t, s) for p in (start, guess.softmax(1)))
             kl = torch.special.xlogy(true, true) - true * found.clamp(min=1e-30).log()
             cost = cost + kl.flatten(1).sum(1)
         return steps * cost
+
+    def logits(self, z: Tensor, t: Tensor) -> Tensor:
+        """Logits of all symbols, ``(B, sum(alphabets), *)``."""
+        return self.net(self.hot(z).float(), t) + (self.bias[:, None] if self.rows.length else self.bias)
 
     def hot(self, codes: Tensor) -> Tensor:
         """One-hot vectors of all symbols, ``(B, sum(alphabets), *)``."""
         if self.rows.length:
             return functional.one_hot(codes, self.rows.alphabets[0]).movedim(2, 1)
         return torch.cat([functional.one_hot(c, v) for c, v in zip(codes.T, self.rows.alphabets, strict=True)], 1)
+
+
+def earlier(p: Tensor, now: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """q(z_s | z_t, p) of diffusion to random symbols, for probabilities ``p`` in place of the symbol; ``(B, V, *)``."""
+    t, s = (a.view(-1, *[1] * (p.ndim - 1)) for a in (t, s))
+    levels, stays = p.shape[1], (1 - t) / (1 - s)
+    q = (stays * now + (1 - stays) / levels) * ((1 - s) * p + s / levels)
+    return q / q.sum(1, keepdim=True)
 
 
 class Autoregressive(Fit):
@@ -192,9 +202,12 @@ class Autoregressive(Fit):
         self.head = nn.Linear(width, levels)
 
     def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
+        return functional.cross_entropy(self.logits(x), x, reduction="none").sum(1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of the symbol at each place, by those before it, ``(B, V, length)``."""
         before = functional.pad(x[:, :-1], (1, 0), value=self.levels)
-        logits = self.head(self.net(self.points(before))[0])
-        return functional.cross_entropy(logits.movedim(2, 1), x, reduction="none").sum(1)
+        return self.head(self.net(self.points(before))[0]).movedim(2, 1)
 
 
 def fit_of(method: str, rows: Rows, train: Tensor, dim: int) -> Fit:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import discrete
 from discrete_models import METHODS, Autoregressive, Masked, Rows, Uniform, applies, evaluated, fit_of, split_text
+from discrete_samples import drawn, measures
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -79,6 +81,39 @@ def test_the_uniform_bound_of_a_network_that_knows_the_distribution():
     # With one step everything is replaced, and each symbol costs what its own distribution says.
     alone = -(joint.sum(1)[batch[:, 0]].log() + joint.sum(0)[batch[:, 1]].log())
     torch.testing.assert_close(fit.nats(batch, 1, torch.Generator().manual_seed(0)).detach(), alone)
+
+
+def given_other(joint, first, second):
+    """The logits of both places of a text, each from what is known of the other one, ``(B, 3)``."""
+    return torch.stack([second @ joint.T, first @ joint], 2).clamp(min=1e-30).log()
+
+
+@pytest.mark.parametrize("method", ["masked", "uniform", "autoregressive"])
+def test_samples_have_the_distribution_that_the_network_knows(method):
+    """Four standard errors of 20,000 draws, and the share of draws in which a step of 60 decides both places."""
+    torch.manual_seed(0)
+    joint = torch.rand(3, 3)
+    joint = joint / joint.sum()
+    fit = fit_of(method, Rows((3,), 2), torch.zeros(2, 2, dtype=torch.long), 0)
+    if method == "masked":
+        fit.logits = lambda x, gone, t: given_other(joint, *(
+            torch.where(gone[:, i, None], 1.0, torch.eye(3)[x[:, i]]) for i in (0, 1)
+        ))  # fmt: skip
+    elif method == "uniform":
+        fit.logits = lambda z, t: given_other(joint, *(
+            (1 - t[:, None]) * torch.eye(3)[z[:, i]] + t[:, None] / 3 for i in (0, 1)
+        ))  # fmt: skip
+    else:
+        fit.logits = lambda x: torch.stack([joint.sum(1).log().expand(len(x), 3), joint[x[:, 0]].log()], 2)
+    codes = drawn(fit, 20_000, 2, 60, torch.Generator().manual_seed(0))
+    found = torch.bincount(3 * codes[:, 0] + codes[:, 1], minlength=9).view(3, 3) / len(codes)
+    assert (found - joint).abs().max() < 4 * 0.5 / 20_000**0.5 + 0.01 * (method != "autoregressive")
+
+
+def test_words_that_a_window_cuts_do_not_count():
+    codes, alphabet = discrete.text_codes("he cat sat onhe cat sat on")
+    found = measures(codes.view(2, 13), alphabet, {"cat", "on"})
+    assert found["words"] == 0.5 and found["different"] == 0.5
 
 
 def test_the_masked_network_does_not_see_what_is_masked():
@@ -157,6 +192,9 @@ def test_the_study_goes_on_where_it_stopped_and_compares_at_the_best_dimension(t
     discrete.main()
     again = capsys.readouterr()
     assert again.err == "" and again.out == first.out
+    figures = r"\d\.\d{3} \(\d\.\d{3}\)"
+    for method in ("moving", "learned"):  # in two steps, and of held-out windows
+        assert re.search(rf"\| my \| 2 \| {method} \| 2 \| {figures} \|  \| {figures} \|", first.out)
     records = discrete.Cells(out, discrete.KEY).records.values()
     for method in ("moving", "learned"):
         tried = [r for r in records if r["method"] == method and r["seed"] == 0]

@@ -173,6 +173,7 @@ def test_the_study_goes_on_where_it_stopped_and_compares_at_the_best_dimension(t
     out = tmp_path / "cells.jsonl"
     monkeypatch.setattr(discrete, "TEST_PASSES", 1)
     monkeypatch.setattr(discrete, "STEPS", (2,))
+    monkeypatch.setattr(discrete, "SAMPLES", 20)
     arguments = [
         "discrete.py",
         "--text",

@@ -573,7 +573,7 @@ MUTATIONS = [
         ("points of symbols that do not move", "embedding.py::Embedding.points_at",
          "start + torch.einsum('bj,jvd->bvd', powers, self.moves.to(time.dtype))",
          "start", "test_embedding"),
-        ("likelihood of a symbol without alpha", "embedding.py::Embedding.log_likelihoods",
+        ("likelihood of a symbol without alpha", "embedding.py::Embedding._by_differences",
          "noise.alpha / noise.sigma",
          "1 / noise.sigma", "test_embedding"),
         ("likelihood of a symbol whose square is expanded in float32", "embedding.py::Embedding._by_products",

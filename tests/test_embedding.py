@@ -100,6 +100,18 @@ def test_float32_tells_near_symbols_of_one_alphabet_apart_where_there_is_little_
     torch.testing.assert_close(found.log_softmax(1).double(), expected.log_softmax(1), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("places", [(), (7,), (2, 3)])
+def test_both_ways_to_the_likelihoods_of_one_alphabet_agree(places):
+    """The one without float64 serves on MPS."""
+    torch.manual_seed(0)
+    embedding = ndm.Embedding([5], dim=3, num_basis=1).double()
+    process, t = ndm.ForwardProcess(ndm.LinearSchedule(-4.0, 3.0), embedding), torch.rand(4, dtype=torch.float64)
+    z, noise = torch.randn(4, 3, *places, dtype=torch.float64), process.schedule(t)
+    ways = [way(z, embedding.points_at(t), noise) for way in (embedding._by_products, embedding._by_differences)]
+    assert ways[0].shape == (4, 5, *places)
+    torch.testing.assert_close(ways[0].log_softmax(1), ways[1].log_softmax(1))
+
+
 class Largest(TorchDispatchMode):
     """The number of elements of the largest tensor that is made."""
 

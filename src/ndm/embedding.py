@@ -122,17 +122,18 @@ class Embedding(Transform):
         """
         noise = process.schedule(t)
         points, own = self.points_at(process.curve_time(t, noise)[0]), z[:, self.numbers :]
-        if len(self.levels) == 1 and z.device.type != "mps":
-            return self._by_products(own, points, noise)
-        own = own.unflatten(1, (len(self.levels), self.dim))[:, self.alphabet]
+        by_products = len(self.levels) == 1 and z.device.type != "mps"
+        return (self._by_products if by_products else self._by_differences)(own, points, noise)
+
+    def _by_differences(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
+        """The square is not expanded: with little noise its terms are many thousand times their difference."""
+        own = z.unflatten(1, (len(self.levels), self.dim))[:, self.alphabet]
         points = points.view(*points.shape, *[1] * (z.ndim - 2))
-        # The division by sigma comes first, and the square is not expanded: with little noise its terms are many
-        # thousand times their difference.
         distance = own / expand(noise.sigma, own) - expand(noise.alpha / noise.sigma, own) * points
         return -0.5 * distance.square().sum(2)
 
     def _by_products(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
-        """The same for one alphabet, whose square is expanded: no tensor has V times d elements for every place.
+        """The square is expanded, for one alphabet: no tensor has V times d elements for every place.
 
         The terms cancel, so they are in float64, which MPS lacks. The largest value of a place becomes 0.
         """

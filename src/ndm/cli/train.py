@@ -197,7 +197,7 @@ def told_fourier(config: Config, model: NDM, given: bool) -> Config:
 
     used = list(model.predictor.net.fourier)  # type: ignore[arg-type]
     if given and used != config.model.fourier:
-        warn(f"model.fourier {config.model.fourier} is not used: such rows show no fine structure")
+        warn(f"model.fourier {config.model.fourier} is not used: the rows of this table show no fine structure")
     return replace(config, model=replace(config.model, fourier=used))
 
 

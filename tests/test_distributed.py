@@ -192,6 +192,7 @@ def test_a_run_whose_folder_is_moved_ends_all_processes_with_one_line(option, tm
     for said in (first, second):
         assert "Traceback" not in said and "was moved, deleted or replaced" in said
     assert "process 0 failed" in second
+    assert " parameters, digits" in first and " parameters, digits" not in second  # one process speaks
 
 
 def test_sharding_keeps_parameters_in_float32_under_bf16_and_asks_for_the_second_version():

@@ -122,20 +122,29 @@ class Embedding(Transform):
         """
         noise = process.schedule(t)
         points, own = self.points_at(process.curve_time(t, noise)[0]), z[:, self.numbers :]
-        by_products = len(self.levels) == 1 and z.device.type != "mps"
-        return (self._by_products if by_products else self._by_differences)(own, points, noise)
+        use_products = len(self.levels) == 1 and z.device.type != "mps"
+        return (self.by_products if use_products else self.by_differences)(own, points, noise)
 
-    def _by_differences(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
-        """The square is not expanded: with little noise its terms are many thousand times their difference."""
+    def by_differences(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
+        """:meth:`log_likelihoods` by the differences of latents and points, for any number of alphabets.
+
+        The square is not expanded: with little noise its terms are many thousand times their difference.
+
+        Args:
+            z: latents of the symbols, ``(B, len(levels) * dim, *)``.
+            points: the points of all symbols at the times of the rows, ``(B, sum(levels), dim)``.
+            noise: the noise at these times.
+        """
         own = z.unflatten(1, (len(self.levels), self.dim))[:, self.alphabet]
         points = points.view(*points.shape, *[1] * (z.ndim - 2))
         distance = own / expand(noise.sigma, own) - expand(noise.alpha / noise.sigma, own) * points
         return -0.5 * distance.square().sum(2)
 
-    def _by_products(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
-        """The square is expanded, for one alphabet: no tensor has V times d elements for every place.
+    def by_products(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
+        """:meth:`log_likelihoods` of one alphabet, with the arguments of :meth:`by_differences`.
 
-        The terms cancel, so they are in float64, which MPS lacks. The largest value of a place becomes 0.
+        The square is expanded, so that no tensor has V times d elements for every place. Its terms cancel, so they are
+        in float64, which MPS lacks. The largest value of a place becomes 0.
         """
         flat, e = z.reshape(len(z), self.dim, -1).double(), points.double()
         alpha, sigma = (a.double()[:, None, None] for a in (noise.alpha, noise.sigma))

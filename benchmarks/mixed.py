@@ -12,8 +12,8 @@ A column whose values are all whole numbers has the integers from the smallest t
 values; another has the file's categories. Split ``s`` draws 80 % of the rows to train, 10 % to validate and 10 % to
 test, with ``s`` as the seed. The rivals are in ``mixed_rivals.py`` with their probabilities. Our estimator gets the
 training and validation rows as one table of numbers and strings, and has two figures: its log-probabilities
-(``score_samples``: the likelihood of the ODE), and the variational bound of the same model, the mean of 64 draws for
-each row, which its bits are at most. The densities of the ODE and of the SDE differ, so either may be the better one.
+(``score_samples``: the likelihood of the ODE), and the variational bound of the same model, as the mean of 64 draws for
+each row. The bound is on the likelihood of the SDE, which is not that of the ODE, so either may be the better figure.
 
 The file of records has, for each cell, the mean and its standard error over test rows, and the seconds. The standard
 error in the table is that over splits. A finished cell is not computed again.

@@ -62,7 +62,7 @@ class ModelConfig:
             the square of this number, and 1 leaves the image as it is.
         fourier: exponents k of the features sin(2^k pi z) and cos(2^k pi z) that the predictor gets besides z;
             F gets none. Choose none if F runs in bf16, because the features multiply the rounding error of
-            their input by 2^k pi. In a table they are damped by the noise of z, and left out for less than 2,000
+            their input by 2^k pi. In a table they are damped by the noise of z, and left out for fewer than 2,000
             rows of real numbers and for one column that is a function of many independent ones.
         uniform: for a table, exponents k of the features sin(2^k pi u) and cos(2^k pi u) of the uniform scores u of the
             numbers.

@@ -10,7 +10,7 @@ from torch.distributions import MultivariateNormal
 
 import ndm
 from ndm import Solver
-from ndm.draws import draw_probe
+from ndm.draws import draw_probes
 from ndm.likelihood import value_and_divergence
 from ndm.solvers import solve_ode
 
@@ -501,10 +501,46 @@ def test_the_error_of_no_draw_is_zero_and_of_one_unknown():
 def test_probes_have_unit_covariance(kind, generator):
     """n = 40,000 probes; each element is within five standard errors."""
     n = 40_000
-    probe = draw_probe(torch.zeros(n, 3), kind, generator)
-    assert ((probe.T @ probe / n - torch.eye(3)).abs() < 5 * 2**0.5 / n**0.5).all()
-    assert (probe.mean(0).abs() < 5 / n**0.5).all()
-    assert kind != "hutchinson" or (probe.abs() == 1).all()
+    of_many_rows = draw_probes(torch.zeros(n, 3), kind, generator)
+    of_one_row = draw_probes(torch.zeros(1, 3), kind, generator, count=n)
+    assert of_many_rows.shape == (n, 1, 3) and of_one_row.shape == (1, n, 3)
+    for probe in (of_many_rows[:, 0], of_one_row[0]):
+        assert ((probe.T @ probe / n - torch.eye(3)).abs() < 5 * 2**0.5 / n**0.5).all()
+        assert (probe.mean(0).abs() < 5 / n**0.5).all()
+        assert kind != "hutchinson" or (probe.abs() == 1).all()
+
+
+def test_every_row_has_its_own_probes_unless_they_are_common():
+    z = torch.zeros(3, 5)
+    own, common = draw_probes(z, "hutchinson", count=7), draw_probes(z, "hutchinson", common=True, count=7)
+    assert own.shape == common.shape == (3, 7, 5)
+    assert not own[0].equal(own[1]) and not own[:, 0].equal(own[:, 1])
+    assert common[0].equal(common[1]) and not common[:, 0].equal(common[:, 1])
+    assert draw_probes(z, "exact", count=7) is None
+
+
+@pytest.mark.parametrize("solver", [within(1e-9), Solver("rk4", 10), within(1e-9, "scipy:RK45")], ids=lambda s: s.name)
+def test_probes_share_the_path_and_are_averaged(solver, generator):
+    field, z = ndm.sampling.velocity_field(nonlinear_model(3)), torch.randn(2, 3)
+    probes = draw_probes(z, "hutchinson-gaussian", generator, count=5)
+    single = [ndm.ode_log_prob(field, z, probes[:, k], solver) for k in range(5)]
+    several = ndm.ode_log_prob(field, z, probes, solver)
+    mean = torch.stack([found.log_prob for found in single]).mean(0)
+    torch.testing.assert_close(several.log_prob, mean, rtol=0, atol=1e-6)
+    assert (torch.stack([found.log_prob for found in single]).std(0) > 0.01).all()
+    assert (several.nfe <= 1.5 * torch.stack([found.nfe for found in single]).amax(0)).all()
+
+
+def test_probes_make_a_draw_less_noisy():
+    """The variance of a mean of 4 probes is a quarter; 400 rows know the ratio to within a fifth."""
+    model, x = nonlinear_model(), torch.tensor([[0.3, -0.8]]).expand(400, 2)
+    one, four = (
+        ndm.log_prob(model, x, divergence="hutchinson", probes=count, generator=torch.Generator().manual_seed(0))
+        for count in (1, 4)
+    )
+    exact = ndm.log_prob(model, x[:1])
+    assert abs(four.mean() - exact) < 3 * four.std() / 400**0.5
+    assert four.var() / one.var() == pytest.approx(1 / 4, rel=0.2)
 
 
 def test_a_nonlinear_model_in_many_dimensions_agrees_with_a_fixed_step_solver():

@@ -443,7 +443,7 @@ def test_a_budget_spent_on_arrival_is_no_failure():
 
 @pytest.fixture
 def panels(monkeypatch):
-    """Panels of two steps in any dimension, as otherwise in more than 16."""
+    """Panels of two steps in any dimension, as otherwise in more than 4."""
     monkeypatch.setattr("ndm.solvers.quadrature.FEW_DIMENSIONS", 0)
 
 
@@ -452,6 +452,19 @@ def panels(monkeypatch):
 @pytest.mark.usefixtures("panels")
 def test_the_integral_over_panels_follows_its_tolerance(tolerance, ends):
     test_the_integral_along_the_path_follows_its_tolerance(tolerance, ends)
+
+
+def test_the_tolerance_of_the_integral_is_that_of_the_norm_of_the_state():
+    """With an exact path the integral decides the steps: 36 elements double the tolerance of 9."""
+
+    def solved(elements, atol):
+        quadrature = lambda t, z: (0 * z, torch.exp(-50 * (t - 0.5) ** 2) + 0 * z.sum(1))  # noqa: E731
+        options = within(0.0, atol)
+        return dopri5(lambda t, z: 0 * z, torch.zeros(1, elements), 0.0, 1.0, options, quadrature=quadrature)
+
+    many, few, strict = solved(36, 1e-7), solved(9, 2e-7), solved(9, 1e-7)
+    assert many.integral == few.integral != strict.integral
+    assert many.nfe == few.nfe < strict.nfe
 
 
 @pytest.mark.usefixtures("panels")

@@ -1,4 +1,4 @@
-"""The random parts of a likelihood: the latent z_0 of a row of data, and the probe of a divergence."""
+"""The random parts of a likelihood: the latent z_0 of a row of data, and the probes of a divergence."""
 
 from __future__ import annotations
 
@@ -49,13 +49,19 @@ def draw_latent(
     return expand(alpha, u) * u, u[0].numel() * alpha.log() + log_volume
 
 
-def draw_probe(
-    z: Tensor, divergence: Divergence, generator: torch.Generator | None = None, common: bool = False
+def draw_probes(
+    z: Tensor, divergence: Divergence, generator: torch.Generator | None = None, common: bool = False, count: int = 1
 ) -> Tensor | None:
-    """Noise of unit covariance shaped like ``z`` for Hutchinson's estimator, or None for the exact divergence."""
+    """Noise of unit covariance for Hutchinson's estimator, ``(B, count, *)``, or None for the exact divergence.
+
+    Args:
+        z: the states, ``(B, *)``.
+        common: whether every row gets the same probes.
+    """
     if divergence == "exact":
         return None
-    rows = z.detach()[:1] if common else z.detach()
+    rows = z.detach()[: 1 if common else len(z), None].expand(-1, count, *z.shape[1:])
     if divergence == "hutchinson-gaussian":
-        return randn_like(rows, generator).expand_as(z)
-    return (2 * (rand(tuple(rows.shape), rows, generator) < 0.5).to(z) - 1).expand_as(z)
+        return randn_like(rows, generator).expand(len(z), *rows.shape[1:])
+    signs = 2 * (rand(tuple(rows.shape), rows, generator) < 0.5).to(z) - 1
+    return signs.expand(len(z), *rows.shape[1:])

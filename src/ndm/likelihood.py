@@ -37,7 +37,7 @@ from typing import Any, NamedTuple, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from .draws import Dequantization, Divergence, draw_latent, draw_probe
+from .draws import Dequantization, Divergence, draw_latent, draw_probes
 from .errors import InputError
 from .gaussian import Gaussian
 from .model import NDM, check_model, check_not_random
@@ -151,6 +151,7 @@ def ode_likelihood(
     dtype: torch.dtype | None = None,
     generator: torch.Generator | None = None,
     common: bool = False,
+    probes: int = 1,
 ) -> Likelihood:
     """log p(x) by the model's ODE, with its Monte-Carlo error and cost.
 
@@ -165,8 +166,9 @@ def ode_likelihood(
             separately.
         dequantization: for discrete data, ``"decoder"`` or ``"uniform"`` (see the table above).
         divergence: ``"exact"`` (D backward passes per evaluation, some at a time, so that memory stays bounded), or
-            Hutchinson's estimator ``"hutchinson"`` or ``"hutchinson-gaussian"`` (one backward pass with one Rademacher
-            or Gaussian probe per solve; unbiased and noisy). The exact divergence takes hours for images.
+            Hutchinson's estimator ``"hutchinson"`` or ``"hutchinson-gaussian"`` (backward passes with Rademacher or
+            Gaussian probes, which stay the same along a path; unbiased and noisy). The exact divergence takes hours for
+            images.
         samples: the number of draws. For discrete data and exact divergence they are importance samples. With
             Hutchinson's estimator their logarithms are averaged instead, because the logarithm of an average of noisy
             weights is not a bound. Continuous data with exact divergence need no draws.
@@ -175,6 +177,8 @@ def ode_likelihood(
         generator: seeds the latents and the probes.
         common: whether every row gets the same draws, so that its estimate does not depend on the rows beside it.
             Several draws are then spread evenly over each random number, see :func:`ndm.support.tensors.stratified`.
+        probes: the number of probes of a draw. They share its path, so they cost less than draws, and their mean has
+            less noise. The standard error is that of the draws.
 
     Raises:
         InputError: if x does not fit the model or is not finite, an option does not fit, the model is random because it
@@ -182,6 +186,7 @@ def ode_likelihood(
     """
     require_flag(common=common)
     solver = _check_options(model, solver, dequantization, divergence, samples, max_rows, dtype, generator)
+    require_count(probes=probes)
     keep = isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
     # Divergences need gradients, which inference mode forbids even to what it has made.
     with torch.inference_mode(False), torch.set_grad_enabled(keep):
@@ -198,15 +203,15 @@ def ode_likelihood(
         draws: list[Likelihood] = []
         together = _draws_at_once(solver, len(x), latents, max_rows)
         for first in range(0, samples, together):
-            starts, log_weights, probes = [], [], []
+            starts, log_weights, drawn = [], [], []
             for k in range(first, min(first + together, samples)):
                 place = None if places is None else places[k]
                 z_0, log_weight = draw_latent(model, x, dequantization, generator, common, place)
-                probe = draw_probe(z_0, divergence, generator, common)
+                probe = draw_probes(z_0, divergence, generator, common, probes)
                 starts.append(z_0)
                 log_weights.append(log_weight)
-                probes += [] if probe is None else [probe]
-            probe = torch.cat(probes) if probes else None
+                drawn += [] if probe is None else [probe]
+            probe = torch.cat(drawn) if drawn else None
             solved = _in_blocks(velocity_field(model), torch.cat(starts), probe, solver, max_rows).split(len(x))
             draws += [d._replace(log_prob=d.log_prob + w) for d, w in zip(solved, log_weights, strict=True)]
         return _average(draws, importance=divergence == "exact", random=random)
@@ -245,12 +250,13 @@ def ode_log_prob(
     Args:
         f: the vector field ``f(t, z)``.
         z_0: the points at which the density is evaluated, ``(B, *)``.
-        probe: the probe of Hutchinson's estimator, see :func:`draw_probe`; None is the exact divergence.
+        probe: the probe of Hutchinson's estimator, ``(B, *)``, or several, ``(B, P, *)``, of which the mean is taken;
+            see :func:`ndm.draws.draw_probes`. None is the exact divergence.
         solver: a name of ``ndm.ODE_SOLVERS``, or an :class:`ndm.Solver`.
     """
     check_problem(z_0, 0.0, 1.0)
     f = checked_field(f)
-    if probe is not None:
+    if probe is not None and not (torch.is_tensor(probe) and probe.dim() > z_0.dim() and len(probe) == len(z_0)):
         require_shape("probe", probe, z_0, "z_0")
     args = () if probe is None else (probe,)
     # Keep a graph only if z_0 asks for it, or the field's parameters would keep the graph of every evaluation.
@@ -268,9 +274,10 @@ def ode_log_prob(
 
 
 def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    r"""f and its divergence in z: exact, or :math:`\epsilon^\top J \epsilon` for a probe; ``(B, *)``, ``(B,)``.
+    r"""f and its divergence in z: exact, or the mean of :math:`\epsilon^\top J \epsilon` over probes; ``(B, *)``, ``(B,)``.
 
-    Both are differentiable if ``z`` requires a gradient, and detached otherwise.
+    The trace of J is the sum of these forms over a basis. Both results are differentiable if ``z`` requires a gradient,
+    and detached otherwise.
     """
     keep = z.requires_grad and torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
@@ -283,30 +290,35 @@ def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | N
                 "the field has no gradient in z, so that its divergence is unknown: do not detach it or compute it "
                 "under torch.no_grad(); to a field that does not depend on z, add 0 * z"
             )
-        if probe is not None:
-            (vjp,) = torch.autograd.grad(value, z, probe, create_graph=keep, retain_graph=keep)
-            trace = sum_rows(vjp * probe)
+        if probe is None:
+            basis = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device).view(-1, 1, *z.shape[1:])
+            trace = _sum_of_forms(value, z, basis.expand(-1, *z.shape), keep)
         else:
-            trace = _exact_trace(value, z, keep)
+            probes = probe[None] if probe.dim() == z.dim() else probe.transpose(0, 1)
+            trace = _sum_of_forms(value, z, probes, keep) / len(probes)
     return (value, trace) if keep else (value.detach(), trace.detach())
 
 
-def _exact_trace(value: Tensor, z: Tensor, keep: bool) -> Tensor:
-    """The trace of d value / dz of each row, ``(B,)``, by D backward passes, as many at once as memory should hold."""
+def _sum_of_forms(value: Tensor, z: Tensor, vectors: Tensor, keep: bool) -> Tensor:
+    """The sum over vectors v, ``(P, B, *)``, of v' J v for J = d value / dz of each row, ``(B,)``.
+
+    Each vector is a backward pass, as many at once as memory should hold.
+    """
     dim = z[0].numel()
     most = 64 * EXACT_UP_TO**2 if dim <= EXACT_UP_TO else PASS_ELEMENTS
-    passes = min(dim, max(1, most // z.numel()))
-    trace = z.new_zeros(len(z))
-    for first in range(0, dim, passes):
-        # Cotangent d picks output d in every row of z at once, because the rows do not interact.
-        picks = torch.eye(dim, dtype=z.dtype, device=z.device)[first : first + passes]
-        picks = picks.view(-1, 1, *z.shape[1:]).expand(-1, *z.shape)
-        more = keep or first + passes < dim
-        with torch.autograd.set_detect_anomaly(False):  # which looks at values; a batched pass shows none
-            (part,) = torch.autograd.grad(value, z, picks, create_graph=keep, retain_graph=more, is_grads_batched=True)
-        part = part.reshape(len(picks), len(z), dim)[:, :, first : first + passes]
-        trace = trace + part.diagonal(dim1=0, dim2=2).sum(1)
-    return trace
+    total, blocks = z.new_zeros(len(z)), vectors.split(max(1, most // z.numel()))
+    for i, block in enumerate(blocks):
+        more = keep or i + 1 < len(blocks)
+        if len(block) == 1:
+            (vjp,) = torch.autograd.grad(value, z, block[0], create_graph=keep, retain_graph=more)
+            vjp = vjp[None]
+        else:
+            with torch.autograd.set_detect_anomaly(False):  # which looks at values; a batched pass shows none
+                (vjp,) = torch.autograd.grad(
+                    value, z, block, create_graph=keep, retain_graph=more, is_grads_batched=True
+                )
+        total = total + (vjp * block).flatten(2).sum(2).sum(0)
+    return total
 
 
 def _draws_at_once(solver: Solver, rows: int, latents: int, max_rows: int | None) -> int:

@@ -33,7 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..draws import draw_probe
+from ..draws import draw_probes
 from ..likelihood import ode_log_prob
 from ..marginal import standard_deviation
 from ..mixed import MixedDecoder
@@ -141,7 +141,7 @@ def log_density_of_scores(model: NDM, rows: Tensor, seed: int = 0) -> np.ndarray
     decoder, x = model.decoder, model.encode(rows)
     assert isinstance(decoder, MixedDecoder)
     z_0, log_weight = decoder.latent(rows, x, model.process, torch.zeros_like(x))
-    probe = draw_probe(z_0, "exact" if z_0.shape[1] <= EXACT_UP_TO else "hutchinson", seeded(seed))
+    probe = draw_probes(z_0, "exact" if z_0.shape[1] <= EXACT_UP_TO else "hutchinson", seeded(seed))
     found = ode_log_prob(velocity_field(model), z_0, probe, Solver("dopri5", rtol=1e-3, atol=1e-3))
     return (found.log_prob + log_weight + decoder.log_scale(rows)).double().cpu().numpy()
 

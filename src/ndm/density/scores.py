@@ -3,9 +3,9 @@
 The log-likelihood is that of the ODE (:mod:`ndm.likelihood`): exact for numbers, and with K importance samples for rows
 with symbols or rounded numbers. All rows get the same draws, so the value of a row does not depend on the others.
 
-The divergence is exact for rows of few latents. For more, it is Hutchinson's estimator with a probe for each draw. All
-rows have the same probes, so its errors hardly change the order of rows, but they do not average out over rows. They
-are largest with symbols, which have several latents each. So rows with symbols have the exact divergence for longer.
+The divergence is exact for rows of few latents. For more, it is Hutchinson's estimator with several probes. All rows
+have the same probes, so its errors hardly change the order of rows, but they do not average out over rows. They are
+largest with symbols, which have several latents each. So rows with symbols have the exact divergence for longer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from ..support.tensors import seeded
 
 EXACT_UP_TO, EXACT_WITH_SYMBOLS_UP_TO = 64, 128
 """The most latents of a row for an exact divergence: of numbers, and of rows with symbols."""
-EXACT_DRAWS, DRAWS = {4: 8, 16: 4, EXACT_WITH_SYMBOLS_UP_TO: 2}, 8
-"""The number of draws with the exact divergence, for rows of up to so many latents, and with Hutchinson's, whose own
-noise is many times larger. With few latents the places of numbers in their cells matter most, and draws are cheap."""
+DRAWS, FEWEST_DRAWS = {4: 8, 16: 4}, 2
+"""The number of draws for rows of up to so many latents, and of more. With few latents the places of numbers in their
+cells matter most, and draws are cheap."""
+PROBES = 8
+"""The probes of all draws of a row."""
 BLOCK = 1024
 FARTHEST = 1e70
 """The largest normal score whose density is a number in float64."""
@@ -49,11 +51,11 @@ def log_density(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:
     symbols = isinstance(model.decoder, MixedDecoder) and model.decoder.alphabets
     most = EXACT_WITH_SYMBOLS_UP_TO if symbols else EXACT_UP_TO
     divergence: Divergence = "exact" if latents <= most else "hutchinson"
-    draws = next(k for most, k in EXACT_DRAWS.items() if latents <= most) if divergence == "exact" else DRAWS
+    draws = next((k for most, k in DRAWS.items() if latents <= most), FEWEST_DRAWS) if model.decoder.drawn else 1
     parts = [
         ode_likelihood(
             model, block, SOLVER, divergence=divergence, samples=draws, dtype=torch.float64, generator=seeded(seed),
-            common=True,
+            common=True, probes=PROBES // draws,
         ).checked().log_prob.cpu()
         for block in rows.split(BLOCK)
     ]  # fmt: skip

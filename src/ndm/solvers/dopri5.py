@@ -261,7 +261,7 @@ def _integrate(
     gain = integrate_panel(integrand, rows.integrand[chosen], steps, elapsed, length, chosen)
     integral = rows.integral.index_add(0, chosen, gain.value)
     with torch.no_grad():
-        scale = control.tolerance(rows.integral, integral)[chosen]
+        scale = rows.y.shape[1] ** 0.5 * control.tolerance(rows.integral, integral)[chosen]
         ratio = ratio.index_copy(0, chosen, ratio[chosen].maximum(gain.error.abs() / scale))
     last = rows.integrand.index_copy(0, chosen, gain.last)
     calls = rows.quadrature_nfe.index_add(0, chosen, torch.full_like(chosen, PANEL_NFE))

@@ -6,9 +6,12 @@ polynomials of degree 7. Three of the points give Simpson's rule. The difference
 constant that the embedded pair would have for an integral, enters the error control. A panel needs four new evaluations
 of g, because its end point is the start of the next panel.
 
-In many dimensions g is expensive (it may be a divergence), so a panel has two steps. In few dimensions the overhead of
-a call dominates, so a panel has one step and its four evaluations are one call. The path has a third of the tolerance,
-because evaluations of the field are cheap compared to those of g.
+g may be a divergence, which is expensive. So a panel has two steps, and the path has a fifth of the tolerance, because
+evaluations of the field are cheap compared to those of g. In a few dimensions they are not, and the overhead of a call
+counts, so a panel has one step there, and its four evaluations are one call.
+
+The tolerance of a step is for the root mean square over the D elements of the state. A divergence is a sum over the
+elements. So the tolerance of the integral is :math:`\sqrt D` times larger, that of the norm of the state.
 
 References:
     Hairer, Norsett, Wanner. Solving Ordinary Differential Equations I, section II.6 (dense output).
@@ -34,9 +37,9 @@ _END, _OUTER, _MIDDLE = 1 / 20, 49 / 180, 16 / 45
 _SIMPSON_TO_PAIR = 71 / 2250
 PANEL_NFE = len(_POINTS)
 """Evaluations of the integrand in a panel."""
-FEW_DIMENSIONS = 16
-"""Up to this number of dimensions, the overhead of a call outweighs its arithmetic."""
-PATH_SHARE = 1 / 3
+FEW_DIMENSIONS = 4
+"""The most dimensions for panels of one step whose evaluations are one call."""
+PATH_SHARE = 1 / 5
 """The path's share of the tolerance if there is an integral along it."""
 
 Integrand = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -45,7 +45,7 @@ from .sampling import velocity_field
 from .solvers import ODE_SOLVERS, Failures, Solver, VectorField, find_solver, solve_ode
 from .solvers.checked import check_problem, checked_field
 from .support.checks import require_choice, require_count, require_flag, require_real
-from .support.tensors import require_generator, require_shape, stratified, sum_rows
+from .support.tensors import require_generator, require_shape, stratified
 
 Nats = TypeVar("Nats", Tensor, float)
 EXACT_UP_TO = 256  # the most elements of a row for which affordable_divergence is exact
@@ -274,7 +274,7 @@ def ode_log_prob(
 
 
 def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    r"""f and its divergence in z: exact, or the mean of :math:`\epsilon^\top J \epsilon` over probes; ``(B, *)``, ``(B,)``.
+    r"""f and its divergence in z, ``(B, *)`` and ``(B,)``: exact, or :math:`\epsilon^\top J \epsilon` averaged over probes.
 
     The trace of J is the sum of these forms over a basis. Both results are differentiable if ``z`` requires a gradient,
     and detached otherwise.

@@ -274,10 +274,10 @@ def ode_log_prob(
 
 
 def value_and_divergence(f: VectorField, t: Tensor, z: Tensor, probe: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    r"""f and its divergence in z, ``(B, *)`` and ``(B,)``: exact, or :math:`\epsilon^\top J \epsilon` averaged over probes.
+    r"""f and its divergence in z, ``(B, *)`` and ``(B,)``: exact, or the mean of :math:`\epsilon^\top J \epsilon`.
 
-    The trace of J is the sum of these forms over a basis. Both results are differentiable if ``z`` requires a gradient,
-    and detached otherwise.
+    The mean is over probes; the trace of J is the sum of such forms over a basis. Both results are differentiable if
+    ``z`` requires a gradient, and detached otherwise.
     """
     keep = z.requires_grad and torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():

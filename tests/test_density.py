@@ -7,6 +7,7 @@ import pickle
 import signal
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -380,6 +381,42 @@ def test_training_that_gets_worse_stops_and_keeps_the_best():
     assert min(value for step, value in found.items() if step > best) > found[best]
     nats = validation_nats(model, held_out, None).item() / len(held_out)
     assert ndm.bits_per_dim(nats, held_out) == pytest.approx(found[best], abs=1e-5)
+
+
+def wave(rng, count):
+    """Two columns, of which one is a fast wave of the other."""
+    x = rng.uniform(size=count)
+    return np.stack([x, np.sin(40 * x) + 0.02 * rng.normal(size=count)], axis=1)
+
+
+@pytest.mark.parametrize("kind", ["wave", "worse", "rounded", "few", "detector"])
+def test_validation_rows_choose_the_fourier_features_of_few_real_rows(kind, monkeypatch):
+    """A wave needs them; if they are worse (here by 10 bits) they are not used. Other tables have one model."""
+    fits, train_one = [], NeuralDiffusionDensity._train
+
+    def trained(*args):
+        model, history = train_one(*args)
+        for news in history if kind == "worse" and fits else []:
+            news |= {name: value + 10 for name, value in news.items() if name == "validation_bpd"}
+        fits.append((model, history))
+        return fits[-1]
+
+    monkeypatch.setattr(NeuralDiffusionDensity, "_train", trained)
+    two = kind in ("wave", "worse")
+    rows = wave(np.random.default_rng(0), 150 if kind == "few" else 600)
+    estimator = ndm.NeuralDiffusionDetector if kind == "detector" else NeuralDiffusionDensity
+    estimator = estimator(max_steps=150 if two else 2, validation_fraction=0.25, random_state=0)
+    density = estimator.fit(rows.round(2) if kind == "rounded" else rows)
+    waves = [len(model.predictor.net.fourier) for model, _ in fits]
+    assert waves == ([0, 7] if two else [7] if kind == "rounded" else [0])
+    assert density.model_ is fits[kind == "wave"][0] and density.history_ is fits[kind == "wave"][1]
+
+
+def test_two_trainings_share_the_time():
+    rows = wave(np.random.default_rng(0), 400)
+    start = time.perf_counter()
+    density = NeuralDiffusionDensity(max_time=2.0, max_steps=10**6, random_state=0).fit(rows)
+    assert density.history_[-1]["seconds"] < 1.5 and time.perf_counter() - start < 10
 
 
 def test_it_works_in_pipelines_searches_and_other_processes():

@@ -27,7 +27,25 @@ from .order import first_column
 from .plan import FEW_COLUMNS, FEW_ROWS, Plan
 
 
-def table_model(rows: Tensor, layout: Layout, plan: Plan, seed: int = 0) -> NDM:
+def table_models(rows: Tensor, layout: Layout, plan: Plan, seed: int = 0) -> list[NDM]:
+    """The untrained models of a table among which rows that do not train should choose.
+
+    Few rows of real numbers may or may not show fine structure: there is a model without Fourier features, and one with
+    them. Other tables have one model. The arguments are those of :func:`table_model`.
+    """
+    usual = table_model(rows, layout, plan, seed)
+    if not few_real(rows, layout):
+        return [usual]
+    wavy = table_model(rows, layout, plan, seed, waves_of_few=True)
+    return [usual, wavy] if wavy.predictor.net.fourier else [usual]
+
+
+def few_real(rows: Tensor, layout: Layout) -> bool:
+    """Whether these are few rows, of which most numbers are real."""
+    return len(rows) < FEW_ROWS and sum(width > 0 for width in layout.cells) < len(layout.cells) / 2
+
+
+def table_model(rows: Tensor, layout: Layout, plan: Plan, seed: int = 0, waves_of_few: bool = False) -> NDM:
     """The untrained model of a table. It starts at the marginal distributions of the columns.
 
     Args:
@@ -35,12 +53,14 @@ def table_model(rows: Tensor, layout: Layout, plan: Plan, seed: int = 0) -> NDM:
         layout: what the columns are.
         plan: the sizes.
         seed: seed of the weights.
+        waves_of_few: whether few rows of real numbers have Fourier features, too. Such rows may not show any fine
+            structure, and then the network overfits.
     """
     numbers, alphabets = len(layout.cells), tuple(layout.alphabets)
     places = Dequantizer(numbers, alphabets, layout.cells, layout.spikes, layout.missing)
     grids = layout.cells if layout.grids is None else layout.grids
-    if len(rows) < FEW_ROWS and sum(width > 0 for width in layout.cells) < numbers / 2:
-        plan = replace(plan, fourier=())  # few rows of real numbers do not show fine structure, and waves overfit
+    if few_real(rows, layout) and not waves_of_few:
+        plan = replace(plan, fourier=())
     known = ~places.is_missing(rows)
     marginals = Marginals.fit(rows[:, :numbers], None, grids, seed, layout.spikes, known)
     decoder = MixedDecoder(marginals, alphabets, layout.cells, layout.spikes, layout.missing)

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..support.progress import progress_bar, training_news
 from ..support.tensors import gradients, undisturbed
 from ..tables import Frame, Schema
 from ..training import TrainingConfig, train
-from .build import table_model
+from .build import table_model, table_models
 from .plan import FEWEST_VALIDATED, PATIENCE, plan_for
 from .scores import log_density
 
@@ -84,7 +84,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         schema_: what the columns hold (:class:`ndm.tables.Schema`).
         model_: the model (:class:`ndm.NDM`) of the rows that ``schema_`` encodes.
-        history_: what training reported, a list of dictionaries.
+        history_: what training of this model reported, a list of dictionaries.
         offset_: the score below which ``predict`` calls a row an outlier.
         n_features_in_, feature_names_in_: as in scikit-learn.
 
@@ -100,6 +100,8 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     model_: NDM
     history_: list[dict[str, Any]]
     threshold_: Threshold
+    _chooses = True
+    """Whether two models are trained where a table may need either; see :func:`ndm.density.build.table_models`."""
 
     def __init__(
         self,
@@ -165,18 +167,21 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         stops = len(validation) > 0
         settings = TrainingConfig(
             steps=plan.steps, batch_size=plan.batch_size, learning_rate=plan.learning_rate,
-            evaluate_every=plan.evaluate_every * stops, patience=PATIENCE * stops, max_seconds=self.max_time,
+            evaluate_every=plan.evaluate_every * stops, patience=PATIENCE * stops,
         )  # fmt: skip
         dataset = Dataset("table", training, validation, validation)
         device = self._device()
-        self.history_ = []
         forked = torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else [])
-        with forked, progress_bar("fitting", plan.steps, visible=bool(self.verbose), unit="step") as bar:
-            log = training_news(bar, self.history_.append)
-            model = copy.deepcopy(self.model_) if again else table_model(training, schema.layout, plan, seed)
-            self.model_ = train(model.train().requires_grad_(True), dataset, settings, seed, device, log).cpu()
-        for name in (news["interrupted"] for news in self.history_ if "interrupted" in news):
-            signal.raise_signal(signal.Signals[name])
+        with forked:
+            if again:
+                models = [copy.deepcopy(self.model_)]
+            elif stops and self._chooses:
+                models = table_models(training, schema.layout, plan, seed)
+            else:
+                models = [table_model(training, schema.layout, plan, seed)]
+            settings = replace(settings, max_seconds=self.max_time and self.max_time / len(models))
+            fits = [self._train(model, dataset, settings, seed, device) for model in models]
+        self.model_, self.history_ = min(fits, key=lambda fit: best_bound(fit[1]))
         self.schema_ = schema
         self.seed_ = seed
         self.n_rows_ = len(rows)
@@ -186,6 +191,18 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._compare(rows, validation)
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:THRESHOLD_ROWS]
         self.threshold_ = Threshold(rows[chosen].numpy(), self.contamination)
+
+    def _train(
+        self, model: NDM, dataset: Dataset, settings: TrainingConfig, seed: int, device: str
+    ) -> tuple[NDM, list[dict[str, Any]]]:
+        """The trained model, and what training reported."""
+        history: list[dict[str, Any]] = []
+        with progress_bar("fitting", settings.steps, visible=bool(self.verbose), unit="step") as bar:
+            log = training_news(bar, history.append)
+            model = train(model.train().requires_grad_(True), dataset, settings, seed, device, log).cpu()
+        for name in (news["interrupted"] for news in history if "interrupted" in news):
+            signal.raise_signal(signal.Signals[name])
+        return model, history
 
     def _keep_names(self, X: Any, frame: Frame) -> None:
         if all(isinstance(name, str) for name in getattr(X, "columns", [0])):
@@ -303,6 +320,11 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         super().__setstate__(state)
         if files is not None:
             self.model_ = load_from_memory(files).requires_grad_(False)
+
+
+def best_bound(history: list[dict[str, Any]]) -> float:
+    """The lowest bound of the validation rows that training reported, or infinity."""
+    return min((news["validation_bpd"] for news in history if "validation_bpd" in news), default=math.inf)
 
 
 def checked_state(state: Any) -> np.random.RandomState:

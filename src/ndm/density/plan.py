@@ -17,7 +17,7 @@ FEWEST_STEPS, MOST_STEPS = 1_000, 10_000
 FEW_ROWS, FEW_COLUMNS = 2_000, 6
 WAVES, WAVES_OF_FEW_COLUMNS = (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6)
 """Exponents of the Fourier features of numbers, and of all columns if these are few. :mod:`ndm.density.build` leaves
-them out where they would only overfit."""
+them out where they may only overfit."""
 MANY_ROWS, WIDE = 10_000, 256
 """From that number of rows, a table with categories has a network of that width."""
 FEWEST_VALIDATED = 200

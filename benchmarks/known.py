@@ -12,7 +12,7 @@ r"""Tables whose density is known: how far the estimator is from it, and whether
 (the trapezoidal rule). The points of a grid are equidistant as normal scores of the model's own marginal distribution:
 there the density is smooth, while in data units it follows each quantile of the training rows. The estimator has its
 defaults. Where a row has symbols or integers, its probability is an unbiased estimate by importance sampling.
-``score_samples`` has two draws, the same for all rows, so its errors do not average out over rows. So the total has
+``score_samples`` has a few draws, the same for all rows, so its errors do not average out over rows. So the total has
 many draws of its own, in proportion to the true probabilities, and a standard error. The script exits with 1 if a total
 differs from 1 by more than half a percent.
 """

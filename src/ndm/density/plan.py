@@ -2,7 +2,7 @@
 
 The values were chosen on validation rows of public tables (power_plant, kin8nm, pumadyn32nm, wine_red, adult, airfoil,
 magic.gamma, mushrooms). Few rows need dropout. Dependent numbers have fine structure, so the network gets Fourier
-features, the more the fewer columns there are. Rows of few columns and of categories need more steps, and many rows of
+features, the more the fewer columns there are. Rows of few columns and of categories need more steps, and rows of
 categories a wider network.
 """
 
@@ -18,8 +18,8 @@ FEW_ROWS, FEW_COLUMNS = 2_000, 6
 WAVES, WAVES_OF_FEW_COLUMNS = (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6)
 """Exponents of the Fourier features of numbers, and of all columns if these are few. :mod:`ndm.density.build` leaves
 them out where they may only overfit."""
-MANY_ROWS, WIDE = 10_000, 256
-"""From that number of rows, a table with categories has a network of that width."""
+WIDE = 256
+"""The width of the network of a table with categories, unless there are few rows."""
 FEWEST_VALIDATED = 200
 """The least number of rows of which some validate, and decide when training stops."""
 PATIENCE = 10
@@ -62,5 +62,5 @@ def plan_for(rows: int, columns: int, steps: int | None = None, categories: bool
         return Plan(steps, batch, every, dropout=0.3, fourier=waves, uniform=(0,))
     if columns <= FEW_COLUMNS:
         return Plan(steps, batch, every, dropout=0.0, fourier=waves, uniform=(0, 1, 2), gamma_min=-11.0)
-    width = WIDE if categories and rows >= MANY_ROWS else Plan.width
+    width = WIDE if categories else Plan.width
     return Plan(steps, batch, every, width=width, fourier=waves)

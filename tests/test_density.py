@@ -27,6 +27,7 @@ import ndm
 from ndm import NeuralDiffusionDensity
 from ndm.data import Dataset
 from ndm.density import plan_for, table_model
+from ndm.density.fitting import Behind, fit_one
 from ndm.tables import Frame, Layout, Schema
 from ndm.training import TrainingConfig, train
 from ndm.training.validation import validation_nats
@@ -315,7 +316,7 @@ def test_an_interrupted_fit_leaves_the_estimator_as_it_was(warm, monkeypatch):
     timer.join()
     assert density.history_ is history
     np.testing.assert_array_equal(density.score_samples(x), before)
-    monkeypatch.setattr("ndm.density.estimator.train", lambda *_: 1 / 0)
+    monkeypatch.setattr("ndm.density.fitting.train", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         density.fit(x)
     np.testing.assert_array_equal(density.score_samples(x), before)
@@ -392,16 +393,16 @@ def wave(rng, count):
 @pytest.mark.parametrize("kind", ["wave", "worse", "rounded", "few", "detector"])
 def test_validation_rows_choose_the_fourier_features_of_few_real_rows(kind, monkeypatch):
     """A wave needs them; if they are worse (here by 10 bits) they are not used. Other tables have one model."""
-    fits, train_one = [], NeuralDiffusionDensity._train
+    fits = []
 
     def trained(*args):
-        model, history = train_one(*args)
+        model, history = fit_one(*args)
         for news in history if kind == "worse" and fits else []:
             news |= {name: value + 10 for name, value in news.items() if name == "validation_bpd"}
         fits.append((model, history))
         return fits[-1]
 
-    monkeypatch.setattr(NeuralDiffusionDensity, "_train", trained)
+    monkeypatch.setattr("ndm.density.fitting.fit_one", trained)
     two = kind in ("wave", "worse")
     rows = wave(np.random.default_rng(0), 150 if kind == "few" else 600)
     estimator = ndm.NeuralDiffusionDetector if kind == "detector" else NeuralDiffusionDensity
@@ -410,6 +411,25 @@ def test_validation_rows_choose_the_fourier_features_of_few_real_rows(kind, monk
     waves = [len(model.predictor.net.fourier) for model, _ in fits]
     assert waves == ([0, 7] if two else [7] if kind == "rounded" else [0])
     assert density.model_ is fits[kind == "wave"][0] and density.history_ is fits[kind == "wave"][1]
+
+
+@pytest.mark.parametrize(("better_from", "last"), [(0, 40), (61, 80), (200, None)])
+def test_a_model_that_falls_behind_another_is_given_up(better_from, last):
+    """It is compared from the 40th of its 100 steps on. The rival is better from some step on, or never."""
+    rows = torch.from_numpy(wave(np.random.default_rng(0), 300))
+    model = table_model(rows, Layout([0.0] * 2), plan_for(300, 2))
+    settings = TrainingConfig(steps=100, batch_size=32, evaluate_every=20)
+    rival = [{"step": step, "validation_bpd": -100.0 if step >= better_from else 100.0} for step in range(0, 101, 20)]
+    heard = []
+    arguments = (model, Dataset("wave", rows, rows, rows), settings, 0, "cpu", False, rival)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ndm.density.fitting.training_news", lambda bar, record: lambda n: heard.append(n) or record(n))
+        if last is None:
+            assert fit_one(*arguments)[1] == heard and heard[-1]["step"] == 100
+        else:
+            with pytest.raises(Behind):
+                fit_one(*arguments)
+            assert heard[-1]["step"] == last
 
 
 def test_two_trainings_share_the_time():

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-import signal
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -23,11 +22,11 @@ from ..model import NDM
 from ..sampling import sample
 from ..saving import load_from_memory, save_in_memory
 from ..support.checks import require, require_count, require_number, shown
-from ..support.progress import progress_bar, training_news
 from ..support.tensors import gradients, undisturbed
 from ..tables import Frame, Schema
-from ..training import TrainingConfig, train
+from ..training import TrainingConfig
 from .build import table_model, table_models
+from .fitting import fit_best
 from .plan import FEWEST_VALIDATED, PATIENCE, plan_for
 from .scores import log_density
 
@@ -100,8 +99,8 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     model_: NDM
     history_: list[dict[str, Any]]
     threshold_: Threshold
-    _chooses = True
-    """Whether two models are trained where a table may need either; see :func:`ndm.density.build.table_models`."""
+    _quick = False
+    """Whether training is short, and of one model where a table may need either of two."""
 
     def __init__(
         self,
@@ -163,11 +162,11 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         rows = torch.from_numpy(schema.encode(frame))
         seed = drawn_seed(self.random_state)
         training, validation = self._split(rows, seed)
-        plan = plan_for(len(training), rows.shape[1], self.max_steps, bool(schema.categories))
+        plan = plan_for(len(training), rows.shape[1], self.max_steps, bool(schema.categories), self._quick)
         stops = len(validation) > 0
         settings = TrainingConfig(
             steps=plan.steps, batch_size=plan.batch_size, learning_rate=plan.learning_rate,
-            evaluate_every=plan.evaluate_every * stops, patience=PATIENCE * stops,
+            evaluate_every=plan.evaluate_every * stops, patience=PATIENCE * stops, max_seconds=self.max_time,
         )  # fmt: skip
         dataset = Dataset("table", training, validation, validation)
         device = self._device()
@@ -175,13 +174,12 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         with forked:
             if again:
                 models = [copy.deepcopy(self.model_)]
-            elif stops and self._chooses:
+            elif stops and not self._quick:
                 models = table_models(training, schema.layout, plan, seed)
             else:
                 models = [table_model(training, schema.layout, plan, seed)]
-            settings = replace(settings, max_seconds=self.max_time and self.max_time / len(models))
-            fits = [self._train(model, dataset, settings, seed, device) for model in models]
-        self.model_, self.history_ = min(fits, key=lambda fit: best_bound(fit[1]))
+            fitted = fit_best(models, dataset, settings, seed, device, bool(self.verbose))
+        self.model_, self.history_ = fitted
         self.schema_ = schema
         self.seed_ = seed
         self.n_rows_ = len(rows)
@@ -191,18 +189,6 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._compare(rows, validation)
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:THRESHOLD_ROWS]
         self.threshold_ = Threshold(rows[chosen].numpy(), self.contamination)
-
-    def _train(
-        self, model: NDM, dataset: Dataset, settings: TrainingConfig, seed: int, device: str
-    ) -> tuple[NDM, list[dict[str, Any]]]:
-        """The trained model, and what training reported."""
-        history: list[dict[str, Any]] = []
-        with progress_bar("fitting", settings.steps, visible=bool(self.verbose), unit="step") as bar:
-            log = training_news(bar, history.append)
-            model = train(model.train().requires_grad_(True), dataset, settings, seed, device, log).cpu()
-        for name in (news["interrupted"] for news in history if "interrupted" in news):
-            signal.raise_signal(signal.Signals[name])
-        return model, history
 
     def _keep_names(self, X: Any, frame: Frame) -> None:
         if all(isinstance(name, str) for name in getattr(X, "columns", [0])):
@@ -320,11 +306,6 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         super().__setstate__(state)
         if files is not None:
             self.model_ = load_from_memory(files).requires_grad_(False)
-
-
-def best_bound(history: list[dict[str, Any]]) -> float:
-    """The lowest bound of the validation rows that training reported, or infinity."""
-    return min((news["validation_bpd"] for news in history if "validation_bpd" in news), default=math.inf)
 
 
 def checked_state(state: Any) -> np.random.RandomState:

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BATCH = 512
-EPOCHS, MORE_EPOCHS = 100, 300
-"""Passes over the training rows, and those of tables with few columns or with categories."""
-FEWEST_STEPS, MOST_STEPS = 1_000, 10_000
+EPOCHS, MORE_EPOCHS, QUICK_EPOCHS = 200, 300, 100
+"""Passes over the training rows, those of tables with few columns or with categories, and those of a quick training."""
+FEWEST_STEPS, FEWEST_STEPS_OF_FEW_ROWS, MOST_STEPS = 2_500, 1_000, 10_000
 FEW_ROWS, FEW_COLUMNS = 2_000, 6
 WAVES, WAVES_OF_FEW_COLUMNS = (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6)
 """Exponents of the Fourier features of numbers, and of all columns if these are few. :mod:`ndm.density.build` leaves
@@ -44,7 +44,7 @@ class Plan:
     learning_rate: float = 2e-3
 
 
-def plan_for(rows: int, columns: int, steps: int | None = None, categories: bool = False) -> Plan:
+def plan_for(rows: int, columns: int, steps: int | None = None, categories: bool = False, quick: bool = False) -> Plan:
     """The plan for a table.
 
     Args:
@@ -52,10 +52,13 @@ def plan_for(rows: int, columns: int, steps: int | None = None, categories: bool
         columns: the number of columns of the model.
         steps: the number of training steps, if it is given.
         categories: whether some of the columns are categories.
+        quick: whether time matters more than the last tenths of a nat, as for a detector.
     """
     if steps is None:
-        epochs = MORE_EPOCHS if columns <= FEW_COLUMNS or categories else EPOCHS
-        steps = min(MOST_STEPS, max(FEWEST_STEPS, epochs * rows // BATCH))
+        usual, fewest = (QUICK_EPOCHS, FEWEST_STEPS_OF_FEW_ROWS) if quick else (EPOCHS, FEWEST_STEPS)
+        epochs = MORE_EPOCHS if columns <= FEW_COLUMNS or categories else usual
+        fewest = FEWEST_STEPS_OF_FEW_ROWS if rows < FEW_ROWS else fewest
+        steps = min(MOST_STEPS, max(fewest, epochs * rows // BATCH))
     batch, every = min(BATCH, max(32, rows // 4)), max(40, steps // 25)
     waves = WAVES_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else () if categories else WAVES
     if rows < FEW_ROWS:

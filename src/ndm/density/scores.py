@@ -24,8 +24,8 @@ from ..support.tensors import seeded
 EXACT_UP_TO, EXACT_WITH_SYMBOLS_UP_TO = 64, 128
 """The most latents of a row for an exact divergence: of numbers, and of rows with symbols."""
 DRAWS, MORE_DRAWS = 4, 8
-"""The number of draws of a row, and of one with four latents at most, where draws are cheap. The bound that they give on
-a row of many symbols still rises with more: by a tenth of a bit for twice as many on mushrooms."""
+"""The number of draws of a row, and of one with four latents at most, where draws are cheap. On rows of many symbols
+more draws still tighten the bound: on mushrooms by a tenth of a bit for twice as many."""
 PROBES = 8
 """The probes of all draws of a row."""
 BLOCK = 1024

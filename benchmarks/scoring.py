@@ -4,7 +4,7 @@ r"""How long the log-likelihoods of 10,000 rows take, and what Hutchinson's esti
     python benchmarks/scoring.py --table
 
 The rows are made: a smooth function of normal numbers, mixed by a random matrix, with noise on every column. The
-estimator has its defaults and trains on 20,000 rows. With many columns ``score_samples`` estimates the divergence. The
+estimator has its defaults and trains on 5,000 rows. With many columns ``score_samples`` estimates the divergence. The
 last columns of the table then say, for 200 rows, how well it agrees with the exact divergence: Spearman's correlation,
 and the mean and the standard deviation of the differences in nats, beside the standard deviation of log p over rows.
 """
@@ -26,7 +26,7 @@ from ndm.density.scores import EXACT_UP_TO, SOLVER
 from ndm.evaluation.tables import markdown_table
 from ndm.tables import Frame
 
-TRAINING, CHECKED = 20_000, 200
+TRAINING, CHECKED = 5_000, 200
 KEY = ("columns", "rows", "threads")
 
 

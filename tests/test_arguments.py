@@ -166,6 +166,8 @@ CALLS = [
     (lambda: ndm.ode_log_prob(lambda t, z: -z, [1.0]), "z must be a floating-point tensor .* got list"),
     (lambda: ndm.ode_log_prob(lambda t, z: -z, X.to("meta")), "z must hold values, but it is on the device meta"),
     (lambda: ndm.ode_log_prob(lambda t, z: -z, X, 2.0), r"probe must have shape \(2, 3\) like z_0, got float"),
+    (lambda: ndm.ode_log_prob(lambda t, z: -z, X, torch.ones(2, 4, 1)), r"probe must have shape \(2, 3\) like z_0"),
+    (lambda: ndm.ode_log_prob(lambda t, z: -z, X, torch.ones(2, 0, 3)), r"probe must have shape \(2, 3\) like z_0"),
     (lambda: evaluate(model(), X, "bound"), "protocol must be a Protocol, got str"),
     (lambda: evaluate(model(), [[1.0]], Protocol("bound")), "data must be a torch tensor or a NumPy array, got list"),
 ]

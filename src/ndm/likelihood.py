@@ -256,8 +256,9 @@ def ode_log_prob(
     """
     check_problem(z_0, 0.0, 1.0)
     f = checked_field(f)
-    if probe is not None and not (torch.is_tensor(probe) and probe.dim() > z_0.dim() and len(probe) == len(z_0)):
-        require_shape("probe", probe, z_0, "z_0")
+    if probe is not None:
+        several = isinstance(probe, Tensor) and probe.dim() == z_0.dim() + 1 and probe.shape[1] > 0
+        require_shape("probe", probe[:, 0] if several else probe, z_0, "z_0")
     args = () if probe is None else (probe,)
     # Keep a graph only if z_0 asks for it, or the field's parameters would keep the graph of every evaluation.
     with torch.set_grad_enabled(z_0.requires_grad and torch.is_grad_enabled()):

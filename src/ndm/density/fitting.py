@@ -62,9 +62,8 @@ def fit_one(
 
     def record(news: dict[str, Any]) -> None:
         history.append(news)
-        if news["step"] >= ENOUGH * settings.steps and news.get("validation_bpd", -math.inf) > known.get(
-            news["step"], math.inf
-        ):
+        bound, other = news.get("validation_bpd", -math.inf), known.get(news["step"], math.inf)
+        if bound > other and news["step"] >= ENOUGH * settings.steps:
             raise Behind
 
     with progress_bar("fitting", settings.steps, visible=verbose, unit="step") as bar:

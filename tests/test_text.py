@@ -121,7 +121,7 @@ def test_an_untrained_model_costs_about_the_entropy_of_the_characters(file, tmp_
 def test_a_flat_model_costs_the_logarithm_of_the_alphabet(tmp_path, capsys):
     """Five characters come equally often, and nothing is learned: the whole command gives log2(5) to 1e-6 bits.
 
-    Every draw does. gamma_1 is so large that z_1 is N(0, I).
+    Every row does. gamma_1 is so large that z_1 is N(0, I).
     """
     (tmp_path / "text.txt").write_text("abcde" * 480)
     line = ["train", "text", "--data.path", str(tmp_path / "text.txt"), "--out", str(tmp_path / "run"), *SMALL]
@@ -129,7 +129,7 @@ def test_a_flat_model_costs_the_logarithm_of_the_alphabet(tmp_path, capsys):
     assert main([*line, *flat]) == 0
     capsys.readouterr()
     ode = ["evaluate", str(tmp_path / "run"), "--estimator", "ode", "--rtol", "1e-7", "--atol", "1e-7"]
-    exact = ["--dtype", "float64", "--limit", "1", "--samples", "2", "--json", "--device", "cpu", "--quiet"]
+    exact = ["--dtype", "float64", "--limit", "2", "--samples", "1", "--json", "--device", "cpu", "--quiet"]
     assert main([*ode, *exact]) == 0
     (estimate,) = json.loads(capsys.readouterr().out)["estimates"]
     assert estimate["bpd"] == pytest.approx(math.log2(5), abs=1e-6)

@@ -290,11 +290,13 @@ def table(out: Path) -> str:
         gap, speed = "", ""
         if mine and rivals:
             rival = max(rivals, key=rivals.__getitem__)
-            keys = [(name, s, OURS, r["method"]) for s, r in of[rival].items() if s in mine]
-            found = [pairs.records[key] for key in keys if key in pairs]
-            if found:
-                value, error = mean_and_error([r["nats"] for r in found])
-                gap = f"{value:+.3f} ({found[0]['error'] if error is None else error:.3f}) to {rival}"
+            differences = {s: mine[s]["nats"] - r["nats"] for s, r in of[rival].items() if s in mine}
+            if differences:
+                value, error = mean_and_error(list(differences.values()))
+                first = next(iter(differences))
+                pair = pairs.records.get((name, first, OURS, of[rival][first]["method"]))
+                error = pair["error"] if error is None and pair else error  # of one split, over its rows
+                gap = f"{value:+.3f} ({'unknown' if error is None else f'{error:.3f}'}) to {rival}"
         both = [s for s in mine if s in of["NSF"]]
         if both:
             sizes = (OURS, *COLUMNS["NSF"])

@@ -175,6 +175,21 @@ def test_paired_differences_and_the_table(tmp_path):
     assert len(density.Cells(out, (*density.KEY, "rival"), "paired").records) == 6
 
 
+def test_the_error_of_a_difference_on_one_split_is_over_its_rows(tmp_path):
+    out, nats = tmp_path / "density.jsonl", random.standard_normal((2, 50))
+    density.Cells(out, ["set"], "set").add({"set": "made", "rows": 100, "columns": 2})
+    for method, values in (("ndm", nats[0]), ("nsf", nats[1]), ("nsf-small", nats[1] - 1)):
+        record = {"set": "made", "split": 0, "method": method, "nats": values.mean(), "validation": values.mean()}
+        density.Cells(out, density.KEY).add({**record, "process_seconds": 1.0})
+    value, error = density.paired(*nats)
+    assert f"{value:+.3f} (unknown) to NSF" in density.table(out)
+    for method, values in (("ndm", nats[0]), ("nsf", nats[1])):
+        density.rows_file(out, "made", 0, method).parent.mkdir(exist_ok=True)
+        np.save(density.rows_file(out, "made", 0, method), values)
+    density.compare(out)
+    assert f"{value:+.3f} ({error:.3f}) to NSF" in density.table(out)
+
+
 def test_mixtures_of_gaussians_and_kernels_are_chosen_by_validation():
     x = random.standard_normal((300, 2)) * 0.2 + 2 * random.integers(0, 2, (300, 1))
     fitted = density.gaussian_mixture(x[:200], x[200:], 0, sizes=(1, 2), initialisations=1)

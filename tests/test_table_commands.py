@@ -127,6 +127,21 @@ def test_rows_of_categories_have_a_wider_network_unless_they_are_few():
     assert wide.model.width == 256
 
 
+def test_many_columns_train_longer_unless_training_is_quick_or_rows_are_few():
+    """Batches have 512 rows: 200 passes over 10,000 rows are 3,906 steps, and 100 are 1,953."""
+    steps = [plan_for(rows, 9, quick=quick).steps for rows in (1_999, 2_000, 10_000) for quick in (False, True)]
+    assert steps == [1_000, 1_000, 2_500, 1_000, 3_906, 1_953]
+    assert [plan_for(10_000, 5, quick=quick).steps for quick in (False, True)] == [5_859, 5_859]
+
+
+def test_only_a_detector_trains_quickly(monkeypatch):
+    quick, rows = [], np.random.default_rng(0).normal(size=(20, 2))
+    monkeypatch.setattr("ndm.density.estimator.plan_for", lambda *args: quick.append(args[-1]) or plan_for(*args))
+    for estimator in (ndm.NeuralDiffusionDensity, ndm.NeuralDiffusionDetector):
+        estimator(max_steps=1, random_state=0).fit(rows)
+    assert quick == [False, True]
+
+
 def test_fourier_features_are_for_numbers_and_damped_by_the_noise():
     waves = [plan_for(3_000, columns, categories=some).fourier for columns in (6, 7) for some in (False, True)]
     assert [len(exponents) for exponents in waves] == [7, 7, 4, 0]

@@ -66,7 +66,8 @@ def fit_one(
         if bound > other and news["step"] >= ENOUGH * settings.steps:
             raise Behind
 
-    with progress_bar("fitting", settings.steps, visible=verbose, unit="step") as bar:
+    title = "fitting a second model" if rival else "fitting"
+    with progress_bar(title, settings.steps, visible=verbose, unit="step") as bar:
         log = training_news(bar, record)
         model = train(model.train().requires_grad_(True), dataset, settings, seed, device, log).cpu()
     for name in (news["interrupted"] for news in history if "interrupted" in news):

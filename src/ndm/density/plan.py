@@ -1,9 +1,9 @@
 """What a density of a table is made of, by the number of rows and columns: nobody has to choose.
 
 The values were chosen on validation rows of public tables (power_plant, kin8nm, pumadyn32nm, wine_red, adult, airfoil,
-magic.gamma, mushrooms). Few rows need dropout. Dependent numbers have fine structure, so the network gets Fourier
-features, the more the fewer columns there are. Rows of few columns and of categories need more steps, and rows of
-categories a wider network.
+magic.gamma, mushrooms, parkinsons, elevators, skillcraft). Few rows need dropout. Dependent numbers have fine
+structure, so the network gets Fourier features, the more the fewer columns there are. Rows of few columns and of
+categories need more steps, and rows of categories a wider network.
 """
 
 from __future__ import annotations

@@ -25,14 +25,14 @@ EXACT_UP_TO, EXACT_WITH_SYMBOLS_UP_TO = 64, 128
 """The most latents of a row for an exact divergence: of numbers, and of rows with symbols."""
 DRAWS, MORE_DRAWS = 4, 8
 """The number of draws of a row, and of one with four latents at most, where draws are cheap. On rows of many symbols
-more draws still tighten the bound: on mushrooms by a tenth of a bit for twice as many."""
+more draws would still tighten the bound."""
 PROBES = 8
 """The probes of all draws of a row."""
 BLOCK = 1024
 FARTHEST = 1e70
 """The largest normal score whose density is a number in float64."""
 SOLVER = Solver("dopri5", rtol=1e-4, atol=1e-4)
-"""The log-likelihood of a row is then off by about a hundredth of a nat; with 1e-3, by most of a nat in some rows."""
+"""The log-likelihood of a row is then off by a few hundredths of a nat; with 1e-3, by most of a nat in some rows."""
 
 
 def log_density(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:

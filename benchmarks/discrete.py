@@ -57,8 +57,11 @@ KEY = ("set", "method", "dim", "seed", "steps")
 WINDOW = 32
 STEPS = (2, 4, 8, 16, 64)
 CHOOSING, SEEDS = 0, (1, 2, 3, 4, 5)
-TEST_ROWS, TEST_PASSES, FEW_PASSES = 1000, 8, 2
-"""The most test rows, and the passes over them in continuous time and in few steps."""
+MOST_ROWS = 2000
+"""The most validation rows, and the most test rows."""
+TABLE_PASSES, TEXT_PASSES = (32, 128, 16), (4, 16, 2)
+"""The passes over the validation rows, and over the test rows in continuous time and in few steps. A draw of the bound
+of a row of a table is off by bits."""
 
 
 HELD_OUT = "held out"
@@ -101,17 +104,18 @@ def load(name: str, args: argparse.Namespace) -> tuple[Rows, tuple[torch.Tensor,
 def cell(name: str, method: str, dim: int, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The record of one method with one dimension and seed."""
     rows, (train, validation, test), alphabet = load(name, args)
-    places = rows.length or 1
+    places, passes = rows.length or 1, TEXT_PASSES if rows.length else TABLE_PASSES
     bits = 1 / (math.log(2) * places)
     torch.manual_seed(seed)
     fit = fit_of(method, rows, train, dim)
     batch = 32 if rows.length else 128
     with clock() as spent:
-        fit, curve = trained(fit, train, validation[:500], args.steps, batch, seed, max(1, args.steps // 8), 4)
-    test = test[:TEST_ROWS]
-    bound, error = evaluated(fit, test, None, TEST_PASSES)
+        every = max(1, args.steps // 8)
+        fit, curve = trained(fit, train, validation[:MOST_ROWS], args.steps, batch, seed, every, passes[0])
+    test = test[:MOST_ROWS]
+    bound, error = evaluated(fit, test, None, passes[1])
     few = {} if method == "autoregressive" else {
-        str(T): evaluated(fit, test, T, FEW_PASSES)[0] * bits for T in STEPS
+        str(T): evaluated(fit, test, T, passes[2])[0] * bits for T in STEPS
     }  # fmt: skip
     samples = samples_of(fit, train, test, alphabet) if alphabet else {}
     return {

@@ -1,7 +1,7 @@
 r"""Models of rows of symbols that ``discrete.py`` compares: three embeddings, fixed codes, and three of other kinds.
 
-All but the autoregressive one have the same network. A fit has the loss of a batch and a bound of a batch, both in
-nats per row:
+All but the autoregressive one have the same network, and draw the times of continuous time more often where their loss
+is larger (:class:`ndm.ImportanceTimes`). A fit has the loss of a batch and a bound of a batch, both in nats per row:
 
 * ``moving``, ``learned``, ``random``: :class:`ndm.Embedding` of a dimension d, whose points move in time, are learned
   and stay, or keep their random places.
@@ -63,7 +63,12 @@ class Rows:
 
 
 class Fit(nn.Module):
-    """A model with its loss."""
+    """A model with its loss, and with the times that it draws in continuous time; those of few steps are uniform."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times = ndm.ImportanceTimes()
+        self.even = ndm.LowDiscrepancyTimes()
 
     def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
         """A draw of the bound of -log p of each row, in ``steps`` steps or in continuous time (None)."""
@@ -97,7 +102,10 @@ class Embedded(Fit):
         self.model = ndm.NDM(process, predictor, decoder, shape=(rows.length or places,))
 
     def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
-        return ndm.bound(self.model, x, steps, generator=generator).total
+        times = self.times if steps is None else self.even
+        total = ndm.bound(self.model, x, steps, times, generator).total
+        times.update()
+        return total
 
 
 def log_frequencies(rows: Rows, train: Tensor) -> Tensor:
@@ -105,11 +113,6 @@ def log_frequencies(rows: Rows, train: Tensor) -> Tensor:
     columns = [train.flatten()] if rows.length else list(train.T)
     counts = [torch.bincount(c, minlength=v) + 1 for c, v in zip(columns, rows.alphabets, strict=True)]
     return torch.cat([(n / n.sum()).log() for n in counts])
-
-
-def even_times(count: int, generator: torch.Generator) -> Tensor:
-    """Times that are spread evenly over the batch, as those of :func:`ndm.bound` are."""
-    return (torch.rand(1, generator=generator) + torch.arange(count) / count) % 1
 
 
 class Masked(Fit):
@@ -123,10 +126,14 @@ class Masked(Fit):
         self.bias = nn.Parameter(log_frequencies(rows, train))
 
     def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
-        t = even_times(len(x), generator)
-        t = t.clamp(min=1e-4) if steps is None else (t * steps).floor().add(1) / steps
+        times = self.times if steps is None else self.even
+        u, weight = times(self.bias.new_empty(len(x)), generator)
+        t = u.clamp(min=1e-4) if steps is None else (u * steps).floor().add(1) / steps
         gone = torch.rand(x.shape, generator=generator) < t[:, None]
-        return (self.costs(x, gone, t) * gone).sum(1) / t
+        cost = (self.costs(x, gone, t) * gone).sum(1) / t
+        times.observe(u, cost.detach())
+        times.update()
+        return weight * cost
 
     def costs(self, x: Tensor, gone: Tensor, t: Tensor) -> Tensor:
         """-log p(x_i | z_t) at every place, of the shape of ``x``."""
@@ -156,8 +163,9 @@ class Uniform(Fit):
         self.bias = nn.Parameter(log_frequencies(rows, train))
 
     def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
-        steps = steps or MANY
-        t = even_times(len(x), generator).mul(steps).floor().add(1) / steps
+        times, steps = self.times if steps is None else self.even, steps or MANY
+        u, weight = times(self.bias.new_empty(len(x)), generator)
+        t = (u * steps).floor().add(1) / steps
         s = (t - 1 / steps).clamp(min=0)
         stays = torch.rand(x.shape, generator=generator) >= t[:, None]
         levels = torch.tensor(self.rows.alphabets)
@@ -169,7 +177,9 @@ class Uniform(Fit):
             true, found = (earlier(p, now, t, s) for p in (start, guess.softmax(1)))
             kl = torch.special.xlogy(true, true) - true * found.clamp(min=1e-30).log()
             cost = cost + kl.flatten(1).sum(1)
-        return steps * cost
+        times.observe(u, cost.detach())
+        times.update()
+        return steps * weight * cost
 
     def logits(self, z: Tensor, t: Tensor) -> Tensor:
         """Logits of all symbols, ``(B, sum(alphabets), *)``."""

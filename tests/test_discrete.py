@@ -129,6 +129,24 @@ def test_untrained_models_cost_the_frequencies():
             assert abs(found - 8 * math.log(6)) < max(0.03 * found, 4 * error), method
 
 
+@pytest.mark.parametrize("method", ["moving", "masked", "uniform"])
+def test_times_that_were_learned_leave_the_bound_as_it_is(method):
+    """The draws differ: four standard errors. With weights of one it would be off by more."""
+    torch.manual_seed(0)
+    rows = Rows((6, 6))
+    x = torch.randint(6, (3000, 2), generator=torch.Generator().manual_seed(0))
+    fit = fit_of(method, rows, x, 4)
+    if method == "masked":  # whose cost would be the same at all times
+        fit.costs = lambda x, gone, t: t[:, None].expand(x.shape)
+    bounds = [evaluated(fit, x, None, 16)]
+    fit.times.second_moment.copy_(torch.linspace(1, 4, 64) ** 2)
+    fit.times.seen.fill_(True)
+    bounds.append(evaluated(fit, x, None, 16))
+    (first, error), (second, other) = bounds
+    assert abs(first - second) < 4 * (error**2 + other**2) ** 0.5 < 0.15 * first
+    assert first != second
+
+
 def test_embeddings_differ_in_what_is_learned():
     rows = Rows((3, 4))
     x = torch.tensor([[0, 1], [2, 3]])
@@ -154,7 +172,7 @@ def test_the_study_goes_on_where_it_stopped_and_compares_at_the_best_dimension(t
     text = tmp_path / "my.txt"
     text.write_text("the cat sat on the mat and the rat sat on the cat. " * 60)
     out = tmp_path / "cells.jsonl"
-    monkeypatch.setattr(discrete, "TEST_PASSES", 1)
+    monkeypatch.setattr(discrete, "TEXT_PASSES", (1, 1, 1))
     monkeypatch.setattr(discrete, "STEPS", (2,))
     monkeypatch.setattr(discrete, "SAMPLES", 20)
     arguments = [

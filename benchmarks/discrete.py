@@ -4,12 +4,14 @@ r"""Is a forward process that moves its symbols worth learning? Bits of text and
     python benchmarks/discrete.py --data FOLDER --text my.txt      # another text, under the name of its file
     python benchmarks/discrete.py --table
 
-FOLDER holds ``text/tinyshakespeare.txt``, ``tables/mushrooms.csv`` and ``tables/adult.csv``. The sets are:
+FOLDER holds ``text/tinyshakespeare.txt``, ``tables/mushrooms.csv``, ``tables/adult.csv`` and ``MNIST``. The sets are:
 
 * ``shakespeare``: its 65 characters; ``letters``: the same text as 26 small letters and the space. Windows of 32
   characters; the first 90 % train, the next 5 % validate and the last 5 % test. Bits per character.
 * ``mushrooms``: all columns; ``adult``: the category columns. Columns that others determine are left out; 80 % of the
   rows train, 10 % validate and 10 % test. Bits per row.
+* ``mnist``: the 256 levels of its images. The first 55,000 of the training images train, the others validate. Bits per
+  pixel, of 300 test images.
 
 The methods are those of ``discrete_models.py``: all diffusion models have the same network, steps, batches and
 optimiser, and the weights of the best validation bound are kept. The dimension of the points of each method is the one
@@ -48,18 +50,19 @@ from discrete_models import (
     trained,
 )
 from discrete_samples import drawn, measures, words_of
+from ndm.data import load_dataset
 from ndm.errors import InputError
 from ndm.evaluation.tables import markdown_table
 from ndm.tables import Schema, read
 
-SETS = ("mushrooms", "adult", "letters", "shakespeare")
+SETS = ("mushrooms", "adult", "letters", "shakespeare", "mnist")
 KEY = ("set", "method", "dim", "seed", "steps")
 WINDOW = 32
 STEPS = (2, 4, 8, 16, 64)
 CHOOSING, SEEDS = 0, (1, 2, 3, 4, 5)
 MOST_ROWS = 2000
 """The most validation rows, and the most test rows."""
-TABLE_PASSES, TEXT_PASSES = (32, 128, 16), (4, 16, 2)
+TABLE_PASSES, TEXT_PASSES, IMAGE_PASSES = (32, 128, 16), (4, 16, 2), (1, 8, 1)
 """The passes over the validation rows, and over the test rows in continuous time and in few steps. A draw of the bound
 of a row of a table is off by bits."""
 
@@ -93,6 +96,9 @@ def load(name: str, args: argparse.Namespace) -> tuple[Rows, tuple[torch.Tensor,
         order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))
         parts = codes[order].tensor_split([len(codes) * 8 // 10, len(codes) * 9 // 10])
         return Rows(tuple(count for _, count in schema.categories)), parts, ""
+    if name == "mnist":
+        images = load_dataset("mnist", args.data)
+        return Rows((256,), image=images.shape), (images.train, images.validation[:300], images.test[:300]), ""
     file = args.text or args.data / "text" / "tinyshakespeare.txt"
     if not file.is_file():
         raise InputError(f"there is no {file}")
@@ -104,11 +110,12 @@ def load(name: str, args: argparse.Namespace) -> tuple[Rows, tuple[torch.Tensor,
 def cell(name: str, method: str, dim: int, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """The record of one method with one dimension and seed."""
     rows, (train, validation, test), alphabet = load(name, args)
-    places, passes = rows.length or 1, TEXT_PASSES if rows.length else TABLE_PASSES
+    places = rows.length or math.prod(rows.image)  # 1 for a table
+    passes = TEXT_PASSES if rows.length else IMAGE_PASSES if rows.image else TABLE_PASSES
     bits = 1 / (math.log(2) * places)
     torch.manual_seed(seed)
     fit = fit_of(method, rows, train, dim)
-    batch = 32 if rows.length else 128
+    batch = 32 if rows.length else 16 if rows.image else 128
     with clock() as spent:
         every = max(1, args.steps // 8)
         fit, curve = trained(fit, train, validation[:MOST_ROWS], args.steps, batch, seed, every, passes[0])
@@ -162,7 +169,7 @@ def run(args: argparse.Namespace) -> None:
         rows, *_ = load(name, args)
         chosen = [method for method in methods if applies(method, rows)]
         for method in chosen:
-            for dim in args.dims if has_dim(method) else [0]:
+            for dim in args.dims if has_dim(method, rows) else [0]:
                 finish(name, method, dim, CHOOSING)
         for seed in args.seeds:
             for method in chosen:

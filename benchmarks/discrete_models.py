@@ -6,7 +6,7 @@ is larger (:class:`ndm.ImportanceTimes`). A fit has the loss of a batch and a bo
 * ``moving``, ``learned``, ``random``: :class:`ndm.Embedding` of a dimension d, whose points move in time, are learned
   and stay, or keep their random places.
 * ``one-hot``: every symbol is an axis (shifted and scaled like the other points). ``ordinal``: the symbols are equally
-  spaced on a line.
+  spaced on a line. The levels of images start so with every embedding, and ``ordinal`` keeps them there.
 * ``masked``: discrete diffusion to a mask. A symbol is still there at time t with probability 1 - t, and the bound is
 
   .. math:: -\log p(x) \le \int_0^1 \frac{1}{t} \mathrm{E} \sum_{i\ \text{masked}} -\log p(x_i \mid z_t)\, dt,
@@ -36,29 +36,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import ndm
+from ndm.levels import RANK
 
 EMBEDDINGS = ("moving", "learned", "random", "one-hot", "ordinal")
 METHODS = (*EMBEDDINGS, "masked", "uniform", "autoregressive")
 MANY = 1000
 """The steps of ``uniform`` in place of continuous time."""
-GAMMA = (-7.0, 5.0)
+GAMMA, GAMMA_OF_LEVELS = (-7.0, 5.0), (-12.2, 6.0)
 WIDTH, DEPTH = 64, 8
 """The width and depth of the convolutional network of sequences."""
 TABLE_WIDTH, TABLE_DEPTH = 128, 3
 """The width and depth of the network of rows of a table."""
+IMAGE_WIDTH = 24
+"""The channels of the first level of the U-Net of images."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What rows of codes are: ``length`` places of one alphabet, or one place for each of several alphabets."""
+    """What rows of codes are: places of one alphabet in a sequence or an image, or one place for each alphabet."""
 
     alphabets: tuple[int, ...]
     length: int = 0
+    image: tuple[int, ...] = ()
 
     def network(self, channels: int, outputs: int) -> nn.Module:
         """The network that all diffusion models have: of latents with so many channels at a place."""
         if self.length:
             return ndm.nn.Conv1d((channels, self.length), outputs, WIDTH, DEPTH)
+        if self.image:
+            size = {"channels": IMAGE_WIDTH, "depth": 1, "multipliers": (1, 2), "patch": 2, "fourier": (5, 6, 7)}
+            return ndm.nn.UNet((channels, *self.image[1:]), outputs // channels, **size)
         return ndm.nn.MLP((channels,), width=TABLE_WIDTH, depth=TABLE_DEPTH, outputs=outputs)
 
 
@@ -81,25 +88,30 @@ class Embedded(Fit):
     def __init__(self, method: str, rows: Rows, train: Tensor, dim: int) -> None:
         super().__init__()
         count, places = sum(rows.alphabets), len(rows.alphabets)
-        dim = {"one-hot": max(rows.alphabets), "ordinal": 1}.get(method, dim)
+        dim = 1 if rows.image else {"one-hot": max(rows.alphabets), "ordinal": 1}.get(method, dim)
         embedding = ndm.Embedding(rows.alphabets, dim, num_basis=2 if method == "moving" else 0)
         codes = torch.cat([torch.arange(levels) for levels in rows.alphabets])
         with torch.no_grad():
             if method == "one-hot":
                 embedding.start.copy_(functional.one_hot(codes, dim).float())
-            if method == "ordinal":
-                embedding.start.copy_(codes[:, None].float())
+            if method == "ordinal" or rows.image:
+                embedding.start_in_order()
         embedding.start.requires_grad_(method in ("moving", "learned"))
-        process = ndm.ForwardProcess(ndm.LinearSchedule(*GAMMA), embedding, tied_to="noise")
+        schedule = ndm.LinearSchedule(*(GAMMA_OF_LEVELS if rows.image else GAMMA))
+        process = ndm.ForwardProcess(schedule, embedding, tied_to="noise")
         predictor: ndm.SymbolPredictor | ndm.MixedPredictor
         decoder: ndm.SymbolDecoder | ndm.MixedDecoder
         if rows.length:
             predictor, decoder = ndm.SymbolPredictor(rows.network(dim, count), count), ndm.SymbolDecoder(count)
+        elif rows.image:
+            rank = min(RANK, count)
+            predictor = ndm.SymbolPredictor(rows.network(dim, rank), count, rows.image[0], rank)
+            decoder = ndm.SymbolDecoder(count, channels=rows.image[0])
         else:
             predictor = ndm.MixedPredictor(rows.network(dim * places, count), rows.alphabets)
             decoder = ndm.MixedDecoder(ndm.Marginals(0), rows.alphabets)
         predictor.start_at(train)
-        self.model = ndm.NDM(process, predictor, decoder, shape=(rows.length or places,))
+        self.model = ndm.NDM(process, predictor, decoder, shape=rows.image or (rows.length or places,))
 
     def nats(self, x: Tensor, steps: int | None, generator: torch.Generator) -> Tensor:
         times = self.times if steps is None else self.even
@@ -233,13 +245,15 @@ def fit_of(method: str, rows: Rows, train: Tensor, dim: int) -> Fit:
     return Autoregressive(rows) if method == "autoregressive" else Embedded(method, rows, train, dim)
 
 
-def has_dim(method: str) -> bool:
-    """Whether a method has points of a dimension that is to be chosen."""
-    return method in ("moving", "learned", "random")
+def has_dim(method: str, rows: Rows) -> bool:
+    """Whether a method has points of a dimension that is to be chosen; those of levels lie on a line."""
+    return method in ("moving", "learned", "random") and not rows.image
 
 
 def applies(method: str, rows: Rows) -> bool:
-    """Whether a method is for such rows: characters have no order, and the LSTM has one alphabet."""
+    """Whether a method is for such rows: characters have no order, levels have one, and the LSTM reads sequences."""
+    if rows.image:
+        return method in ("moving", "learned", "ordinal")
     return method != ("ordinal" if rows.length else "autoregressive")
 
 

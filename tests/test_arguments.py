@@ -143,7 +143,7 @@ CALLS = [
     (lambda: ndm.bound(model(), X, times=[0.5]), "times must be a LowDiscrepancyTimes, got list"),
     (lambda: ndm.bound(model(), X.to("meta")), "on the device meta"),
     (lambda: ndm.bound(model().to("meta"), X), "on the device meta"),
-    (lambda: ndm.Predictor(lambda z, t: (z,)).channels(X, X[:, 0], None, 3), "network must be a Tensor, got tuple"),
+    (lambda: ndm.Predictor(lambda z, t: (z,)).read(X, X[:, 0], None, 3), "network must be a Tensor, got tuple"),
     (lambda: solve_ode(lambda t, z: None, X, 0.0, 1.0), r"the field f\(t, z\) must have shape .* got NoneType"),
     (lambda: solve_sde(lambda t, z: -z, lambda t: 1.0, X, 0.0, 1.0), r"g\(t\) must have shape .* got float"),
     (lambda: ndm.log_prob(model(), X, generator=3), "generator must be a torch.Generator"),

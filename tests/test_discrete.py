@@ -15,7 +15,18 @@ from ndm import InputError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import discrete
-from discrete_models import METHODS, Autoregressive, Masked, Rows, Uniform, applies, evaluated, fit_of, split_text
+from discrete_models import (
+    METHODS,
+    Autoregressive,
+    Masked,
+    Rows,
+    Uniform,
+    applies,
+    evaluated,
+    fit_of,
+    has_dim,
+    split_text,
+)
 from discrete_samples import drawn, measures
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -159,6 +170,27 @@ def test_embeddings_differ_in_what_is_learned():
     assert distance[0, 1] == pytest.approx(float(distance[1, 2])) and distance[0, 1] > 0
     steps = fits["ordinal"].points()[3:, 0].diff()
     torch.testing.assert_close(steps, steps[:1].expand(3))
+
+
+def test_the_levels_of_images_start_on_a_line_and_may_leave_it():
+    """Before training all three give the same bound; afterwards only fixed levels are where they were."""
+    rows, x = Rows((4,), image=(1, 8, 8)), torch.randint(4, (6, 1, 8, 8))
+    found, starts = [], []
+    for method in ("moving", "learned", "ordinal"):
+        assert applies(method, rows) and not has_dim(method, rows)
+        torch.manual_seed(0)
+        fit = fit_of(method, rows, x, 0)
+        found.append(evaluated(fit, x, None, 1)[0])
+        embedding = fit.model.process.transform
+        starts.append(embedding.points()[:, 0])
+        fit.nats(x, None, torch.Generator()).sum().backward()
+        moves = [
+            parameter.grad is not None and parameter.numel() > 0 for parameter in (embedding.start, embedding.moves)
+        ]
+        assert moves == {"moving": [True, True], "learned": [True, False], "ordinal": [False, False]}[method]
+    assert found[0] == found[1] == found[2]
+    torch.testing.assert_close(starts[0], torch.tensor([-1.5, -0.5, 0.5, 1.5]) / 1.25**0.5)
+    assert not applies("random", rows) and not applies("autoregressive", rows)
 
 
 def test_a_text_is_split_in_order_and_letters_are_27():

@@ -222,7 +222,7 @@ def test_the_decoder_gives_the_probabilities_of_bayes_at_time_zero():
     q_0 = found.process(one_hot).marginal(torch.zeros(V, dtype=torch.float64))
     density = torch.distributions.Normal(q_0.mean, q_0.std).log_prob(z_0[:, None]).sum(2)
     log_p = density.log_softmax(1)
-    torch.testing.assert_close(found.decoder.log_probs(z_0, found.process), log_p)
+    torch.testing.assert_close(found.decoder.log_probs(z_0, found.process), log_p.movedim(1, -1))
     nll = -sum(log_p[:, :, i].gather(1, x[:, i, None])[:, 0] for i in range(N))
     torch.testing.assert_close(found.decoder.nll(x, z_0, found.process), nll)
 
@@ -235,3 +235,62 @@ def test_known_symbols_are_certain_and_the_others_are_predicted():
     free, certain = (m.predictor(z, t, m.process).x_hat for m in (found, given))
     torch.testing.assert_close(certain[:, :, 1], free[:, :, 1])
     assert (certain[:, :, 0] == torch.tensor([0.0, 0.0, 1.0])).all()
+
+
+def fixed_levels(levels, channels, rank, spread):
+    """Two models with the same logits: of numbers on equally spaced levels, and of symbols at the same places.
+
+    The second has its points ``spread`` times as far apart, and so much more noise that z / sigma is the same.
+    """
+    torch.manual_seed(0)
+    rank = min(rank, levels)
+    out = torch.randn(rank * channels, 3, dtype=torch.float64)
+    net = lambda z, t: out.expand(len(z), -1, -1) + (1 + t[:, None, None])  # noqa: E731
+    schedule = ndm.LinearSchedule(-6.0, 4.0)
+    numbers = ndm.LevelsPredictor(net, levels, rank).double()
+    one = ndm.NDM(ndm.ForwardProcess(schedule), numbers, ndm.CategoricalDecoder(levels), shape=(channels, 3))
+    shifted = ndm.LinearSchedule(*(gamma + 2 * math.log(spread) for gamma in (-6.0, 4.0)))
+    embedding = ndm.Embedding((levels,) * channels, dim=1, num_basis=0)
+    embedding.start_in_order()
+    symbols = ndm.SymbolPredictor(net, levels, channels, rank).double()
+    if rank < levels:
+        symbols.basis.data.copy_(numbers.basis)
+    decoder = ndm.SymbolDecoder(levels, channels=channels)
+    two = ndm.NDM(ndm.ForwardProcess(shifted, embedding), symbols, decoder, shape=(channels, 3))
+    return one.double(), two.double()
+
+
+@pytest.mark.parametrize(("levels", "channels", "rank"), [(5, 1, 5), (7, 3, 4), (256, 1, 16)])
+def test_levels_are_symbols_on_a_line_that_stay_where_they_are(levels, channels, rank):
+    """The same draws give the same integrand and the same reconstruction, row by row."""
+    spread = 1 / ((2 * torch.arange(levels, dtype=torch.float64) + 1) / levels - 1).square().mean().sqrt().item()
+    models = fixed_levels(levels, channels, rank, spread)
+    x = torch.randint(levels, (8, channels, 3))
+    draws = draw(torch.zeros(8, channels, 3, dtype=torch.float64), LowDiscrepancyTimes(), torch.Generator())
+    one, two = (bound_terms(m, x, m.encode(x), draws) for m in models)
+    torch.testing.assert_close(one.diffusion, two.diffusion)
+    torch.testing.assert_close(one.reconstruction, two.reconstruction)
+    assert models[1].latent_shape((channels, 3)) == (channels, 3)
+    assert (models[1].decoder.encode(x).unflatten(1, (channels, levels)).argmax(2) == x).all()
+
+
+def test_the_frequencies_of_each_channel_are_its_own():
+    x = torch.tensor([[[0, 0, 1], [2, 2, 2]], [[0, 1, 1], [2, 1, 0]]])
+    predictor = ndm.SymbolPredictor(lambda z, t: z, 3, channels=2)
+    predictor.start_at(x)
+    torch.testing.assert_close(predictor.bias.exp(), torch.tensor([4, 4, 1, 2, 2, 5]) / 9)
+
+
+def test_known_pixels_stay_and_the_others_are_drawn():
+    model = fixed_levels(4, 2, 4, 1.3)[1].eval()
+    x = torch.tensor([[0, 3, 1], [2, 2, 0]])
+    known = torch.tensor([[True, False, True], [False, True, False]])
+    drawn = ndm.sample(ndm.infilled(model, x, known), 64, steps=5, generator=torch.Generator().manual_seed(0))
+    assert drawn.shape == (64, 2, 3)
+    assert (drawn[:, known] == x[known]).all() and (drawn[:, ~known].float().std(0) > 0).all()
+    seen = ndm.infilled(model, x, known).predictor(torch.randn(5, 2, 3).double(), torch.full((5,), 0.9), model.process)
+    one_hot = model.encode(x[None])[0]
+    sure = known.repeat_interleave(4, 0)
+    assert (seen.x_hat[:, sure] == one_hot[sure]).all()
+    sums = seen.x_hat.unflatten(1, (2, 4)).sum(2)
+    torch.testing.assert_close(sums, torch.ones_like(sums))

@@ -189,10 +189,35 @@ def test_settings_that_are_not_for_text_are_refused(settings, message, file, tmp
     assert message in capsys.readouterr().err
 
 
-def test_an_embedding_is_only_for_text(tmp_path, capsys):
-    line = ["train", "digits", "--out", str(tmp_path / "run"), "--model.transform", "embedding", "--device", "cpu"]
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("moons", ["--model.transform", "embedding"], "need levels or text, but these data are real numbers"),
+        ("digits", ["--model.transform", "embedding"], "need each other; set both, got embedding and v"),
+        ("digits", ["--model.parameterization", "symbols"], "need each other"),
+        ("digits", ["--model.dim", "3"], "model.dim is for tables and symbols; with other models set it to 4, got 3"),
+    ],
+)
+def test_an_embedding_is_for_symbols_and_levels(recipe, settings, message, tmp_path, capsys):
+    line = ["train", recipe, "--out", str(tmp_path / "run"), *settings, "--device", "cpu"]
     assert main(line) == 2
-    assert "model.transform embedding is for text" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dim", ["1", "2"])
+def test_the_levels_of_images_can_move(dim, tmp_path, capsys):
+    """Trained, evaluated and drawn by the commands."""
+    line = ["train", "digits", "--out", str(tmp_path / "run"), "--device", "cpu", "--training.steps", "60"]
+    model = ["--model.transform", "embedding", "--model.parameterization", "symbols", "--model.dim", dim]
+    small = ["--model.width", "32", "--model.depth", "1", "--model.predict_curve", "false"]
+    assert main([*line, *model, *small]) == 0
+    capsys.readouterr()
+    evaluate = ["evaluate", str(tmp_path / "run"), "--estimator", "bound", "--json", "--device", "cpu", "--quiet"]
+    assert main(evaluate) == 0
+    assert json.loads(capsys.readouterr().out)["estimates"][-1]["bpd"] < 2.7  # flat levels cost log2 17 = 4.09
+    assert main(["sample", str(tmp_path / "run"), "--num", "4", "--out", str(tmp_path / "x.npz"), "--steps", "4"]) == 0
+    drawn = np.load(tmp_path / "x.npz")["x"]
+    assert drawn.shape[0] == 4 and drawn.max() <= 16
 
 
 def test_filling_in_needs_symbols_and_rows_of_the_model():

@@ -71,7 +71,17 @@ class Embedding(Transform):
     def build(cls, blueprint: Blueprint) -> Embedding:
         if blueprint.levels is None:
             raise InputError("model.transform embedding needs symbols, but the data are real numbers")
-        return cls((blueprint.levels,), blueprint.settings.dim, blueprint.settings.num_basis)
+        dim = blueprint.settings.dim
+        embedding = cls((blueprint.levels,) * (blueprint.shape[0] // dim), dim, blueprint.settings.num_basis)
+        if not blueprint.sequence:
+            embedding.start_in_order()
+        return embedding
+
+    @torch.no_grad()
+    def start_in_order(self) -> None:
+        """Put the symbols of each alphabet on a line, equally spaced: the levels of images."""
+        self.start.zero_()
+        self.start[:, 0] = torch.cat([torch.arange(count) for count in self.levels])
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self.numbers + len(self.levels) * self.dim, *shape[1:])
@@ -98,16 +108,27 @@ class Embedding(Transform):
         channels = (self.numbers + sum(self.levels), *x.shape[2:])
         require_shape("the input of Embedding", x, x.new_empty((len(x), *channels), device="meta"), "its symbols")
         number, symbols = x.split([self.numbers, sum(self.levels)], dim=1)
-        start = torch.cat([number, self.embed(symbols, self.points())], dim=1)
-        still = torch.zeros_like(number)
-        moves = [part for e in self.moves for part in (still, self.embed(symbols, e))]
+        start, *moves = self.embed(symbols, torch.stack([self.points(), *self.moves]))
+        if self.numbers:
+            still = torch.zeros_like(number)
+            start, moves = torch.cat([number, start], 1), [part for h in moves for part in (still, h)]
         return BasisCurve(start, torch.cat(moves, dim=1) if moves else None)
 
-    def embed(self, weights: Tensor, points: Tensor) -> Tensor:
-        """The expected point in each alphabet, ``(B, sum(levels), *)`` to ``(B, len(levels) * dim, *)``."""
-        blocks = weights.new_zeros(len(points), len(self.levels), self.dim)
-        blocks = blocks.index_put((torch.arange(len(points), device=points.device), self.alphabet), points.to(weights))
-        return (weights.movedim(1, -1) @ blocks.flatten(1)).movedim(-1, 1)
+    def embed(self, weights: Tensor, points: Tensor) -> tuple[Tensor, ...]:
+        """The expected point in each alphabet, for several sets of points.
+
+        Args:
+            weights: probabilities, ``(B, sum(levels), *)``.
+            points: N sets of points, ``(N, sum(levels), dim)``.
+
+        Returns:
+            N tensors ``(B, len(levels) * dim, *)``.
+        """
+        count, symbols, alphabets = len(points), points.shape[1], len(self.levels)
+        blocks = weights.new_zeros(symbols, alphabets, count, self.dim)
+        places = (torch.arange(symbols, device=points.device), self.alphabet)
+        blocks = blocks.index_put(places, points.movedim(0, 1).to(weights)).transpose(1, 2).flatten(1)
+        return (weights.movedim(1, -1) @ blocks).movedim(-1, 1).chunk(count, dim=1)
 
     def log_likelihoods(self, z: Tensor, t: Tensor, process: ForwardProcess) -> Tensor:
         r""":math:`\log \mathcal{N}(z; \alpha_t e_k(t), \sigma_t^2 I)` of every symbol, less a constant of its alphabet.
@@ -122,7 +143,7 @@ class Embedding(Transform):
         """
         noise = process.schedule(t)
         points, own = self.points_at(process.curve_time(t, noise)[0]), z[:, self.numbers :]
-        use_products = len(self.levels) == 1 and z.device.type != "mps"
+        use_products = len(self.levels) == 1 and self.dim > 1 and z.device.type != "mps"
         return (self.by_products if use_products else self.by_differences)(own, points, noise)
 
     def by_differences(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
@@ -157,6 +178,8 @@ class Embedding(Transform):
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """The logarithms of probabilities in each alphabet, ``(B, sum(levels), *)``."""
+        if len(self.levels) == 1:
+            return logits.log_softmax(1)
         return torch.cat([part.log_softmax(1) for part in logits.split(self.levels, dim=1)], dim=1)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .errors import InputError
 from .model import NDM
@@ -25,25 +24,30 @@ class GivenSymbols(BasePredictor):
 
     Args:
         net: the predictor of all symbols.
-        codes: the known codes at their places, ``(N,)`` or any other shape of a row; other values are not looked at.
-        known: which places are known, bool, shaped like ``codes``.
+        symbols: the known symbols in model units, as one-hot vectors at their places; other values are not looked at.
+        known: which of these values are known, bool; its shape broadcasts to that of ``symbols``.
     """
 
-    def __init__(self, net: BasePredictor, codes: Tensor, known: Tensor) -> None:
+    def __init__(self, net: BasePredictor, symbols: Tensor, known: Tensor) -> None:
         super().__init__(net)
-        self.codes, self.known = codes, known
+        self.symbols, self.known = symbols, known
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
         weights = self.net(z_t, t, process).x_hat
-        one_hot = functional.one_hot(self.codes.to(z_t.device).long(), weights.shape[1]).movedim(-1, 0).to(weights)
-        return Prediction(torch.where(self.known.to(z_t.device), one_hot, weights), None, None)
+        return Prediction(torch.where(self.known.to(z_t.device), self.symbols.to(weights), weights), None, None)
 
 
 class GivenDecoder(SymbolDecoder):
-    """A decoder that gives the known codes at their places; see :class:`GivenSymbols`."""
+    """A decoder that gives the known codes at their places.
+
+    Args:
+        decoder: the decoder of all symbols.
+        codes: a row of codes, of which the known ones count.
+        known: which places are known, bool, shaped like ``codes``.
+    """
 
     def __init__(self, decoder: SymbolDecoder, codes: Tensor, known: Tensor) -> None:
-        super().__init__(decoder.levels, decoder.alphabet)
+        super().__init__(decoder.levels, decoder.alphabet, decoder.channels)
         self.given, self.known = codes, known
 
     def decode(
@@ -58,7 +62,8 @@ def infilled(model: NDM, codes: Tensor, known: Tensor) -> NDM:
 
     Args:
         model: a model of symbols.
-        codes, known: see :class:`GivenSymbols`.
+        codes: a row of codes, ``(N,)`` for text or ``(C, *)`` for an image; those that are not known are not looked at.
+        known: which places are known, bool, shaped like ``codes``.
 
     Raises:
         InputError: if the model is not of symbols, the shapes are not those of a row, or a known code is no symbol.
@@ -83,6 +88,8 @@ def infilled(model: NDM, codes: Tensor, known: Tensor) -> NDM:
         raise InputError("codes and known must hold values, and a tensor on the meta device has none")
     known = known.to(model.reference.device, copy=True)  # the caller may use the mask again
     codes = torch.where(known, codes.to(known.device), 0)
-    model.encode(codes[None])
-    given = GivenSymbols(model.predictor, codes, known)
-    return NDM(model.process, given, GivenDecoder(model.decoder, codes, known), shape).train(model.training)
+    decoder = model.decoder
+    symbols = model.encode(codes[None])[0]
+    each = known.repeat_interleave(decoder.levels, 0) if decoder.channels else known[None]
+    given = GivenSymbols(model.predictor, symbols, each)
+    return NDM(model.process, given, GivenDecoder(decoder, codes, known), shape).train(model.training)

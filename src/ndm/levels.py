@@ -33,18 +33,45 @@ RANK = 16
 """A rank that suffices for 256 levels."""
 
 
-@PREDICTORS.register("levels")
-class LevelsPredictor(BasePredictor):
-    r"""Reads ``net(z_t, t)`` as logits over the levels of each element.
+class LogitsPredictor(BasePredictor):
+    r"""Base class of predictors whose network says which of K values each element has, by logits of low rank.
 
-    The logits have low rank, :math:`\ell_{ik} = \sum_r a_{ir} B_{rk}`. The network gives the ``rank`` numbers
-    :math:`a_{ir}` of each element, and B, ``(rank, levels)``, is a parameter.
+    With :math:`\ell_{ik} = \sum_r a_{ir} B_{rk}` the network gives the ``rank`` numbers :math:`a_{ir}` of each element,
+    and B, ``(rank, levels)``, is a parameter.
+
+    Args:
+        net, num_basis, variance: those of :class:`~ndm.predictor.BasePredictor`.
+        levels: the number K of values that an element can take; it must equal the decoder's.
+        rank: the rank of the logits; with ``rank >= levels`` the network must give the ``levels`` logits themselves.
+
+    Raises:
+        InputError: if levels or rank are too small.
+    """
+
+    levels: int
+
+    def __init__(self, net: nn.Module, levels: int, rank: int, num_basis: int = 0, variance: bool = False) -> None:
+        super().__init__(net, num_basis, variance)
+        require_count(2, levels=levels)
+        require_count(rank=rank)
+        self.levels = levels
+        self.rank = min(rank, levels)
+        self.basis = nn.Parameter(smooth_basis(rank, levels)) if rank < levels else None
+
+    def logits(self, a: Tensor) -> Tensor:
+        """The logits of every element, ``(B, rank * C, *)`` to ``(B, C, *, levels)``."""
+        a = a.unflatten(1, (self.rank, -1)).movedim(1, -1)
+        return a if self.basis is None else a @ self.basis.to(a)
+
+
+@PREDICTORS.register("levels")
+class LevelsPredictor(LogitsPredictor):
+    """Reads ``net(z_t, t)`` as logits over the levels of each element.
 
     Args:
         net: module with ``net(z_t, t) -> (B, C * (rank + num_basis), *)``, ``z_t`` of shape ``(B, C, *)`` and ``t`` of
             shape ``(B,)``.
-        levels: the number K of values that an element can take; it must equal the decoder's.
-        rank: the rank of the logits; with ``rank >= levels`` the network must give the ``levels`` logits themselves.
+        levels, rank: those of :class:`LogitsPredictor`.
         num_basis: the number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
         variance: whether the variance of the distribution, ``sum_k w_k (v_k - x_hat)^2``, widens the reverse process
             (not used in continuous time).
@@ -53,21 +80,10 @@ class LevelsPredictor(BasePredictor):
         InputError: if levels or rank are too small.
     """
 
-    levels: int
-    basis: Tensor
-
     def __init__(
         self, net: nn.Module, levels: int, rank: int = RANK, num_basis: int = 0, variance: bool = False
     ) -> None:
-        super().__init__(net, num_basis, variance)
-        require_count(2, levels=levels)
-        require_count(rank=rank)
-        self.levels = levels
-        self.rank = rank
-        if rank < levels:
-            self.basis = nn.Parameter(smooth_basis(rank, levels))
-        else:
-            self.register_buffer("basis", torch.eye(levels), persistent=False)
+        super().__init__(net, levels, rank, num_basis, variance)
 
     @classmethod
     def build(cls, blueprint: Blueprint) -> LevelsPredictor:
@@ -78,11 +94,10 @@ class LevelsPredictor(BasePredictor):
         return cls(blueprint.predictor_network(rank + curve), levels, rank, curve, m.variance)
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        logits, coefficients = self.outputs(z_t, t, process, len(self.basis), self.num_basis)
+        a, coefficients = self.outputs(z_t, t, process, self.rank, self.num_basis)
         with torch.autocast(z_t.device.type, enabled=False):
-            a = logits.unflatten(1, (len(self.basis), z_t.shape[1])).movedim(1, -1)
             likelihoods = log_likelihoods(z_t, process.schedule(t), self.levels)
-            weights = (a @ self.basis.to(z_t) + likelihoods).softmax(-1)
+            weights = (self.logits(a) + likelihoods).softmax(-1)
             values = level_values(self.levels, z_t)
             x_hat = (weights * values).sum(-1)  # a matrix product might run in TF32
             variance = (weights * (values - x_hat[..., None]) ** 2).sum(-1) if self.variance else None

@@ -220,7 +220,7 @@ class MixedPredictor(BasePredictor):
         self.bias.copy_(torch.cat([((n + 1) / (n.sum() + len(n))).log() for n in counts]))
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        out = self.channels(z_t, t, process, self.numbers + sum(self.alphabets))
+        out = self.read(z_t, t, process, self.numbers + sum(self.alphabets))
         v, logits = out.split([self.numbers, sum(self.alphabets)], dim=1)
         with torch.autocast(z_t.device.type, enabled=False):
             noise = process.schedule(t)

@@ -86,10 +86,10 @@ class BasePredictor(nn.Module):
         """
         channels = z_t.shape[1]
         parts = f" ({' + '.join(map(str, counts))} per channel)"
-        out = self.channels(z_t, t, process, channels * sum(counts), parts)
+        out = self.read(z_t, t, process, channels * sum(counts), parts)
         return out.split([channels * count for count in counts], dim=1)
 
-    def channels(self, z_t: Tensor, t: Tensor, process: ForwardProcess, count: int, how: str = "") -> Tensor:
+    def read(self, z_t: Tensor, t: Tensor, process: ForwardProcess, count: int, how: str = "") -> Tensor:
         """The network's output in the dtype of ``z_t``, which must have ``count`` channels.
 
         A network with ``damped = True`` is called with the standard deviation of the noise, too.

@@ -1,7 +1,8 @@
-r"""Sequences of symbols of one alphabet: the decoder and the predictor of a model of text.
+r"""Arrays of symbols of one alphabet: the decoder and the predictor of a model of text, or of the levels of images.
 
 A row in data units is an array of codes 0..V-1. In model units it is a one-hot vector at every place, which the
-transform :class:`ndm.Embedding` turns into points that move in time. All places share the alphabet and the points.
+transform :class:`ndm.Embedding` turns into points that move in time. All places share the alphabet and the points; in
+images, those of a channel do.
 
 .. math:: p(x \mid z_0) = \prod_i \frac{q(z_{0,i} \mid x_i)}{\sum_k q(z_{0,i} \mid k)}
 
@@ -10,7 +11,8 @@ The predictor gives probabilities of the symbols at every place,
 .. math:: w_{ik} \propto \exp(\ell_{ik} + b_k)\, q(z_{t,i} \mid k), \qquad \ell = \mathrm{net}(z_t, t)
 
 so that the network has to learn only what the other places say. The bias b starts at the logarithm of the symbols'
-frequencies.
+frequencies. With points on a line, :math:`e_k \propto v_k`, that neither move nor are learned, this is
+:class:`ndm.LevelsPredictor` (and a bias): there a network for the levels of images, here the levels find their places.
 
 References:
     Dieleman et al. Continuous Diffusion for Categorical Data. 2022.
@@ -26,7 +28,8 @@ from torch.nn import functional
 from .decoder import Decoder, check_data
 from .embedding import embedding_of
 from .errors import InputError
-from .predictor import PREDICTORS, BasePredictor, Prediction
+from .levels import RANK, LogitsPredictor
+from .predictor import PREDICTORS, Prediction
 from .process import ForwardProcess
 from .support.blueprint import Blueprint
 from .support.checks import require, require_count, require_kind, shown
@@ -41,6 +44,8 @@ class SymbolDecoder(Decoder):
     Args:
         levels: the number V of symbols.
         alphabet: the characters that the codes stand for; empty if they stand for something else.
+        channels: the number C of channels of an image, ``(B, C, *)`` in data units and ``(B, C * levels, *)`` in model
+            units; 0 for data without channels.
 
     Raises:
         InputError: if there are fewer than two symbols, or another number of characters, or one of them twice; in
@@ -49,16 +54,18 @@ class SymbolDecoder(Decoder):
 
     levels: int
 
-    def __init__(self, levels: int, alphabet: str = "") -> None:
+    def __init__(self, levels: int, alphabet: str = "", channels: int = 0) -> None:
         super().__init__()
         require_count(2, levels=levels)
+        require_count(0, channels=channels)
         text = isinstance(alphabet, str) and len(set(alphabet)) == len(alphabet) and len(alphabet) in (0, levels)
         require(text, f"alphabet must be a text of {levels} different characters, or empty", shown(alphabet))
         self.levels = levels
         self.alphabet = alphabet
+        self.channels = channels
 
     def model_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        return (self.levels, *shape)
+        return (self.channels * self.levels, *shape[1:]) if self.channels else (self.levels, *shape)
 
     def encode(self, x: Tensor) -> Tensor:
         check_data(x)
@@ -68,21 +75,26 @@ class SymbolDecoder(Decoder):
                 f"data must be codes 0..{self.levels - 1} of {self.levels} symbols, got values in "
                 f"[{lowest:g}, {highest:g}]"
             )
+        require(self.channels in (0, x.shape[1]), f"data must have {self.channels} channels", x.shape[1])
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-        return functional.one_hot(x.long(), self.levels).movedim(-1, 1).to(dtype)
+        symbols = functional.one_hot(x.long(), self.levels).to(dtype)
+        return symbols.movedim(-1, 2).flatten(1, 2) if self.channels else symbols.movedim(-1, 1)
 
     def log_probs(self, z_0: Tensor, process: ForwardProcess) -> Tensor:
-        """log p(x_i = k | z_0) of every symbol, ``(B, levels, *)``."""
+        """log p(x_i = k | z_0) of every symbol, ``(B, *, levels)`` with the shape ``(B, *)`` of data."""
         embedding = embedding_of(process)
-        return embedding.log_softmax(embedding.log_likelihoods(z_0, full_times(0.0, z_0), process))
+        log_probs = embedding.log_softmax(embedding.log_likelihoods(z_0, full_times(0.0, z_0), process))
+        if self.channels:
+            return log_probs.unflatten(1, (self.channels, self.levels)).movedim(2, -1)
+        return log_probs.movedim(1, -1)
 
     def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
-        return -sum_rows(self.log_probs(z_0, process).gather(1, x.long()[:, None]))
+        return -sum_rows(self.log_probs(z_0, process).gather(-1, x.long()[..., None]))
 
     def decode(
         self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
-        log_probs = self.log_probs(z_0, process).movedim(1, -1)
+        log_probs = self.log_probs(z_0, process)
         if mode:
             return log_probs.argmax(-1)
         flat = log_probs.exp().reshape(-1, self.levels)
@@ -123,36 +135,43 @@ class SymbolDecoder(Decoder):
 
 
 @PREDICTORS.register("symbols")
-class SymbolPredictor(BasePredictor):
+class SymbolPredictor(LogitsPredictor):
     """Reads ``net(z_t, t)`` as logits of the symbols at every place.
 
     Args:
-        net: module with ``net(z_t, t) -> (B, levels, *)``.
+        net: module with ``net(z_t, t) -> (B, levels, *)``, or ``(B, C * rank, *)`` with ranks or channels.
         levels: the number V of symbols, equal to the decoder's.
+        channels: the number C of channels of an image; 0 for data without channels.
+        rank: the rank of the logits, see :class:`~ndm.levels.LogitsPredictor`; None is ``levels``.
     """
 
-    levels: int
-
-    def __init__(self, net: nn.Module, levels: int) -> None:
-        super().__init__(net)
-        require_count(2, levels=levels)
-        self.levels = levels
-        self.bias = nn.Parameter(torch.zeros(levels))
+    def __init__(self, net: nn.Module, levels: int, channels: int = 0, rank: int | None = None) -> None:
+        super().__init__(net, levels, levels if rank is None else rank)
+        require_count(0, channels=channels)
+        self.channels = channels
+        self.bias = nn.Parameter(torch.zeros(max(1, channels) * levels))
 
     @classmethod
     def build(cls, blueprint: Blueprint) -> SymbolPredictor:
-        if blueprint.levels is None:
+        levels, dim, shape = blueprint.levels, blueprint.settings.dim, blueprint.shape
+        if levels is None:
             raise InputError("model.parameterization symbols needs symbols, but the data are real numbers; use v")
-        return cls(blueprint.symbol_network(blueprint.levels), blueprint.levels)
+        if blueprint.sequence:
+            return cls(blueprint.symbol_network(levels), levels)
+        rank = min(RANK, levels)
+        require(rank % dim == 0, f"model.dim must divide the rank {rank} of the logits", dim)
+        return cls(blueprint.predictor_network(rank // dim), levels, shape[0] // dim, rank)
 
     @torch.no_grad()
     def start_at(self, codes: Tensor) -> None:
-        """Set the bias to the logarithms of the smoothed frequencies of training codes of any shape."""
-        counts = torch.bincount(codes.flatten().long(), minlength=self.levels)
-        self.bias.copy_(((counts + 1) / (counts.sum() + self.levels)).log())
+        """Set the bias to the logarithms of the smoothed frequencies of training codes: ``(N, C, *)``, or any shape."""
+        parts = codes.unbind(1) if self.channels else [codes]
+        counts = torch.cat([torch.bincount(part.flatten().long(), minlength=self.levels) for part in parts])
+        self.bias.copy_(((counts + 1) / (codes.numel() / len(parts) + self.levels)).log())
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        logits = self.channels(z_t, t, process, self.levels)
+        out = self.read(z_t, t, process, max(1, self.channels) * self.rank)
         with torch.autocast(z_t.device.type, enabled=False):
-            bias = self.bias.to(logits).view(-1, *[1] * (logits.ndim - 2))
+            logits = self.logits(out).movedim(-1, 2).flatten(1, 2)
+            bias = self.bias.to(out).view(-1, *[1] * (out.ndim - 2))
             return Prediction(embedding_of(process).posterior(logits + bias, z_t, t, process), None, None)

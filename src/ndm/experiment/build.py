@@ -38,6 +38,7 @@ class Blueprint:
     bound_steps: int | None
     shape: tuple[int, ...]
     levels: int | None
+    sequence: bool
 
     def predictor_network(self, outputs: int) -> nn.Module:
         """A network of (z, t) with the predictor's size and ``outputs`` channels for each channel of z."""
@@ -130,7 +131,8 @@ def make_text_model(config: Config, dataset: Dataset, most: Sequence[int] = LARG
     m = config.model
     for name, wanted in (("transform", "embedding"), ("parameterization", "symbols")):
         require(getattr(m, name) == wanted, f"model.{name} of a text must be {wanted}", getattr(m, name))
-    model = _build(config, (m.dim, *dataset.shape), SymbolDecoder(len(dataset.alphabet), dataset.alphabet), most)
+    decoder = SymbolDecoder(len(dataset.alphabet), dataset.alphabet)
+    model = _build(config, (m.dim, *dataset.shape), decoder, most, dataset.shape)
     cast(SymbolPredictor, model.predictor).start_at(dataset.train[:: dataset.shape[0]])
     return model
 
@@ -158,37 +160,50 @@ def build_model(config: Config, shape: Sequence[int], decoder: Decoder, most: Se
     Raises:
         InputError: if settings contradict each other or do not fit the data, or if the model is too large.
     """
-    m = config.model
-    for name, value, idle in (("uniform", m.uniform, []), ("dim", m.dim, 4)):
-        require(value == idle, f"model.{name} is for tables and text; with other data set it to {idle}", value)
-    for name, wrong in (("transform", "embedding"), ("parameterization", "symbols")):
-        if getattr(m, name) == wrong:
-            raise InputError(f"model.{name} {wrong} is for text, and these data are none; choose another")
-    return _build(config, tuple(shape), decoder, most)
+    m, rows = config.model, tuple(shape)
+    require(m.uniform == [], "model.uniform is for tables; with other data set it to []", m.uniform)
+    symbols = (m.transform == "embedding", m.parameterization == "symbols")
+    if not any(symbols):
+        require(m.dim == 4, "model.dim is for tables and symbols; with other models set it to 4", m.dim)
+        return _build(config, rows, decoder, most)
+    if decoder.levels is None:
+        raise InputError("model.transform embedding and model.parameterization symbols need levels or text, but these "
+                         "data are real numbers; choose others")  # fmt: skip
+    require(all(symbols), "model.transform embedding and model.parameterization symbols need each other; set both",
+            f"{m.transform} and {m.parameterization}")  # fmt: skip
+    decoder = SymbolDecoder(decoder.levels, channels=rows[0])
+    return _build(config, (m.dim * rows[0], *rows[1:]), decoder, most, rows)
 
 
-def _build(config: Config, shape: tuple[int, ...], decoder: Decoder, most: Sequence[int]) -> NDM:
-    """The model, after an outline of it has been found to be small enough; ``shape`` is that of the latents."""
+def _build(
+    config: Config, shape: tuple[int, ...], decoder: Decoder, most: Sequence[int], rows: tuple[int, ...] | None = None
+) -> NDM:
+    """The model, after an outline of it has been found to be small enough.
+
+    Args:
+        shape: the shape of a row of latents, as the networks see it.
+        rows: the shape of a row of symbols; None if the data are numbers.
+    """
     m = config.model
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
-    blueprint = Blueprint(m, config.training.bound_steps, shape, decoder.levels)
+    sequence = isinstance(decoder, SymbolDecoder) and not decoder.channels
+    blueprint = Blueprint(m, config.training.bound_steps, shape, decoder.levels, sequence)
     try:
         with outline(*at_most(most)):
-            _assemble(blueprint, decoder)
-        return _assemble(blueprint, decoder)
+            _assemble(blueprint, decoder, rows)
+        return _assemble(blueprint, decoder, rows)
     except RuntimeError as error:  # torch's message about sizes that no memory can hold
         raise InputError(f"cannot build the model of these settings: {str(error).splitlines()[0]}") from None
 
 
-def _assemble(blueprint: Blueprint, decoder: Decoder) -> NDM:
+def _assemble(blueprint: Blueprint, decoder: Decoder, rows: tuple[int, ...] | None) -> NDM:
     m = blueprint.settings
     # The predictor is built first, so that a seed gives it the same weights whatever F is.
     predictor = PREDICTORS.find(m.parameterization).build(blueprint)
     schedule = SCHEDULES.find(m.schedule).build(blueprint)
     transform = TRANSFORMS.find(m.transform).build(blueprint)
-    shape = blueprint.shape[1:] if isinstance(decoder, SymbolDecoder) else None
-    return NDM(ForwardProcess(schedule, transform, tied_to=m.tied_to), predictor, decoder, shape)
+    return NDM(ForwardProcess(schedule, transform, tied_to=m.tied_to), predictor, decoder, rows)
 
 
 def count_parameters(config: Config) -> int | None:

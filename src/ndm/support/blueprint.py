@@ -26,6 +26,10 @@ class Blueprint(Protocol):
     def levels(self) -> int | None:
         """The number of values that an element can take; None for real numbers."""
 
+    @property
+    def sequence(self) -> bool:
+        """Whether a row is a sequence of symbols, ``(d, length)`` as points; otherwise it is ``(C, *)``."""
+
     def predictor_network(self, outputs: int) -> nn.Module:
         """A network of (z, t) with the predictor's size and ``outputs`` channels for each channel of z."""
 

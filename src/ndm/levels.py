@@ -28,6 +28,7 @@ from .predictor import PREDICTORS, BasePredictor, Prediction
 from .process import ForwardProcess
 from .support.blueprint import Blueprint
 from .support.checks import require_count
+from .support.tensors import expand
 
 RANK = 16
 """A rank that suffices for 256 levels."""
@@ -40,7 +41,7 @@ class LogitsPredictor(BasePredictor):
     and B, ``(rank, levels)``, is a parameter.
 
     Args:
-        net, num_basis, variance: those of :class:`~ndm.predictor.BasePredictor`.
+        net, num_basis, variance, target, value: those of :class:`~ndm.predictor.BasePredictor`.
         levels: the number K of values that an element can take; it must equal the decoder's.
         rank: the rank of the logits; with ``rank >= levels`` the network must give the ``levels`` logits themselves.
 
@@ -50,8 +51,11 @@ class LogitsPredictor(BasePredictor):
 
     levels: int
 
-    def __init__(self, net: nn.Module, levels: int, rank: int, num_basis: int = 0, variance: bool = False) -> None:
-        super().__init__(net, num_basis, variance)
+    def __init__(
+        self, net: nn.Module, levels: int, rank: int, num_basis: int = 0, variance: bool = False, target: bool = False,
+        value: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(net, num_basis, variance, target, value)
         require_count(2, levels=levels)
         require_count(rank=rank)
         self.levels = levels
@@ -69,21 +73,24 @@ class LevelsPredictor(LogitsPredictor):
     """Reads ``net(z_t, t)`` as logits over the levels of each element.
 
     Args:
-        net: module with ``net(z_t, t) -> (B, C * (rank + num_basis), *)``, ``z_t`` of shape ``(B, C, *)`` and ``t`` of
-            shape ``(B,)``.
+        net: module with ``net(z_t, t) -> (B, C * (rank + num_basis + target + value), *)``, ``z_t`` of shape
+            ``(B, C, *)`` and ``t`` of shape ``(B,)``.
         levels, rank: those of :class:`LogitsPredictor`.
         num_basis: the number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
         variance: whether the variance of the distribution, ``sum_k w_k (v_k - x_hat)^2``, widens the reverse process
             (not used in continuous time).
+        target, value: those of :class:`~ndm.predictor.BasePredictor`. Both are x_hat plus sigma_t times an output of
+            the network: F(x, t) is no level, but close to x where there is little noise.
 
     Raises:
-        InputError: if levels or rank are too small.
+        InputError: if levels or rank are too small, or a target is predicted together with a curve.
     """
 
     def __init__(
-        self, net: nn.Module, levels: int, rank: int = RANK, num_basis: int = 0, variance: bool = False
-    ) -> None:
-        super().__init__(net, levels, rank, num_basis, variance)
+        self, net: nn.Module, levels: int, rank: int = RANK, num_basis: int = 0, variance: bool = False,
+        target: bool = False, value: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(net, levels, rank, num_basis, variance, target, value)
 
     @classmethod
     def build(cls, blueprint: Blueprint) -> LevelsPredictor:
@@ -91,17 +98,24 @@ class LevelsPredictor(LogitsPredictor):
         if levels is None:
             raise InputError("model.parameterization levels needs quantised data, but the data are real numbers; use v")
         curve, rank = m.num_basis if m.predict_curve else 0, min(RANK, levels)
-        return cls(blueprint.predictor_network(rank + curve), levels, rank, curve, m.variance)
+        target, value = m.predict_target, m.predict_target and blueprint.any_eta
+        net = blueprint.predictor_network(rank + curve + target + value)
+        return cls(net, levels, rank, curve, m.variance, target, value)
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        a, coefficients = self.outputs(z_t, t, process, self.rank, self.num_basis)
+        heads = (int(self.target), int(self.value))
+        a, coefficients, target, value = self.outputs(z_t, t, process, self.rank, self.num_basis, *heads)
         with torch.autocast(z_t.device.type, enabled=False):
-            likelihoods = log_likelihoods(z_t, process.schedule(t), self.levels)
+            noise = process.schedule(t)
+            likelihoods = log_likelihoods(z_t, noise, self.levels)
             weights = (self.logits(a) + likelihoods).softmax(-1)
             values = level_values(self.levels, z_t)
             x_hat = (weights * values).sum(-1)  # a matrix product might run in TF32
             variance = (weights * (values - x_hat[..., None]) ** 2).sum(-1) if self.variance else None
-        return Prediction(x_hat, coefficients if self.num_basis else None, variance)
+            sigma = expand(noise.sigma, z_t)
+            second = x_hat + sigma * value if self.value else None
+            first = x_hat + sigma * target if self.target else x_hat
+        return Prediction(first, coefficients if self.num_basis else None, variance, second)
 
 
 def smooth_basis(rank: int, levels: int) -> Tensor:

@@ -19,7 +19,7 @@ from .errors import InputError
 from .predictor import BasePredictor
 from .process import ConditionalProcess, ForwardProcess
 from .support.checks import require_kind, row_shape
-from .transform import BasisCurve
+from .transform import BasisCurve, Identity
 
 if TYPE_CHECKING:
     from .distribution import ModelDistribution
@@ -102,10 +102,18 @@ class NDM(nn.Module):
             eta: replaces the eta of the process, see :class:`ForwardProcess`.
         """
         self.process.schedule.check_channels(z_t)
-        x_hat, coefficients, variance = self.predictor(z_t, t, self.process)
+        x_hat, coefficients, variance, value = self.predictor(z_t, t, self.process)
+        if self.predictor.target:
+            return self.process.toward(x_hat, value, variance, eta)
         if coefficients is None:
             return self.process(x_hat, variance, eta)
         return self.process.along(BasisCurve(x_hat, coefficients), variance, eta)
+
+    @property
+    def has_ode(self) -> bool:
+        """Whether the model has an ODE: continuous time, and a prediction of F(x, t)."""
+        told = self.predictor.value or not self.predictor.target or isinstance(self.process.transform, Identity)
+        return told and self.process.schedule.steps is None
 
     @property
     def reference(self) -> Tensor:

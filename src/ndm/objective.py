@@ -27,8 +27,8 @@ from torch import Tensor
 
 from .gaussian import Gaussian
 from .model import NDM, check_gradients, check_model
-from .process import ConditionalProcess, check_eta
-from .support.checks import require_count, require_kind
+from .process import ConditionalProcess
+from .support.checks import check_eta, require_count, require_kind
 from .support.tensors import expand, full_times, rand, randn_like, sum_rows
 from .times import LowDiscrepancyTimes
 

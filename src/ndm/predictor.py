@@ -26,7 +26,7 @@ from torch.nn import functional
 from .errors import InputError
 from .process import ForwardProcess
 from .support.blueprint import Blueprint
-from .support.checks import require_choice, require_count, require_flag, require_kind, require_network
+from .support.checks import require, require_choice, require_count, require_flag, require_kind, require_network
 from .support.registry import Registry
 from .support.tensors import expand
 
@@ -34,11 +34,13 @@ Parameterization = Literal["x", "eps", "v", "score"]
 
 
 class Prediction(NamedTuple):
-    """A prediction from ``z_t``: x, optionally the coefficients of its curve, optionally its elementwise variance."""
+    """A prediction from ``z_t``: x, or the target in its place; optionally the coefficients of the curve of x, the
+    elementwise variance, and F(x, t)."""
 
     x_hat: Tensor
     coefficients: Tensor | None
     variance: Tensor | None
+    value: Tensor | None = None
 
 
 class BasePredictor(nn.Module):
@@ -48,19 +50,33 @@ class BasePredictor(nn.Module):
         net: the network; its outputs are concatenated along dimension 1.
         num_basis: the number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
         variance: whether the prediction has a variance.
+        target: whether the target of the reverse process is predicted in the place of x, so that F is evaluated on data
+            alone; see :class:`ndm.process.TargetProcess`.
+        value: whether F(x, t) is predicted besides the target: the ODE needs it. Training at several eta teaches it.
+
+    Raises:
+        InputError: if the network is none, or a target is predicted together with a curve, or a value without a target.
     """
 
     levels: int | None = None
     """The number of values that an element can take, if the predictor is only for such data; None otherwise."""
 
-    def __init__(self, net: nn.Module, num_basis: int = 0, variance: bool = False) -> None:
+    def __init__(
+        self, net: nn.Module, num_basis: int = 0, variance: bool = False, target: bool = False, value: bool = False
+    ) -> None:
         super().__init__()
         require_network(net)
         require_count(0, num_basis=num_basis)
-        require_flag(variance=variance)
+        require_flag(variance=variance, target=target, value=value)
+        require(
+            not (target and num_basis), "a target and a curve cannot both be predicted: num_basis must be 0", num_basis
+        )
+        require(target or not value, "F(x, t) is predicted besides a target: value needs target=True", value)
         self.net = net
         self.num_basis = num_basis
         self.variance = variance
+        self.target = target
+        self.value = value
 
     @classmethod
     def build(cls, blueprint: Blueprint) -> BasePredictor:
@@ -122,12 +138,13 @@ class Predictor(BasePredictor):
     """Reads ``net(z_t, t)`` as a prediction of x in one of four parameterisations.
 
     Args:
-        net: module with ``net(z_t, t) -> (B, C * (1 + num_basis + variance), *)``, ``z_t`` of shape ``(B, C, *)`` and
-            ``t`` of shape ``(B,)``.
+        net: module with ``net(z_t, t) -> (B, C * (1 + num_basis + variance + value), *)``, ``z_t`` of shape
+            ``(B, C, *)`` and ``t`` of shape ``(B,)``.
         parameterization: ``"x"``, ``"eps"``, ``"v"`` or ``"score"``.
         num_basis: the number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
         variance: whether the network also gives a variance of the prediction, which widens the reverse process at any
             number of steps (not used in continuous time).
+        target, value: those of :class:`BasePredictor`; both are read in the same parameterisation as x.
     """
 
     def __init__(
@@ -136,8 +153,10 @@ class Predictor(BasePredictor):
         parameterization: Parameterization = "v",
         num_basis: int = 0,
         variance: bool = False,
+        target: bool = False,
+        value: bool = False,
     ) -> None:
-        super().__init__(net, num_basis, variance)
+        super().__init__(net, num_basis, variance, target, value)
         require_choice(get_args(Parameterization), parameterization=parameterization)
         self.parameterization = parameterization
 
@@ -145,19 +164,25 @@ class Predictor(BasePredictor):
     def build(cls, blueprint: Blueprint) -> Predictor:
         m = blueprint.settings
         curve = m.num_basis if m.predict_curve else 0
-        return cls(blueprint.predictor_network(1 + curve + m.variance), m.parameterization, curve, m.variance)
+        target, value = m.predict_target, m.predict_target and blueprint.any_eta
+        net = blueprint.predictor_network(1 + curve + m.variance + value)
+        return cls(net, m.parameterization, curve, m.variance, target, value)
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        target, coefficients, raw_variance = self.outputs(z_t, t, process, 1, self.num_basis, int(self.variance))
+        counts = (1, self.num_basis, int(self.variance), int(self.value))
+        out, coefficients, raw_variance, second = self.outputs(z_t, t, process, *counts)
         noise = process.schedule(t)
         alpha, sigma = expand(noise.alpha, z_t), expand(noise.sigma, z_t)
-        if self.parameterization == "x":
-            x_hat = target
-        elif self.parameterization == "eps":
-            x_hat = (z_t - sigma * target) / alpha
-        else:
+
+        def read(out: Tensor) -> Tensor:
+            if self.parameterization == "x":
+                return out
+            if self.parameterization == "eps":
+                return (z_t - sigma * out) / alpha
             scale = sigma if self.parameterization == "v" else sigma**2
-            x_hat = (alpha * z_t - scale * target) / (alpha**2 + sigma**2)
+            return (alpha * z_t - scale * out) / (alpha**2 + sigma**2)
+
         # sigma^2 is Var[x | z_t] for standard normal data, so the network learns a factor of order one.
         variance = sigma**2 * functional.softplus(raw_variance) if self.variance else None
-        return Prediction(x_hat, coefficients if self.num_basis else None, variance)
+        value = read(second) if self.value else None
+        return Prediction(read(out), coefficients if self.num_basis else None, variance, value)

@@ -4,7 +4,8 @@ r"""The forward process of a neural diffusion model, and the process given x.
     q(z_t \mid x) = \mathcal{N}(m_t, s_t^2 I), \qquad m_t = \alpha_t F_\phi(x, t), \quad s_t = \sigma_t
 
 ``process(x)`` is the process given x. The reverse process uses a prediction in its place: ``process(x_hat)``. Both are
-a :class:`ConditionalProcess`, and no sampler, bound or likelihood repeats its algebra.
+a :class:`ConditionalProcess`, and no sampler, bound or likelihood repeats its algebra. A prediction may also be a whole
+curve, ``process.along(curve)``, or a target, ``process.toward(target)``, and then F is evaluated on data alone.
 
 In discrete time, for a clock :math:`\Gamma` with :math:`d\Gamma = \eta\, d\gamma` and
 :math:`\rho = e^{(\Gamma_s - \Gamma_t)/2}`:
@@ -28,31 +29,20 @@ References:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from .errors import InputError
 from .gaussian import Gaussian
 from .schedule import NoiseLevel, Schedule
-from .support.checks import LARGEST_ETA, require, require_choice, require_kind, require_number
+from .support.checks import check_eta, require, require_choice, require_kind, require_number
 from .support.registry import savable
 from .support.tensors import check_times, expand, is_dense, require_shape
-from .transform import Curve, Identity, Transform
+from .transform import BasisCurve, Curve, Identity, Transform
 
 TiedTo = Literal["time", "noise"]
-
-
-def check_eta(*values: Any) -> None:
-    """Refuse what is no eta of a bound.
-
-    Raises:
-        InputError: if a value is no number, or not between 1e-12 and 1e12.
-    """
-    rule = f"eta must be positive and between {1 / LARGEST_ETA:g} and {LARGEST_ETA:g} (the bound is infinite at 0)"
-    for eta in values:
-        require_number(eta=eta)
-        require(1 / LARGEST_ETA <= eta <= LARGEST_ETA, rule, eta)
 
 
 @savable
@@ -113,6 +103,32 @@ class ForwardProcess(nn.Module):
     ) -> ConditionalProcess:
         """The process given a (predicted) curve, without evaluating the transform."""
         return ConditionalProcess(self, curve, variance, self.eta if eta is None else eta)
+
+    def toward(
+        self,
+        target: Tensor,
+        value: Tensor | None = None,
+        variance: Tensor | None = None,
+        eta: float | Tensor | None = None,
+    ) -> TargetProcess:
+        """The reverse process given a predicted target, without evaluating the transform; see :class:`TargetProcess`.
+
+        Args:
+            target: the predicted target, ``(B, *)``.
+            value: the predicted F(x, t), ``(B, *)``; without it the process has no ODE, unless F is the identity.
+            variance, eta: those of :meth:`forward`.
+
+        Raises:
+            InputError: if ``eta`` is not that of the process, and there is no ``value``.
+        """
+        if value is None and isinstance(self.transform, Identity):
+            value = target
+        if value is None and eta is not None and (isinstance(eta, Tensor) or eta != self.eta):
+            raise InputError(
+                f"the target is predicted for eta = {self.eta:g} alone; for other values, DDIM and the ODE, predict "
+                "F(x, t), too: Predictor(..., value=True), or training.eta_range above 1"
+            )
+        return TargetProcess(self, target, value, variance, self.eta if eta is None else eta)
 
     def curve_time(self, t: Tensor, noise: NoiseLevel) -> tuple[Tensor, Tensor]:
         """The time variable of F at ``t``, and its derivative with respect to ``t``."""
@@ -263,3 +279,71 @@ class ConditionalProcess:
         m, s, d_m, d_s = self.affine_with_derivative(t)
         velocity, score = d_m + d_s / s * (z - m), (m - z) / s**2
         return velocity - expand(self.noise_rate(t), z) ** 2 / 2 * score
+
+
+class TargetProcess(ConditionalProcess):
+    r"""The reverse process given a prediction of the target, the one combination of F(x, s) and F(x, t) that it needs.
+
+    .. math::
+        m_s - \kappa m_t = w G, \qquad w = \alpha_s - \kappa \alpha_t, \qquad
+        G = \frac{\alpha_s F(x, s) - \kappa \alpha_t F(x, t)}{w} \;\to\;
+        F - \frac{2}{1 + \eta} \frac{\dot F}{\dot \gamma} \quad (s \to t)
+
+    For the identity, and for any F that does not move, G = x. So the posterior and the reverse drift are those of a
+    conventional model whose prediction of x is G. The velocity and the score need F(x, t) itself.
+
+    Args:
+        process: the forward process.
+        target: the predicted G of the limit, ``(B, *)``: for the eta of the process; with ``value``, for eta = 1.
+        value: the predicted F(x, t), or None.
+        variance, eta: those of :class:`ConditionalProcess`; the variance is that of G.
+    """
+
+    def __init__(
+        self,
+        process: ForwardProcess,
+        target: Tensor,
+        value: Tensor | None,
+        variance: Tensor | None,
+        eta: float | Tensor,
+    ) -> None:
+        own = target
+        if value is not None:
+            require_shape("value", value, target, "target")
+            share = expand(eta, target) if isinstance(eta, Tensor) and eta.ndim else eta
+            own = value + 2 / (1 + share) * (target - value)
+        super().__init__(process, BasisCurve(own), variance, eta)
+        self.target = target
+        self.value = value
+
+    def _value(self) -> Tensor:
+        if self.value is None:
+            raise InputError(
+                "this model predicts the target of its reverse process alone, so it has no ODE and no score; sample by "
+                "ancestral steps or the SDE, or predict F(x, t), too: Predictor(..., value=True), or "
+                "training.eta_range above 1"
+            )
+        return self.value
+
+    def marginal(self, t: Tensor) -> Gaussian:
+        """N(alpha_t F, sigma_t^2 I) at the time of the prediction.
+
+        Raises:
+            InputError: if F(x, t) is not predicted.
+        """
+        value, noise = self._value(), self.noise(t)
+        check_times(value, t=t)
+        return Gaussian(expand(noise.alpha, value) * value, expand(noise.sigma, value))
+
+    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
+        self.check(z, t=t)
+        value, noise = self._value(), self.noise(t)
+        alpha, d_gamma, sigma, d_sigma = (
+            expand(a, z) for a in (noise.alpha, noise.d_gamma, noise.sigma, noise.d_sigma)
+        )
+        return d_sigma / sigma * z - alpha * d_gamma * (self.target - value / 2)
+
+    def score(self, z: Tensor, t: Tensor) -> Tensor:
+        self.check(z, t=t)
+        value, noise = self._value(), self.noise(t)
+        return (expand(noise.alpha, z) * value - z) / expand(noise.sigma, z) ** 2

@@ -88,7 +88,7 @@ class Diagnosis:
     ode_rows: int = 0
     """The number of rows whose ODE is solved."""
     nfe: float | None = None
-    """Evaluations of the field in one ODE solve, mean over rows; None if the schedule has no continuous time."""
+    """Evaluations of the field in one ODE solve, mean over rows; None if the model has no ODE."""
     nfe_max: float | None = None
     """The largest number of evaluations of any row."""
     lipschitz: list[float] = field(default_factory=list)
@@ -136,7 +136,7 @@ def diagnose(
         [b.value for b in bins], [b.error for b in bins],
         level_distance, noise_std, passes, unit=unit,
     )  # fmt: skip
-    if steps is None:
+    if model.has_ode:
         _examine_ode(found, model, x[:solves], seed, generator)
     found.advice += advise(found, model, _largest_share(profile))
     return found

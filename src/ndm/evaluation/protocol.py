@@ -89,7 +89,7 @@ def choose_protocols(
     """The protocols that an evaluation of ``model`` on rows ``x`` follows.
 
     Args:
-        estimator: the estimator. ``all`` means the bound and, if the schedule has continuous time, the ODE.
+        estimator: the estimator. ``all`` means the bound and, if the model has an ODE, the ODE.
         steps: the bound's numbers of steps, where None means continuous time. The default is T = 10, T = 50 and
             continuous time, or the one number of steps that a stepwise schedule has.
         divergence: the divergence of the ODE. ``auto`` is exact for small rows; see
@@ -110,7 +110,7 @@ def choose_protocols(
         numbers = steps or ([10, 50, None] if only is None else [only])
         for_bound = {name: value for name, value in options.items() if name in ("passes", "seed")}
         chosen += [Protocol("bound", number, **for_bound) for number in numbers]
-    if estimator in ("ode", "ode-uniform") or (estimator == "all" and only is None):
+    if estimator in ("ode", "ode-uniform") or (estimator == "all" and model.has_ode):
         kind: Estimator = "ode" if estimator in ("all", "ode") else "ode-uniform"
         exact = affordable_divergence(latents_like(model, x)) if divergence == "auto" else divergence
         for_ode = {name: value for name, value in options.items() if name != "passes"}

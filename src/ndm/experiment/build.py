@@ -36,6 +36,7 @@ class Blueprint:
 
     settings: ModelConfig
     bound_steps: int | None
+    any_eta: bool
     shape: tuple[int, ...]
     levels: int | None
     sequence: bool
@@ -188,7 +189,8 @@ def _build(
     if m.variance and config.training.bound_steps is None:
         raise InputError("model.variance is trained in discrete time only: set training.bound_steps, e.g. to 10")
     sequence = isinstance(decoder, SymbolDecoder) and not decoder.channels
-    blueprint = Blueprint(m, config.training.bound_steps, shape, decoder.levels, sequence)
+    several = config.training.eta_range > 1
+    blueprint = Blueprint(m, config.training.bound_steps, several, shape, decoder.levels, sequence)
     try:
         with outline(*at_most(most)):
             _assemble(blueprint, decoder, rows)

@@ -48,6 +48,9 @@ class ModelConfig:
             for text, symbols is a distribution over the characters.
         predict_curve: predict the coefficients of F together with x, so that F is never evaluated on a prediction
             (time_basis only).
+        predict_target: predict, in the place of x, the one combination of values of F that the reverse process needs,
+            so that F is evaluated on data alone. The ODE needs F(x, t), too, which is predicted as well if
+            training.eta_range is above 1.
         variance: learn the variance of the reverse process (discrete time only).
         network: kind of both networks: mlp (for vectors and tiny images), unet (with downsampling and attention) or
             flat_unet (the network of VDM, without downsampling); for text, conv1d or transformer.
@@ -80,6 +83,7 @@ class ModelConfig:
     transform_depth: int = 1
     parameterization: str = "v"
     predict_curve: bool = False
+    predict_target: bool = False
     variance: bool = False
     network: str = "mlp"
     width: int = 160
@@ -100,6 +104,10 @@ class ModelConfig:
             require(getattr(self, name) >= least, f"model.{name} must be at least {least}", getattr(self, name))
         require(all(abs(k) <= 64 for k in self.fourier), "model.fourier must be between -64 and 64", self.fourier)
         require(all(0 <= k <= 64 for k in self.uniform), "model.uniform must be between 0 and 64", self.uniform)
+        both = "model.predict_target and model.predict_curve are two forms of the reverse process; set one to false"
+        require(not (self.predict_target and self.predict_curve), both, "true and true")
+        symbols = "model.predict_target is not for symbols, whose target is exact anyhow; set it to false"
+        require(not (self.predict_target and self.parameterization == "symbols"), symbols, True)
         require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
         from .parts import NETWORKS, PARTS
 

@@ -19,6 +19,10 @@ class Blueprint(Protocol):
         """The number of steps of the bound that is trained; None means continuous time."""
 
     @property
+    def any_eta(self) -> bool:
+        """Whether the model is trained at several eta, so that its ODE is learned, too."""
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of a row, ``(C, *)``."""
 

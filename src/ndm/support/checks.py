@@ -226,3 +226,15 @@ def shown(value: Any, most: int = 80) -> str:
     """
     text = value if isinstance(value, str) and value.isprintable() else repr(value)
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def check_eta(*values: Any) -> None:
+    """Refuse what is no eta of a bound.
+
+    Raises:
+        InputError: if a value is no number, or not between 1e-12 and 1e12.
+    """
+    rule = f"eta must be positive and between {1 / LARGEST_ETA:g} and {LARGEST_ETA:g} (the bound is infinite at 0)"
+    for eta in values:
+        require_number(eta=eta)
+        require(1 / LARGEST_ETA <= eta <= LARGEST_ETA, rule, eta)

@@ -41,8 +41,8 @@ def test_the_mean_and_the_variance_are_those_of_bayes_rule(levels, rank):
     t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64)
     level = SCHEDULE(t)
     z = torch.randn(3, 2, 2, dtype=torch.float64)
-    x_hat, coefficients, variance = predictor(z, t, PROCESS)
-    assert coefficients is None
+    x_hat, coefficients, variance, value = predictor(z, t, PROCESS)
+    assert coefficients is None and value is None
     basis = torch.eye(levels) if rank >= levels else predictor.basis
     for b in range(3):
         alpha, sigma = level.alpha[b].item(), level.sigma[b].item()

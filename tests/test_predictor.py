@@ -35,9 +35,10 @@ def test_outputs_lie_side_by_side():
     t = torch.rand(4)
     process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 4.0))
     out = torch.randn(4, 8, 3)
-    x_hat, coefficients, variance = ndm.Predictor(Fixed(out), "x", num_basis=2, variance=True)(
+    x_hat, coefficients, variance, value = ndm.Predictor(Fixed(out), "x", num_basis=2, variance=True)(
         torch.randn(4, 2, 3), t, process
     )
+    assert value is None
     torch.testing.assert_close(x_hat, out[:, :2])
     torch.testing.assert_close(coefficients, out[:, 2:6])
     sigma = process.schedule(t).sigma[:, None, None]

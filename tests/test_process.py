@@ -161,3 +161,16 @@ def test_times_of_a_wrong_shape_are_refused(bad):
     ):
         with pytest.raises(ndm.InputError, match=r"must have shape \(2,\)"):
             call(bad)
+
+
+def test_what_is_kept_at_a_time_has_gradients_where_they_are_asked_for():
+    """The same tensor of times first without gradients, then with them; and another tensor gives another result."""
+    process = ndm.ForwardProcess(ndm.LearnedSchedule(-5.0, 5.0), ndm.Network(SmoothNet(3, 3))).double()
+    q, t = process(torch.randn(2, 3, dtype=torch.float64)), torch.tensor([0.3, 0.6], dtype=torch.float64)
+    with torch.no_grad():
+        first = q.affine_with_derivative(t)[0]
+    again = q.marginal(t).mean
+    torch.testing.assert_close(first, again)
+    again.sum().backward()
+    assert all(p.grad is not None for p in process.transform.parameters())
+    assert not torch.equal(q.marginal(t + 0.1).mean, again)

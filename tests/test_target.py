@@ -241,3 +241,13 @@ def test_settings_that_contradict_a_target_are_refused(settings, message, tmp_pa
     settings = [*(["--model.predict_curve", "false"] if "symbols" in settings else []), *settings]
     assert main([*line, *settings]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_f_of_data_is_evaluated_once_at_each_time():
+    """At t = 1 for the prior, at t, and at s with steps; F(x, 0) is x. A second network F would be called for x_hat."""
+    model, calls = model_of(), []
+    model.process.transform.net.register_forward_hook(lambda *_: calls.append(1))
+    for steps, count in ((None, 2), (4, 3)):
+        calls.clear()
+        ndm.bound(model, X, steps)
+        assert len(calls) == count

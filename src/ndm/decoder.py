@@ -27,7 +27,7 @@ from .schedule import NoiseLevel
 from .support.checks import require_count
 from .support.registry import savable
 from .support.statistics import check_statistic, exact_statistic
-from .support.tensors import expand, full_times, rand, randn_like, sum_rows
+from .support.tensors import expand, rand, randn_like, sum_rows
 
 COARSEST = 0.25
 """The largest distance of neighbouring numbers of a dtype, in standard deviations of the data that it is to hold."""
@@ -112,7 +112,7 @@ class Decoder(nn.Module):
             x, x_model: the data in data units and in model units, ``(B, *)``.
             eps: standard normal noise, shaped like latents; without effect if nothing is drawn.
         """
-        q_0 = process(x_model).marginal(full_times(0.0, x_model))
+        q_0 = process(x_model).start()
         z_0 = q_0.at(eps)
         return z_0, -self.nll(x, z_0, process) - q_0.log_prob(z_0)
 

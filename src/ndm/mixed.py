@@ -153,7 +153,7 @@ class MixedDecoder(Decoder):
 
     def latent(self, x: Tensor, x_model: Tensor, process: ForwardProcess, eps: Tensor) -> tuple[Tensor, Tensor]:
         """z_0 = alpha_0 y for the numbers, and a draw from q(z_0 | x) for the symbols."""
-        q_0 = process(x_model).marginal(full_times(0.0, x_model))
+        q_0 = process(x_model).start()
         mean, z_0 = q_0.mean, q_0.at(eps)
         z_0 = torch.cat([mean[:, : self.numbers], z_0[:, self.numbers :]], dim=1)
         drawn = Gaussian(mean[:, self.numbers :], q_0.std.expand_as(mean)[:, self.numbers :])

@@ -135,15 +135,14 @@ def bound_terms(
     """
     model.process.schedule.check_precision(x_model.dtype, steps)
     q = model.process(x_model, eta=eta)
-    start, end = full_times(0.0, x_model), full_times(1.0, x_model)
-
-    z_1 = q.marginal(end)
+    z_1 = q.marginal(full_times(1.0, x_model))
     prior = z_1.kl(Gaussian.standard(z_1.mean))
 
-    z_0 = q.marginal(start).at(draws.eps_0)
+    z_0 = q.start().at(draws.eps_0)
     reconstruction = model.decoder.nll(x, z_0, model.process)
 
     if steps is None:
+        q.affine_with_derivative(draws.t)  # first, so that F and its derivative are evaluated once and together
         z_t = q.marginal(draws.t).at(draws.eps_t)
         diffusion = continuous_diffusion(model, q, z_t, draws.t)
     else:

@@ -37,12 +37,15 @@ from torch import Tensor, nn
 from .errors import InputError
 from .gaussian import Gaussian
 from .schedule import NoiseLevel, Schedule
-from .support.checks import check_eta, require, require_choice, require_kind, require_number
+from .support.checks import check_eta, require, require_choice, require_kind
+from .support.recent import Recent
 from .support.registry import savable
-from .support.tensors import check_times, expand, is_dense, require_shape
+from .support.tensors import check_clock, check_times, expand, require_shape
 from .transform import BasisCurve, Curve, Identity, Transform
 
 TiedTo = Literal["time", "noise"]
+Affine = tuple[Tensor, Tensor, Tensor, Tensor]
+"""m, s and their time derivatives."""
 
 
 @savable
@@ -170,27 +173,19 @@ class ConditionalProcess:
     ) -> None:
         if variance is not None:
             require_shape("variance", variance, curve.x, "x")
-        if not isinstance(eta, Tensor):
-            require_number(eta=eta)
-            require(eta >= 0, "eta must not be negative", eta)
-        else:
-            require(
-                is_dense(eta), "eta must be a dense tensor of real numbers", f"{eta.dtype} in the layout {eta.layout}"
-            )
-            if eta.ndim:
-                check_times(curve.x, eta=eta)
+        check_clock(eta, curve.x)
         process.schedule.check_channels(curve.x)
         self.process = process
         self.curve = curve
         self.variance = variance
         self.eta = eta
-        self._known: tuple[Tensor, NoiseLevel] | None = None
+        self._noise: Recent[NoiseLevel] = Recent()
+        self._affine: Recent[tuple[Tensor, Tensor]] = Recent()
+        self._moving: Recent[Affine] = Recent()
 
     def noise(self, t: Tensor) -> NoiseLevel:
-        """The noise level at ``t``, which is computed once for the same tensor."""
-        if self._known is None or self._known[0] is not t:
-            self._known = t, self.process.schedule(t)
-        return self._known[1]
+        """The noise level at ``t``, which is computed once for the same tensor, as m and s are."""
+        return self._noise.at(t, self.process.schedule)
 
     def check(self, z: Tensor, **times: Tensor) -> None:
         """Refuse latents that are not shaped like x, and times that are not one per row.
@@ -211,13 +206,19 @@ class ConditionalProcess:
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """m and s at ``t``; s broadcasts against m."""
+        return self._moving.at(t, self._find_moving)[:2] if self._moving.knows(t) else self._affine.at(t, self._find)
+
+    def _find(self, t: Tensor) -> tuple[Tensor, Tensor]:
         noise = self.noise(t)
         value = self.curve(self.process.curve_time(t, noise)[0])
         require_shape("F(x, t)", value, self.curve.x, "x")
         return expand(noise.alpha, value) * value, expand(noise.sigma, value)
 
-    def affine_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def affine_with_derivative(self, t: Tensor) -> Affine:
         """m, s and their time derivatives at ``t``."""
+        return self._moving.at(t, self._find_moving)
+
+    def _find_moving(self, t: Tensor) -> Affine:
         noise = self.noise(t)
         tau, d_tau = self.process.curve_time(t, noise)
         value, slope = self.curve.with_derivative(tau)
@@ -227,6 +228,11 @@ class ConditionalProcess:
             expand(a, value) for a in (noise.alpha, noise.sigma, noise.d_alpha, noise.d_sigma)
         )
         return alpha * value, sigma, d_alpha * value + alpha * expand(d_tau, value) * slope, d_sigma
+
+    def start(self) -> Gaussian:
+        """q(z_0 | x). F(x, 0) = x, so F is not evaluated."""
+        noise = self.process.schedule.start(self.curve.x)
+        return Gaussian(expand(noise.alpha, self.curve.x) * self.curve.x, expand(noise.sigma, self.curve.x))
 
     def marginal(self, t: Tensor) -> Gaussian:
         """q(z_t | x) at times ``t`` of shape ``(B,)``.
@@ -248,7 +254,7 @@ class ConditionalProcess:
             InputError: if ``z_t`` is not shaped like x, or ``s`` or ``t`` is not of shape ``(B,)``.
         """
         self.check(z_t, s=s, t=t)
-        (m_s, s_s), (m_t, s_t) = self.affine(s), self.affine(t)
+        (m_t, s_t), (m_s, s_s) = self.affine(t), self.affine(s)  # F(x, t) may be known
         log_rho = expand(self.clock(s) - self.clock(t), z_t) / 2
         kappa = log_rho.exp() * s_s / s_t
         # expm1, because log_rho is tiny with many steps. kappa is not sqrt(s_s^2 - var) / s_t, which is 0 in float32
@@ -300,13 +306,9 @@ class TargetProcess(ConditionalProcess):
     """
 
     def __init__(
-        self,
-        process: ForwardProcess,
-        target: Tensor,
-        value: Tensor | None,
-        variance: Tensor | None,
-        eta: float | Tensor,
-    ) -> None:
+        self, process: ForwardProcess, target: Tensor, value: Tensor | None, variance: Tensor | None = None,
+        eta: float | Tensor = 1.0,
+    ) -> None:  # fmt: skip
         own = target
         if value is not None:
             require_shape("value", value, target, "target")
@@ -319,9 +321,8 @@ class TargetProcess(ConditionalProcess):
     def _value(self) -> Tensor:
         if self.value is None:
             raise InputError(
-                "this model predicts the target of its reverse process alone, so it has no ODE and no score; sample by "
-                "ancestral steps or the SDE, or predict F(x, t), too: Predictor(..., value=True), or "
-                "training.eta_range above 1"
+                "this model predicts a target alone, so it has no ODE and no score; sample by ancestral steps or the "
+                "SDE, or predict F(x, t), too: Predictor(..., value=True), or training.eta_range above 1"
             )
         return self.value
 
@@ -345,5 +346,5 @@ class TargetProcess(ConditionalProcess):
 
     def score(self, z: Tensor, t: Tensor) -> Tensor:
         self.check(z, t=t)
-        value, noise = self._value(), self.noise(t)
-        return (expand(noise.alpha, z) * value - z) / expand(noise.sigma, z) ** 2
+        q = self.marginal(t)
+        return (q.mean - z) / q.std**2

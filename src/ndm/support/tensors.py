@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .checks import require, require_number
 
 
 @contextmanager
@@ -61,6 +62,21 @@ def check_times(x: Tensor, **times: Tensor) -> None:
         if not is_dense(t) or t.device != x.device:
             kind = f"{t.dtype} in the layout {t.layout} on {t.device}"
             raise InputError(f"{name} must be a dense tensor of real numbers on {x.device}, got {kind}")
+
+
+def check_clock(eta: Any, x: Tensor) -> None:
+    """Refuse what is no rate of a clock for the rows of ``x``.
+
+    Raises:
+        InputError: if eta is negative or no number, or a tensor that is not one number per row.
+    """
+    if not isinstance(eta, Tensor):
+        require_number(eta=eta)
+        require(eta >= 0, "eta must not be negative", eta)
+        return
+    require(is_dense(eta), "eta must be a dense tensor of real numbers", f"{eta.dtype} in the layout {eta.layout}")
+    if eta.ndim:
+        check_times(x, eta=eta)
 
 
 def require_generator(generator: Any) -> None:

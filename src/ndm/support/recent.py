@@ -1,0 +1,28 @@
+"""The last result of a function of times, so that what is asked for twice is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+Result = TypeVar("Result")
+
+
+class Recent(Generic[Result]):
+    """The result at the last tensor. A result without gradients is not used where there are gradients."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Tensor, bool, Result] | None = None
+
+    def knows(self, t: Tensor) -> bool:
+        """Whether the result at this very tensor is there."""
+        return self._kept is not None and self._kept[0] is t and self._kept[1] >= torch.is_grad_enabled()
+
+    def at(self, t: Tensor, function: Callable[[Tensor], Result]) -> Result:
+        """The result at ``t``, from ``function`` if it is not there."""
+        if self._kept is None or not self.knows(t):
+            self._kept = t, torch.is_grad_enabled(), function(t)
+        return self._kept[2]

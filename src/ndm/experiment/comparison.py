@@ -1,0 +1,246 @@
+"""A comparison of variants of a recipe: a run for each variant and seed, the same estimates of all, and differences.
+
+Every run is a folder ``VARIANT-seedN`` that the other commands read. A run is trained once: an interrupted one goes on
+from its newest checkpoint, and a finished one is not trained again. Its figures are a record in ``cells.jsonl``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..data import Dataset, load_dataset
+from ..errors import InputError
+from ..evaluation import choose_protocols
+from ..evaluation.quality import check_sizes, quality
+from ..model import NDM
+from ..sampling import sample_in_batches
+from ..saving import weights_checksum
+from ..support.files import make_folder
+from ..support.journal import append_line, read_lines
+from ..support.progress import console
+from .evaluation import evaluate_run
+from .matching import Match, Matched, flops, match, parameters
+from .results import check_finite
+from .run import Run
+from .settings import Config, differences
+from .variants import Variant
+
+QUALITY = "sliced Wasserstein-2"
+"""The metric of samples in few steps."""
+KEY = ("variant", "seed")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is compared.
+
+    Args:
+        config: the settings that all variants share.
+        variants: the variants; the others are compared to the first one.
+        seeds: a run for each.
+        matching: what the variants have in common with the first one: ``params``, ``compute`` or nothing.
+        steps: the numbers of steps of the bound; None is continuous time.
+        sampling: the numbers of steps of samples; none for data whose samples have no metrics.
+        samples: the number of samples.
+        split: the part of the data on which all are evaluated.
+        limit: the largest number of rows of it.
+        passes: the number of passes of the bound over the rows.
+        ode_rows: the number of rows whose likelihood by the ODE is computed.
+    """
+
+    config: Config
+    variants: Sequence[Variant]
+    seeds: Sequence[int] = (0, 1, 2)
+    matching: Match = "none"
+    steps: Sequence[int | None] = (2, 5, 10, 50, 200, None)
+    sampling: Sequence[int] = (2, 4, 8, 50)
+    samples: int = 1000
+    split: Literal["test", "validation"] = "test"
+    limit: int | None = None
+    passes: int = 30
+    ode_rows: int = 256
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names) or len(set(self.seeds)) < len(self.seeds):
+            raise InputError("a variant or a seed is given twice; give each once")
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data.
+
+        Raises:
+            InputError: if they are a table, whose models have no variants.
+        """
+        dataset = load_dataset(**asdict(self.config.data))
+        if dataset.schema is not None:
+            raise InputError("a comparison is of images, points and text; the models of tables have no variants yet")
+        if self.sampling and not dataset.alphabet:
+            check_sizes(self.samples, len(dataset.train), len(dataset.split(self.split)))
+        return dataset
+
+    @cached_property
+    def matched(self) -> dict[str, Matched]:
+        """The config of each variant with the first seed, and how well it is matched."""
+        first = self.variants[0].applied(self.config, self.seeds[0])
+        measure = {"none": None, "params": parameters, "compute": flops}[self.matching]
+        goal = 1.0 if measure is None else measure(first, self.dataset)
+        found = {self.variants[0].name: Matched(first, 1.0)}
+        for variant in self.variants[1:]:
+            found[variant.name] = match(variant.applied(self.config, self.seeds[0]), self.dataset, self.matching, goal)
+        return found
+
+    def config_of(self, variant: str, seed: int) -> Config:
+        """The config of a run."""
+        return replace(self.matched[variant].config, seed=seed)
+
+    def protocol(self) -> dict[str, Any]:
+        """What decides the figures of a run besides its settings."""
+        return {
+            "matching": self.matching, "steps": list(self.steps), "sampling": list(self.sampling),
+            "samples": self.samples, "split": self.split, "limit": self.limit, "passes": self.passes,
+            "ode_rows": self.ode_rows,
+        }  # fmt: skip
+
+
+class Comparison:
+    """The folder of a comparison.
+
+    Args:
+        folder: its path.
+        question: what is compared.
+
+    Raises:
+        InputError: if it cannot be written.
+    """
+
+    def __init__(self, folder: Path, question: Question) -> None:
+        make_folder(folder)
+        self.folder = folder
+        self.question = question
+        self.file = folder / "cells.jsonl"
+
+    def records(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """The records of finished cells of this question.
+
+        Raises:
+            InputError: if a record answers another question, or is of a run with other settings.
+        """
+        found, asked = {}, self.question.protocol()
+        for record in read_lines(self.file, lambda line: isinstance(line, dict) and "protocol" in line):
+            if record["protocol"] != asked:
+                changed = [key for key in asked if record["protocol"].get(key) != asked[key]]
+                raise InputError(
+                    f"{self.file} has figures with another {changed[0]}, {record['protocol'].get(changed[0])}; choose "
+                    "another --out, or give the same options"
+                )
+            found[record["variant"], record["seed"]] = record
+        asked_for = {(variant.name, seed) for variant in self.question.variants for seed in self.question.seeds}
+        for variant, seed in found.keys() & asked_for:
+            self.check(variant, seed)
+        return {cell: record for cell, record in found.items() if cell in asked_for}
+
+    def run(self, variant: str, seed: int) -> Run:
+        """The run of a cell."""
+        return Run(self.folder / f"{variant}-seed{seed}")
+
+    def check(self, variant: str, seed: int) -> None:
+        """Refuse a run that has other settings than this question.
+
+        Raises:
+            InputError: naming the first that differs.
+        """
+        run, config = self.run(variant, seed), self.question.config_of(variant, seed)
+        if run.config_file.is_file() and (changed := differences(run.config, config)):
+            name, (old, new) = next(iter(changed.items()))
+            raise InputError(f"{run.folder} has {name} {old}, and this comparison has {new}; choose another --out")
+
+    def cells(self) -> list[tuple[str, int]]:
+        """The variants and seeds that are not finished, one seed after the other."""
+        names, done = [variant.name for variant in self.question.variants], self.records()
+        return [(name, seed) for seed in self.question.seeds for name in names if (name, seed) not in done]
+
+    def finish(self, variant: str, seed: int, device: str = "cpu") -> bool:
+        """Train and evaluate a run, and keep its figures.
+
+        Returns:
+            Whether it is finished; False if Ctrl-C or SIGTERM stopped the training.
+
+        Raises:
+            InputError: if the folder of the run has other settings.
+        """
+        config, dataset = self.question.config_of(variant, seed), self.question.dataset
+        run = self.run(variant, seed)
+        self.check(variant, seed)
+        if not run.config_file.is_file():
+            run.begin(config)
+        if not run.model_folder.is_dir() or not run.snapshot().finished:
+            trained = run.train(dataset, device, f"{variant}, seed {seed}", resume=bool(run.checkpoints.steps()))
+            if not trained.finished:
+                return False
+        model = run.snapshot().model.to(device)
+        record = {
+            "variant": variant, "seed": seed, "protocol": self.question.protocol(),
+            "parameters": model.num_parameters, "width": config.model.width, "flops": flops(config, dataset),
+            "train_seconds": max((line["seconds"] for line in run.metrics() if "seconds" in line), default=0.0),
+            **self._figures(model, run),
+        }  # fmt: skip
+        check_finite(record)
+        append_line(self.file, record)
+        return True
+
+    def _figures(self, model: NDM, run: Run) -> dict[str, Any]:
+        """The estimates of a model, and the metric of its samples."""
+        question, dataset = self.question, self.question.dataset
+        x = dataset.split(question.split)[: question.limit].to(model.reference.device)
+        facts = run.facts(dataset, run.snapshot()) | {
+            "split": question.split,
+            "weights_sha256": weights_checksum(model),
+        }
+        steps = question.steps if model.process.schedule.steps is None else None
+        bounds = choose_protocols(model, x, "bound", steps, passes=question.passes)
+        estimates = evaluate_run(run, model, x, bounds, facts | {"rows": len(x)})
+        if question.ode_rows and model.has_ode:
+            rows = x[: question.ode_rows]
+            estimates += evaluate_run(
+                run, model, rows, choose_protocols(model, rows, "ode"), facts | {"rows": len(rows)}
+            )
+        found: dict[str, float] = {}
+        for count in question.sampling if not dataset.alphabet else ():
+            generator = torch.Generator().manual_seed(0)
+            console.print(f"{run.folder.name}: {question.samples} samples in {count} steps")
+            parts = sample_in_batches(model, dataset.shape, question.samples, count, generator=generator)
+            scores = quality(torch.cat(list(parts)), dataset.train, dataset.split(question.split))
+            found |= {str(count): score.value for score in scores if score.name == QUALITY}
+        bits = {estimate.estimator: estimate.bpd for estimate in estimates}
+        return {"bits": bits, "quality": found, "unit": dataset.unit}
+
+    def curve(self, variant: str, seed: int) -> list[tuple[float, float]]:
+        """The seconds of training of a run, and its validation bounds."""
+        lines = self.run(variant, seed).metrics()
+        return [(line["seconds"], line["validation_bpd"]) for line in lines if "validation_bpd" in line]
+
+
+def figures_of(record: dict[str, Any]) -> dict[str, float]:
+    """All figures of a record by the names of their columns."""
+    quality = {f"{QUALITY}, {steps} steps": value for steps, value in record["quality"].items()}
+    return {**record["bits"], **quality}
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float | None]:
+    """The mean of paired differences, and the half-width of its interval of 95 % by Student's t; None for one pair."""
+    n = len(differences)
+    mean = sum(differences) / n
+    if n < 2:
+        return mean, None
+    from scipy.stats import t
+
+    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1))
+    return mean, float(t.ppf(0.975, n - 1)) * spread / math.sqrt(n)

@@ -1,0 +1,108 @@
+"""Variants of a recipe: settings that take the place of its own, so that all else stays the same.
+
+====================  =============================================================================================
+variant               the forward process, and what is predicted
+====================  =============================================================================================
+``conventional``      F(x, t) = x: conventional diffusion
+``network``           any network F, evaluated on the prediction of x: the form of the paper
+``network-target``    any network F, with its target predicted
+``basis``             F = x + sum_k t^k h_k(x), evaluated on the prediction of x
+``basis-curve``       the same, with the curve predicted
+``basis-target``      the same, with the target predicted
+``gains``             a gain for each element
+``directions``        a gain for each of a set of learned orthonormal directions
+====================  =============================================================================================
+
+Anyone's own variant is a YAML file of settings, or a Python file that registers parts and has a dictionary
+``settings``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import InputError
+from ..support.checks import shown
+from .recipe import read_settings
+from .settings import GROUPS, Config, make_config
+
+
+def _forward(transform: str, **model: Any) -> dict[str, Any]:
+    rest = {"rotation": "none", "predict_curve": False, "predict_target": False}
+    return {"model": {"transform": transform, **rest, **model}}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "conventional": _forward("identity"),
+    "network": _forward("network"),
+    "network-target": _forward("network", predict_target=True),
+    "basis": _forward("time_basis"),
+    "basis-curve": _forward("time_basis", predict_curve=True),
+    "basis-target": _forward("time_basis", predict_target=True),
+    "gains": _forward("linear"),
+    "directions": _forward("linear", rotation="learned"),
+}
+
+
+class Variant(NamedTuple):
+    """Settings that take the place of a recipe's, under a name."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def applied(self, config: Config, seed: int) -> Config:
+        """The config of a run of this variant."""
+        tree = asdict(config)
+        for key, value in self.settings.items():
+            tree[key] = tree[key] | value if key in GROUPS else value
+        return make_config(tree | {"seed": seed})
+
+
+def find_variant(name: str) -> Variant:
+    """A variant of the package, or that of a file.
+
+    Raises:
+        InputError: if there is none, or the file has no settings of a variant.
+    """
+    if name in VARIANTS:
+        return Variant(name, VARIANTS[name])
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml", ".py"):
+        similar = difflib.get_close_matches(name, VARIANTS, n=1)
+        guess = f"did you mean {similar[0]}? " if similar else ""
+        raise InputError(
+            f"no variant {shown(repr(name))}; {guess}variants: {', '.join(VARIANTS)}, or a .yaml or .py file"
+        )
+    if not path.is_file():
+        raise InputError(f"there is no file {shown(name)}")
+    settings = settings_of_module(path) if path.suffix == ".py" else read_settings(path)
+    fixed = sorted(settings.keys() & {"seed", "data", "init"})
+    if fixed:
+        raise InputError(f"{name}: a variant must not set {fixed[0]}, which all variants share")
+    return Variant(path.stem, settings)
+
+
+def settings_of_module(path: Path) -> dict[str, Any]:
+    """The dictionary ``settings`` of a Python file, which is run.
+
+    Raises:
+        InputError: if it fails, or has no such dictionary.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} cannot be run as a module of Python")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path}: {type(error).__name__}: {shown(str(error), 400)}") from error
+    settings = getattr(module, "settings", None)
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"{path} must have a dictionary settings, e.g. settings = {{'model': {{'transform': 'mine'}}}}"
+        )
+    return settings

@@ -1,0 +1,232 @@
+"""Comparisons: matched variants, work that is never repeated, paired differences, tables and figures."""
+
+import json
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+import ndm
+from ndm.cli import main
+from ndm.data import load_dataset
+from ndm.experiment import make_config, read_config
+from ndm.experiment.comparison import Comparison, Question, interval
+from ndm.experiment.differences import latex_table, rows_of
+from ndm.experiment.matching import flops, match, parameters
+from ndm.experiment.variants import VARIANTS, find_variant
+
+pytestmark = pytest.mark.usefixtures("float32")
+
+SMALL = [
+    "--training.steps", "4", "--training.batch_size", "16", "--training.evaluate_every", "2", "--model.width", "64",
+    "--model.depth", "1", "--model.transform_width", "4", "--limit", "16", "--passes", "2", "--samples", "50",
+    "--ode_rows", "4", "--steps", "2,continuous", "--sampling_steps", "2,4", "--device", "cpu", "--quiet",
+]  # fmt: skip
+
+
+def small(recipe="digits", **model):
+    config = read_config(recipe)
+    return make_config({
+        "data": {"name": config.data.name}, "training": {"steps": 2},
+        "model": {"width": 32, "depth": 1, "transform_width": 8, "num_basis": 1, **model},
+    })  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_has_the_forward_process_and_the_form_that_it_says(name, digits):
+    """Whatever the recipe has."""
+    before = small(transform="time_basis", predict_curve=True)
+    config = find_variant(name).applied(before, seed=5)
+    assert config.seed == 5
+    model = ndm.experiment.build.make_model(config, digits)
+    kind = {"conventional": ndm.Identity, "network": ndm.Network, "basis": ndm.TimeBasis}
+    assert isinstance(model.process.transform, kind.get(name.split("-")[0], ndm.Linear))
+    assert model.predictor.target == name.endswith("-target")
+    assert bool(model.predictor.num_basis) == name.endswith("-curve")
+    assert torch.isfinite(ndm.bound(model, digits.train[:4]).total).all()
+
+
+@pytest.mark.parametrize("name", ["network", "basis-curve", "directions"])
+@pytest.mark.parametrize("how", ["params", "compute"])
+def test_the_width_that_is_found_is_the_best_of_all(name, how, digits):
+    """Every width near it is tried by brute force."""
+    measure, start = (parameters, 40) if how == "params" else (flops, 160)
+    goal = measure(find_variant("conventional").applied(small(width=start), 0), digits)
+    variant = find_variant(name)
+    found = match(variant.applied(small(width=start, transform_width=2), 0), digits, how, goal)
+    ratios = {
+        width: measure(variant.applied(small(width=width, transform_width=2), 0), digits) / goal
+        for width in range(start // 4, start + 10, 1 if how == "params" else 3)
+    }
+    best = min(abs(ratio - 1) for ratio in ratios.values())
+    assert abs(found.ratio - 1) <= best < 0.1
+    exact = measure(variant.applied(small(width=found.config.model.width, transform_width=2), 0), digits) / goal
+    assert found.ratio == pytest.approx(exact)
+
+
+def test_widths_that_a_network_refuses_are_left_out(digits):
+    """A U-Net has groups of channels."""
+    config = small(network="unet", width=32, multipliers=[1], fourier=[])
+    goal = 1.7 * parameters(config, digits)
+    found = match(config, digits, "params", goal)
+    assert abs(found.ratio - 1) < 0.2 and found.config.model.width > 32
+    assert ndm.experiment.build.make_model(found.config, digits).num_parameters == pytest.approx(goal * found.ratio)
+
+
+def test_the_operations_of_a_step_are_those_of_its_layers(digits):
+    """Two for each weight of a linear layer forward and four backward, but two in the first, whose input is data."""
+    config = small(width=24)
+    model = ndm.experiment.build.seeded_model(config, digits)
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    first, embedded = [m for m in layers if m.in_features == 64], [m for m in layers if m.in_features not in (64, 24)]
+    whole = sum(6 * m.weight.numel() for m in layers)
+    data = sum(2 * m.weight.numel() for m in [*first, *embedded])
+    assert whole - data <= flops(config, digits) <= whole
+
+
+def test_no_width_is_small_enough_for_a_large_f(digits):
+    config = find_variant("network").applied(small(transform_width=512), 0)
+    goal = parameters(find_variant("conventional").applied(small(width=8), 0), digits)
+    with pytest.raises(ndm.InputError, match="no model.width gives this variant"):
+        match(config, digits, "params", goal)
+
+
+def test_the_interval_is_that_of_a_paired_test():
+    pairs = [0.3, -0.1, 0.25, 0.4]
+    mean, half = interval(pairs)
+    expected = stats.ttest_1samp(pairs, 0).confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx((expected.low, expected.high))
+    assert interval([0.5]) == (0.5, None)
+
+
+def record(variant, seed, bits, flops=1.0):
+    return (variant, seed), {
+        "seed": seed, "width": 8, "parameters": 10, "flops": flops, "train_seconds": 2.0,
+        "bits": {"bound, T=2": bits}, "quality": {"4": 1.0},
+    }  # fmt: skip
+
+
+def test_differences_are_paired_by_seed_and_marked_where_they_are_certain():
+    records = dict([
+        record("a", 0, 1.0), record("a", 1, 2.0), record("a", 2, 3.0),
+        record("b", 0, 1.5, 2.0), record("b", 1, 2.5, 2.0), record("b", 2, 3.6, 2.0), record("b", 7, 99.0, 2.0),
+        record("c", 0, 1.0), record("c", 1, 3.0),
+    ])  # fmt: skip
+    header, rows = rows_of(records, "a")
+    column = header.index("bound, T=2")
+    assert rows[0][column] == "2.0000 (1.0000)"
+    half = stats.t.ppf(0.975, 2) * torch.tensor([0.5, 0.5, 0.6]).std().item() / 3**0.5
+    assert rows[1][column] == f"+0.5333 ± {half:.4f}*"  # seed 7 has no pair
+    assert not rows[2][column].endswith("*")
+    assert rows[1][header.index("operations")] == "2.00"
+    latex = latex_table(header, rows)
+    assert latex.count(r"\\") == 4 and r"$\pm$" in latex and latex.splitlines()[0].count("r") >= len(header) - 1
+
+
+def test_the_command_keeps_what_is_finished_and_goes_on(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    line = ["compare", "digits", "--out", str(out), *SMALL]
+    assert main([*line, "--variants", "conventional,network-target", "--seeds", "1"]) == 0
+    first = capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*-seed0/model/*")}
+    assert len(before) > 3
+    assert main([*line, "--variants", "conventional,network-target,gains", "--seeds", "2"]) == 0
+    text = capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    lines = [json.loads(part) for part in (out / "cells.jsonl").read_text().splitlines()]
+    cells = [(cell["variant"], cell["seed"]) for cell in lines]
+    assert sorted(cells) == sorted((v, s) for v in ("conventional", "network-target", "gains") for s in (0, 1))
+    assert "bound, T=2" in text and "sliced Wasserstein-2, 4 steps" in text
+    assert "±" in text.split("Bounds and")[0] and "±" not in first.split("Bounds and")[0]
+    assert lines[0]["parameters"] == pytest.approx(lines[1]["parameters"], rel=0.05)
+    assert any(name.startswith("ODE") for name in lines[0]["bits"])
+    assert not any(name.startswith("ODE") for name in lines[1]["bits"])  # a target alone has none
+    assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "table.md").read_text() in text
+    assert r"\toprule" in (out / "table.tex").read_text()
+    run = ["evaluate", str(out / "gains-seed1"), "--limit", "8", "--passes", "2", "--estimator", "bound"]
+    assert main([*run, "--device", "cpu", "--quiet"]) == 0  # a run like any other
+    capsys.readouterr()
+    assert main([*line, "--variants", "conventional", "--seeds", "1", "--limit", "8"]) == 2
+    assert "has figures with another limit, 16" in capsys.readouterr().err
+    assert main([*line, "--variants", "conventional", "--seeds", "1", "--model.depth", "2"]) == 2
+    assert "has model.depth 1, and this comparison has 2" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path):
+    question = Question(
+        small(width=8), [find_variant("conventional")], seeds=[3], steps=[2], sampling=[], passes=1, limit=8, ode_rows=0
+    )
+    whole, parts = (Comparison(tmp_path / name, question) for name in ("whole", "parts"))
+    assert whole.finish("conventional", 3)
+    run = ndm.experiment.Run(tmp_path / "parts" / "conventional-seed3")
+    run.begin(question.config_of("conventional", 3))
+    assert parts.cells() == [("conventional", 3)]
+    assert parts.finish("conventional", 3)
+    assert (
+        parts.cells() == [] and parts.records()["conventional", 3]["bits"] == whole.records()["conventional", 3]["bits"]
+    )
+
+
+def test_anyones_variant_is_a_file(tmp_path, capsys):
+    yaml = tmp_path / "wide.yaml"
+    yaml.write_text("model: {transform: identity, predict_curve: false, dropout: 0.3}\n")
+    module = tmp_path / "mine.py"
+    module.write_text(
+        "import torch, ndm\nfrom ndm.transform import TRANSFORMS\n"
+        "@TRANSFORMS.register('shifted')\n"
+        "class Shifted(ndm.Transform):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.b = torch.nn.Parameter(torch.zeros(()))\n"
+        "    @classmethod\n    def build(cls, blueprint):\n        return cls()\n"
+        "    def forward(self, x):\n        return ndm.BasisCurve(x, (0 * x + self.b))\n"
+        "settings = {'model': {'transform': 'shifted', 'predict_curve': False}}\n"
+    )
+    line = ["compare", "digits", "--out", str(tmp_path / "out"), *SMALL, "--seeds", "1", "--match", "none"]
+    assert main([*line, "--variants", f"conventional,{yaml},{module}"]) == 0
+    text = capsys.readouterr().out
+    assert "| wide |" in text and "| mine |" in text
+    assert read_config(tmp_path / "out" / "wide-seed0" / "config.yaml").model.dropout == 0.3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--variants", "netwrok"], "did you mean network"),
+        (["--variants", "conventional,conventional"], "given twice"),
+        (["--variants", "missing.yaml"], "there is no file missing.yaml"),
+        (["--variants", "bad.py"], "bad.py: ZeroDivisionError"),
+        (["--variants", "empty.py"], "must have a dictionary settings"),
+        (["--variants", "data.yaml"], "must not set data"),
+        (["--variants", "conventional", "--sampling_steps", "continuous"], "positive whole numbers, or none"),
+        (["--variants", "conventional", "--seeds", "0"], "--seeds must be at least 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_told_in_one_line(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.py").write_text("1 / 0\n")
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "data.yaml").write_text("data: {name: ring}\n")
+    assert main(["compare", "digits", "--out", "out", *SMALL, *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "out" / "cells.jsonl").exists()
+
+
+def test_several_runs_at_a_time_give_the_same_figures(tmp_path, capsys):
+    line = ["compare", "ring", *SMALL, "--variants", "conventional,gains", "--seeds", "1"]
+    assert main([*line, "--out", str(tmp_path / "one")]) == 0
+    assert main([*line, "--out", str(tmp_path / "two"), "--jobs", "2"]) == 0
+    capsys.readouterr()
+    figures = [
+        {(cell["variant"], name): value for cell in map(json.loads, (tmp_path / folder / "cells.jsonl").open())
+         for name, value in cell["bits"].items()}
+        for folder in ("one", "two")
+    ]  # fmt: skip
+    assert figures[0] == figures[1] and len(figures[0]) == 6
+    assert all(math.isfinite(value) for value in figures[0].values())

@@ -11,10 +11,13 @@ from ndm import Solver
 from ndm.demo import headline
 from ndm.evaluation import Estimate, Protocol, choose_protocols, evaluate
 from ndm.evaluation.diagnosis import diagnose, jacobian_norm, report
+from ndm.evaluation.motion import motion_of
 from ndm.evaluation.pieces import make_pieces
 from ndm.solvers import Failures
 from ndm.support.journal import Journal
 from ndm.support.tensors import seeded
+
+from conftest import SmoothNet
 
 ROUGH = Solver(rtol=1e-2, atol=1e-2)
 
@@ -260,3 +263,44 @@ def test_the_doctors_ode_is_the_negative_log_likelihood():
     total = torch.stack([ndm.bound(m, x[:32]).total.detach().mean() for _ in range(30)]).mean()
     assert d.ode == pytest.approx(-ode.item() / 3 / math.log(2), rel=0.1)
     assert d.ode_bound == pytest.approx(total.item() / 3 / math.log(2), rel=0.2)
+
+
+def test_the_diagnosis_says_how_far_f_moves():
+    """With F = (1 + t w) x it is |t w| alpha / sigma times the root mean square of x."""
+    transform = ndm.Linear(3, num_basis=1).double()
+    with torch.no_grad():
+        transform.gains.copy_(torch.tensor([[0.5, -1.0, 2.0]]))
+    schedule = ndm.LinearSchedule(-4.0, 4.0)
+    torch.manual_seed(0)
+    predictor = ndm.Predictor(SmoothNet(3, 3)).double()
+    m = ndm.NDM(ndm.ForwardProcess(schedule, transform), predictor, ndm.GaussianDecoder(), shape=(3,)).double().eval()
+    x = torch.randn(64, 3, dtype=torch.float64)
+    found = diagnose(m, x, passes=2, solves=2)
+    t = torch.arange(11, dtype=torch.float64) / 10
+    expected = t * torch.exp(-schedule(t).gamma / 2) * (x * transform.gains.detach()).square().mean().sqrt()
+    torch.testing.assert_close(torch.tensor(found.motion.distance, dtype=torch.float64), expected)
+    assert 0 < found.motion.gradient < 1 and not any("F stays" in line for line in found.advice)
+    assert "how far F moves" in report(found) and all(not p.requires_grad or p.grad is None for p in m.parameters())
+    with torch.no_grad():
+        transform.gains.mul_(1e-3)
+    still = diagnose(m, x, passes=2, solves=2)
+    assert any("F stays within" in line for line in still.advice)
+    conventional = ndm.NDM(ndm.ForwardProcess(schedule), predictor, ndm.GaussianDecoder(), shape=(3,)).double().eval()
+    assert diagnose(conventional, x, passes=2, solves=2).motion is None
+
+
+def test_the_gradient_of_f_is_its_part_of_the_whole():
+    """A predictor without weights leaves all of it to F, and the schedule takes the rest."""
+    x = torch.randn(32, 2, dtype=torch.float64)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-4.0, 4.0), ndm.Linear(2, num_basis=1))
+    m = ndm.NDM(process, ndm.Predictor(lambda z, t: 0 * z), ndm.GaussianDecoder(), shape=(2,)).double().eval()
+    assert motion_of(m, x).gradient == pytest.approx(1)
+    process.schedule = ndm.LearnedSchedule(-4.0, 4.0).double()
+    share = motion_of(m, x, torch.Generator().manual_seed(0)).gradient
+    total = ndm.bound(m, x, generator=torch.Generator().manual_seed(0)).total.mean()
+    gradients = torch.autograd.grad(total, [*m.parameters()], allow_unused=True)
+    squares = {
+        id(p): 0 if g is None else g.square().sum().item() for p, g in zip(m.parameters(), gradients, strict=True)
+    }
+    own = sum(squares[id(p)] for p in process.transform.parameters())
+    assert share == pytest.approx((own / sum(squares.values())) ** 0.5) and share < 1

@@ -7,6 +7,7 @@ r"""A diagnosis of a trained model: which parts of the bound cost how many bits,
 * The cost of the ODE: the number of evaluations of its field, and the norm L of the field's Jacobian at eleven times.
   An explicit method of order 5 is stable for steps up to about 3.3 / L.
 * The ODE's likelihood beside the bound. For a non-linear F they belong to two different models.
+* How far F moves; see :mod:`.motion`.
 
 The likelihoods are those of :func:`ndm.evaluation.evaluate` with the same rows, seed and passes. Each figure that is a
 mean over rows has a standard error, and advice is given only where a figure is beyond two of them.
@@ -32,6 +33,7 @@ from ..support.journal import Journal
 from ..support.tensors import full_times, seeded, sum_rows
 from ..times import LowDiscrepancyTimes
 from .estimate import summarise
+from .motion import Motion, advice_on_motion, motion_of, report_motion
 from .pieces import Piece, as_likelihood, column, make_pieces, nats_of_rows
 from .protocol import SOLVER, Protocol, latents_like
 
@@ -103,6 +105,8 @@ class Diagnosis:
     """The ODE's negative log-likelihood minus the bound."""
     gap_error: float | None = None
     """It is over the differences of the rows, and thus smaller than the errors of the two."""
+    motion: Motion | None = None
+    """How far F moves; None if it is the identity."""
     advice: list[str] = field(default_factory=list)
     """What to change, a sentence each."""
     unit: str = "bits/dim"
@@ -138,6 +142,7 @@ def diagnose(
     )  # fmt: skip
     if model.has_ode:
         _examine_ode(found, model, x[:solves], seed, generator)
+    found.motion = motion_of(model, x, generator)
     found.advice += advise(found, model, _largest_share(profile))
     return found
 
@@ -223,7 +228,7 @@ def jacobian_norm(
 
 
 def advise(d: Diagnosis, model: NDM, share: tuple[int, Figure]) -> list[str]:
-    """What to change, in the order: prior, levels, times, cost of the ODE, likelihood of the ODE.
+    """What to change, in the order: prior, levels, times, cost of the ODE, likelihood of the ODE, F.
 
     Args:
         d: the diagnosis.
@@ -257,7 +262,8 @@ def advise(d: Diagnosis, model: NDM, share: tuple[int, Figure]) -> list[str]:
             f"{(worst + 1) / BINS:.1f}]: keep training.uniform_times small, or set model.schedule to learned (in "
             "continuous time it changes only the variance of the loss, in few steps the bound itself)"
         )
-    return [*advice, *_advise_on_ode(d, model)] or ["nothing stands out"]
+    on_motion = [] if d.motion is None else advice_on_motion(d.motion)
+    return [*advice, *_advise_on_ode(d, model), *on_motion] or ["nothing stands out"]
 
 
 def _advise_on_ode(d: Diagnosis, model: NDM) -> list[str]:
@@ -298,6 +304,7 @@ def report(d: Diagnosis) -> str:
         f"  {k / BINS:.1f}-{(k + 1) / BINS:.1f}  {Figure(value, error)!s:>17s}  {'#' * max(0, round(40 * value / top))}"
         for k, (value, error) in enumerate(zip(d.profile, d.profile_error, strict=True))
     ]
+    lines += ["", *report_motion(d.motion)] if d.motion is not None else []
     return "\n".join([*lines, "", *_report_on_times(d), "", "what to change", *(f"  - {a}" for a in d.advice)])
 
 

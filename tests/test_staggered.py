@@ -14,7 +14,7 @@ from ndm.density import plan_for
 from ndm.density.build import numbers_model
 from ndm.density.order import explained, first_column, linearly_explained
 from ndm.predictor import BasePredictor, Prediction
-from ndm.schedule import StaggeredSchedule
+from ndm.staggered import StaggeredSchedule
 from ndm.support.tensors import expand
 from ndm.training import TrainingConfig, train
 from ndm.training.loss import Loss

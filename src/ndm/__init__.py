@@ -31,11 +31,12 @@ if TYPE_CHECKING:
         LearnedSchedule,
         LinearSchedule,
         NoiseLevel,
+        OTSchedule,
         Schedule,
-        StaggeredSchedule,
         StepwiseSchedule,
     )
     from .solvers import ODE_SOLVERS, SDE_SOLVERS, Failures, Solution, Solver, SolverError
+    from .staggered import StaggeredSchedule
     from .symbols import SymbolDecoder, SymbolPredictor
     from .times import ImportanceTimes, LowDiscrepancyTimes
     from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
@@ -75,6 +76,7 @@ __all__ = [
     "NeuralDiffusionDensity",
     "NeuralDiffusionDetector",
     "NoiseLevel",
+    "OTSchedule",
     "Prediction",
     "Predictor",
     "Schedule",
@@ -116,8 +118,9 @@ HOMES = {
     "predictor": "Prediction Predictor",
     "process": "ConditionalProcess ForwardProcess",
     "sampling": "SOLVERS sample",
-    "schedule": "CosineSchedule LearnedSchedule LinearSchedule NoiseLevel Schedule StaggeredSchedule StepwiseSchedule",
+    "schedule": "CosineSchedule LearnedSchedule LinearSchedule NoiseLevel OTSchedule Schedule StepwiseSchedule",
     "solvers": "ODE_SOLVERS SDE_SOLVERS Failures Solution Solver SolverError",
+    "staggered": "StaggeredSchedule",
     "symbols": "SymbolDecoder SymbolPredictor",
     "times": "ImportanceTimes LowDiscrepancyTimes",
     "transform": "BasisCurve Curve Identity Linear Network TimeBasis Transform",

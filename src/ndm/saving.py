@@ -25,6 +25,7 @@ from .errors import InputError
 from .levels import LevelsPredictor  # noqa: F401  a saved model may name it, and it registers itself
 from .mixed import MixedDecoder  # noqa: F401  the same, with its predictor and the transform Embedding
 from .nn import NETWORKS  # noqa: F401  the networks of the package register themselves
+from .staggered import StaggeredSchedule  # noqa: F401  the same
 from .support.arguments import check_arguments
 from .support.checks import shown
 from .support.files import (

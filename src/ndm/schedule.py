@@ -4,19 +4,19 @@ r"""Noise schedules: how much signal and noise there is at time t, and how fast 
     \gamma_t = \log(\sigma_t^2 / \alpha_t^2) \text{ (increasing)}, \qquad
     \alpha_t^2 = \mathrm{sigmoid}(-\gamma_t), \quad \sigma_t^2 = \mathrm{sigmoid}(\gamma_t)
 
-All schedules here are variance preserving, so :math:`\gamma` and its derivative define everything:
+All schedules but :class:`OTSchedule` are variance preserving, so :math:`\gamma` and its derivative define everything:
 
 .. math:: \alpha_t' = -\tfrac12 \sigma_t^2 \gamma_t' \alpha_t, \qquad \sigma_t' = \tfrac12 \alpha_t^2 \gamma_t' \sigma_t
 
 References:
     Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021.
     Nichol, Dhariwal. Improved Denoising Diffusion Probabilistic Models. ICML 2021 (cosine).
+    Lipman, Chen, Ben-Hamu, Nickel, Le. Flow Matching for Generative Modeling. ICLR 2023 (optimal transport).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from .errors import InputError
 from .support.blueprint import Blueprint
-from .support.checks import require, require_count, require_kind, require_number
-from .support.registry import Registry, savable
+from .support.checks import require_count, require_flag, require_number
+from .support.registry import Registry
 from .support.tensors import full_times
 
 FAITHFUL_STEPS = 0.02
@@ -34,15 +34,6 @@ FAITHFUL_STEPS = 0.02
 FAITHFUL_STEP_NOISE = 0.25
 """The largest T in units of (gamma_max - gamma_min) e^(gamma_min / 2) / eps: with more steps, a step near t = 0 adds
 less noise than rounding does."""
-
-
-REST = 0.02
-"""The share of a channel's noise that :class:`StaggeredSchedule` spreads over all times: gamma always increases."""
-SHARPNESS = 80.0
-"""The inverse of the time that a corner of :class:`StaggeredSchedule` takes."""
-SHORTEST = 1e-3
-"""The shortest duration of :class:`StaggeredSchedule`: the rounding of float32 is 10^-4 of its ramp. The corners alone
-take ten times longer."""
 
 
 class NoiseLevel(NamedTuple):
@@ -186,9 +177,57 @@ class CosineSchedule(Schedule):
         return 2 * torch.log(sine / cosine), 2 * (end - start) / (sine * cosine)
 
 
+@SCHEDULES.register("ot")
+class OTSchedule(Schedule):
+    r"""The conditional optimal-transport path of flow matching: signal and noise are linear in t.
+
+    .. math:: \alpha_t = 1 - (1 - e^{-\gamma_{\max}/2})\, t, \qquad
+        \sigma_t = e^{\gamma_{\min}/2} + (1 - e^{\gamma_{\min}/2})\, t
+
+    so that with the identity each noise goes to its datum on a straight line. ``gamma_max`` is large but finite: a
+    little of the data is left at t = 1, and the bound has no infinite term.
+    """
+
+    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, sigma, d_alpha, d_sigma = self._lines(t)
+        return 2 * torch.log(sigma / alpha), 2 * (d_sigma / sigma - d_alpha / alpha)
+
+    def _lines(self, t: Tensor) -> tuple[Tensor, Tensor, float, float]:
+        """alpha, sigma and their slopes."""
+        d_alpha, d_sigma = math.expm1(-self.gamma_max / 2), -math.expm1(self.gamma_min / 2)
+        alpha = math.exp(-self.gamma_max / 2) - d_alpha * (1 - t)
+        return alpha, math.exp(self.gamma_min / 2) + d_sigma * t, d_alpha, d_sigma
+
+    def forward(self, t: Tensor) -> NoiseLevel:
+        alpha, sigma, d_alpha, d_sigma = self._lines(t)
+        gamma, d_gamma = self.gamma_with_derivative(t)
+        slopes = torch.full_like(alpha, d_alpha), torch.full_like(sigma, d_sigma)
+        return NoiseLevel(gamma, alpha, sigma, d_gamma, *slopes)
+
+
+class TrainedSchedule(Schedule):
+    """Base class of learned schedules.
+
+    Args:
+        learned_end: whether gamma at t = 1 is learned, too, from ``gamma_max`` on. With few steps it decides how much
+            of the data is left for the last one.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float, learned_end: bool = False) -> None:
+        super().__init__(gamma_min, gamma_max)
+        require_flag(learned_end=learned_end)
+        self.learned_end = learned_end
+        self.raw_end = nn.Parameter(torch.zeros(1)) if learned_end else None
+
+    def span(self) -> Tensor | float:
+        """The difference of gamma at t = 1 and at t = 0."""
+        span = self.gamma_max - self.gamma_min
+        return span if self.raw_end is None else span * self.raw_end[0].exp()
+
+
 @SCHEDULES.register("learned")
-class LearnedSchedule(Schedule):
-    r"""A learned increasing gamma with fixed end points.
+class LearnedSchedule(TrainedSchedule):
+    r"""A learned increasing gamma between two end points.
 
     .. math:: \gamma(t) = \gamma_{\min} + (\gamma_{\max} - \gamma_{\min}) \frac{r(t) - r(0)}{r(1) - r(0)}, \qquad
         r(t) = w t + \sum_j a_j \,\mathrm{sigmoid}(b_j (t - c_j)), \quad w, a_j, b_j > 0
@@ -197,16 +236,22 @@ class LearnedSchedule(Schedule):
 
     Args:
         num_bumps: the number of sigmoids in the sum.
+        learned_end: that of :class:`TrainedSchedule`.
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float, num_bumps: int = 16) -> None:
-        super().__init__(gamma_min, gamma_max)
+    def __init__(self, gamma_min: float, gamma_max: float, num_bumps: int = 16, learned_end: bool = False) -> None:
+        super().__init__(gamma_min, gamma_max, learned_end)
         require_count(num_bumps=num_bumps)
         self.num_bumps = num_bumps
         self.raw_slope = nn.Parameter(torch.tensor([0.5413]))  # softplus^-1(1); FSDP cannot shard scalars
         self.raw_heights = nn.Parameter(torch.full((num_bumps,), -4.0))
         self.raw_steepness = nn.Parameter(torch.full((num_bumps,), float(num_bumps)))
         self.centres = nn.Parameter((torch.arange(num_bumps) + 0.5) / num_bumps)
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Schedule:
+        m = blueprint.settings
+        return cls(m.gamma_min, m.gamma_max, learned_end=m.learned_end)
 
     def _ramp(self, t: Tensor) -> tuple[Tensor, Tensor]:
         slope, heights, steepness = (
@@ -219,22 +264,23 @@ class LearnedSchedule(Schedule):
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         value, derivative = self._ramp(t)
         start, end = self._ramp(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))[0]
-        scale = (self.gamma_max - self.gamma_min) / (end - start)
+        scale = self.span() / (end - start)
         return self.gamma_min + scale * (value - start), scale * derivative
 
 
 @SCHEDULES.register("stepwise")
-class StepwiseSchedule(Schedule):
+class StepwiseSchedule(TrainedSchedule):
     """A learned increment of gamma for each step: the most flexible schedule for one number of steps.
 
     Between the knots gamma is linear, but only the knots are trained, so any other number of steps is refused.
 
     Args:
         steps: the number of steps T.
+        learned_end: that of :class:`TrainedSchedule`.
     """
 
-    def __init__(self, gamma_min: float, gamma_max: float, steps: int) -> None:
-        super().__init__(gamma_min, gamma_max)
+    def __init__(self, gamma_min: float, gamma_max: float, steps: int, learned_end: bool = False) -> None:
+        super().__init__(gamma_min, gamma_max, learned_end)
         require_count(steps=steps)
         self.steps = steps
         self.logits = nn.Parameter(torch.zeros(steps))
@@ -243,7 +289,8 @@ class StepwiseSchedule(Schedule):
     def build(cls, blueprint: Blueprint) -> Schedule:
         if blueprint.bound_steps is None:
             raise InputError("model.schedule stepwise needs training.bound_steps, its number of steps")
-        return cls(blueprint.settings.gamma_min, blueprint.settings.gamma_max, blueprint.bound_steps)
+        m = blueprint.settings
+        return cls(m.gamma_min, m.gamma_max, blueprint.bound_steps, m.learned_end)
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         steps = self.logits.numel()
@@ -253,80 +300,6 @@ class StepwiseSchedule(Schedule):
         position = (t * steps).clamp(0, steps)
         index = position.floor().long().clamp(max=steps - 1)
         low, high = knots[index], knots[index + 1]
-        span = self.gamma_max - self.gamma_min
+        span = self.span()
         fraction = low + (high - low) * (position - index)
         return self.gamma_min + span * fraction, span * steps * (high - low)
-
-
-@savable
-class StaggeredSchedule(Schedule):
-    r"""The channels get their noise one after another.
-
-    .. math::
-        \gamma_j(t) = \gamma_{\min} + (\gamma_{\max} - \gamma_{\min}) \big[\rho t + (1 - \rho)\,
-            \mathrm{ramp}((t - a_j) / w)\big], \qquad \rho = 0.02
-
-    where the ramp goes from 0 to 1 while t goes from :math:`a_j` to :math:`a_j + w`, with rounded corners. Outside of
-    it a channel hardly changes: while one gets its noise, the others are data or pure noise. So the reverse process
-    first makes the channels that start late, and then the others given these, which is the chain rule
-    :math:`p(x) = p(x_{\text{late}})\, p(x_{\text{early}} \mid x_{\text{late}})` with learned conditional densities.
-
-    All channels have :math:`\gamma_{\min}` at t = 0 and :math:`\gamma_{\max}` at t = 1. With equal starts this is a
-    schedule like any other. The bound depends on the order, though not on the shape of the schedules within it.
-
-    Args:
-        starts: the time :math:`a_j` at which each channel starts to get its noise.
-        duration: the time w that it takes, at least 0.001.
-
-    Raises:
-        InputError: if a channel would start before 0 or end after 1, or the duration is too short for float32; in
-            ``check_channels``, if latents have another number of channels.
-    """
-
-    per_channel = True
-    begin: Tensor
-
-    def __init__(self, gamma_min: float, gamma_max: float, starts: Sequence[float], duration: float) -> None:
-        super().__init__(gamma_min, gamma_max)
-        require_kind(starts=(starts, Sequence))
-        require_number(duration=duration, **{f"starts[{j}]": start for j, start in enumerate(starts)})
-        fits = 0 < duration <= 1 and all(0 <= start <= 1 - duration + 1e-9 for start in starts) and len(starts) > 0
-        require(fits, "every channel must start and end in [0, 1]", (starts, duration))
-        require(duration >= SHORTEST, f"duration must be at least {SHORTEST}", duration)
-        self.duration = float(duration)
-        self.register_buffer("begin", torch.tensor([float(start) for start in starts]))
-
-    @property
-    def starts(self) -> list[float]:
-        """The starts of all channels. They are saved with the weights, so a run goes on with those it began with."""
-        return list(self.begin.tolist())
-
-    def check_channels(self, z: Tensor) -> None:
-        if z.shape[1] != len(self.begin):
-            raise InputError(
-                f"StaggeredSchedule has starts for {len(self.begin)} channels, but the latents have {z.shape[1]}; give "
-                "one start per channel"
-            )
-
-    def start(self, x: Tensor) -> NoiseLevel:
-        return NoiseLevel(*(value[:, 0] for value in self(full_times(0.0, x))))
-
-    def _ramp(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The difference of two softplus functions is a ramp with rounded corners; ``(B,)`` to ``(B, C)``."""
-        u = SHARPNESS * (t[:, None] - self.begin.to(t))
-        v = u - SHARPNESS * self.duration
-        height = SHARPNESS * self.duration
-        # softplus(u) = -logsigmoid(-u), but functional.softplus has a jump at its threshold.
-        ramp = (functional.logsigmoid(-v) - functional.logsigmoid(-u)) / height
-        return ramp, (u.sigmoid() - v.sigmoid()) / self.duration
-
-    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        value, derivative = self._ramp(t)
-        first, last = self._ramp(torch.tensor([0.0, 1.0], dtype=t.dtype, device=t.device))[0]
-        span = self.gamma_max - self.gamma_min
-        fraction = REST * t[:, None] + (1 - REST) * (value - first) / (last - first)
-        return self.gamma_min + span * fraction, span * (REST + (1 - REST) * derivative / (last - first))
-
-    def balance(self, t: Tensor) -> Tensor:
-        rate = self.gamma_with_derivative(t)[1]
-        return (self.gamma_max - self.gamma_min) / rate.mean(1)

@@ -20,7 +20,8 @@ from ..model import NDM
 from ..nn import MLP
 from ..predictor import Predictor
 from ..process import ForwardProcess
-from ..schedule import LinearSchedule, StaggeredSchedule
+from ..schedule import LinearSchedule
+from ..staggered import StaggeredSchedule
 from ..tables import Layout
 from ..transform import Identity
 from .order import first_column

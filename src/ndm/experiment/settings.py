@@ -30,8 +30,10 @@ class ModelConfig:
     Args:
         gamma_min: log noise-to-signal ratio gamma = log(sigma^2 / alpha^2) at t = 0; a smaller value means less noise.
         gamma_max: log noise-to-signal ratio at t = 1; with a larger value less of the data is left there.
-        schedule: noise schedule gamma(t): linear, cosine, learned, or stepwise (learned for training.bound_steps steps
-            only).
+        schedule: noise schedule gamma(t): linear, cosine, ot (the straight path of flow matching; take a gamma_max of
+            10 or more), learned, or stepwise (learned for training.bound_steps steps only).
+        learned_end: learn gamma at t = 1, too, from gamma_max on; with few steps this matters as much as the rest of a
+            schedule. For the schedules learned and stepwise.
         transform: transform F of the data: identity (conventional diffusion), linear, time_basis or network; for text,
             embedding.
         rotation: directions of the linear transform: none gives each element its own gain, learned gives each of a set
@@ -75,6 +77,7 @@ class ModelConfig:
     gamma_min: float = -7.0
     gamma_max: float = 5.0
     schedule: str = "linear"
+    learned_end: bool = False
     transform: str = "identity"
     rotation: Literal["none", "learned"] = "none"
     num_basis: int = 2
@@ -104,6 +107,8 @@ class ModelConfig:
             require(getattr(self, name) >= least, f"model.{name} must be at least {least}", getattr(self, name))
         require(all(abs(k) <= 64 for k in self.fourier), "model.fourier must be between -64 and 64", self.fourier)
         require(all(0 <= k <= 64 for k in self.uniform), "model.uniform must be between 0 and 64", self.uniform)
+        ends = f"model.learned_end is for the schedules learned and stepwise, not for {self.schedule}; set it to false"
+        require(not self.learned_end or self.schedule in ("learned", "stepwise"), ends, True)
         both = "model.predict_target and model.predict_curve are two forms of the reverse process; set one to false"
         require(not (self.predict_target and self.predict_curve), both, "true and true")
         symbols = "model.predict_target is not for symbols, whose target is exact anyhow; set it to false"

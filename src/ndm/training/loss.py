@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ..likelihood import bits_per_dim
 from ..model import NDM
 from ..objective import Bound, bound_terms, draw
+from ..straightness import curvature
+from ..support.checks import require
 from ..support.streams import Stream
 from ..support.tensors import hashed, rand, seed_dropout, seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
@@ -39,6 +41,12 @@ class Loss(nn.Module):
         uniform = settings.uniform_times
         self.times = ImportanceTimes(uniform=uniform) if uniform < 1 else LowDiscrepancyTimes()
         self.steps, self.eta_range = settings.bound_steps, settings.eta_range
+        self.straightness = settings.straightness
+        require(
+            not self.straightness or model.has_ode,
+            "training.straightness is for models with an ODE: continuous time, and no target alone (set "
+            "training.eta_range above 1)", self.straightness,
+        )  # fmt: skip
         self.seed, self.rank, self.count = seed, rank, count
         # The compiled function is pure except for dropout: all other random numbers are drawn before it is called.
         self.terms = torch.compile(bound_terms) if settings.compile else bound_terms
@@ -62,7 +70,12 @@ class Loss(nn.Module):
         if self.model.process.schedule.per_channel:
             # The gradient is that of the balanced terms, and the figure is the bound.
             terms = Bound(*(new + (old - new).detach() for old, new in zip(terms, balanced, strict=True)))
-        return torch.stack([bits_per_dim(term, x).mean() for term in terms])
+        figures = torch.stack([bits_per_dim(term, x).mean() for term in terms])
+        if not self.straightness:
+            return figures
+        z_t = self.model.process(x_model).marginal(draws.t).at(draws.eps_t)
+        penalty = self.straightness * (draws.weight * curvature(self.model, z_t, draws.t)).mean()
+        return figures + (penalty - penalty.detach()) / len(figures)  # its gradient alone: the figures are the bound's
 
     def draw_eta(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """One eta per row, log-uniform in [1 / eta_range, eta_range]; for a range of 1 None, the process's own eta."""

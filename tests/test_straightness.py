@@ -97,14 +97,15 @@ def test_the_penalty_adds_its_gradient_and_no_figure():
     torch.testing.assert_close(grads[1] - grads[0], extra)
 
 
+@pytest.mark.slow
 def test_training_with_the_penalty_makes_paths_straighter(tmp_path):
     """To less than half, and with a network F the bound does not pay for it."""
     found, bounds = {}, {}
     x = ndm.data.load_dataset("moons").validation[:500]
     for weight in ("0", "0.1"):
         run = tmp_path / weight
-        line = ["train", "moons", "--out", str(run), "--training.steps", "250", "--training.straightness", weight]
-        size = ["--model.width", "32", "--model.depth", "1", "--model.transform", "network", "--training.warmup", "20"]
+        line = ["train", "moons", "--out", str(run), "--training.steps", "400", "--training.straightness", weight]
+        size = ["--model.width", "48", "--model.depth", "2", "--model.transform", "network", "--model.gamma_min", "-6"]
         fast = ["--training.ema_decay", "0.98", "--training.batch_size", "128", "--device", "cpu", "--quiet"]
         assert main([*line, *size, *fast]) == 0
         model = ndm.NDM.from_pretrained(run)

@@ -39,8 +39,8 @@ from ndm.evaluation.tables import markdown_table
 from ndm.marginal import Marginals
 from ndm.tables import Frame
 
-NEW_ROWS, DRAWS, FEWEST_DRAWS = 2_000, 100_000, 2
-"""How many new rows are scored, about how many draws a total takes where draws are needed, and the fewest of a row."""
+NEW_ROWS, FEWEST_DRAWS = 2_000, 2
+"""How many new rows are scored, and the fewest draws of a row of a total where draws are needed."""
 KEY = ("table", "rows", "seed")
 CITIES = ("Lima", "Oslo", "Rome")
 SHARES = np.array([0.2, 0.3, 0.5])
@@ -54,11 +54,13 @@ class Known:
         draw: a number of rows and a generator to rows.
         log_p: rows to the true log p of each, ``(N,)``.
         everything: the model's marginals to rows that cover all values, and the weight of each in a sum over them.
+        draws: about how many draws a total takes where draws are needed.
     """
 
     draw: Callable[[int, np.random.Generator], pd.DataFrame]
     log_p: Callable[[pd.DataFrame], np.ndarray]
     everything: Callable[[Marginals], tuple[pd.DataFrame, np.ndarray]]
+    draws: int = 100_000
 
 
 def axes(marginals: Marginals, count: int, far: float = 5.0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -134,7 +136,7 @@ def all_mixed(marginals: Marginals) -> tuple[pd.DataFrame, np.ndarray]:
 TABLES = {
     "numbers": Known(draw_numbers, log_p_numbers, all_numbers),
     "symbols": Known(draw_symbols, log_p_symbols, all_symbols),
-    "mixed": Known(draw_mixed, log_p_mixed, all_mixed),
+    "mixed": Known(draw_mixed, log_p_mixed, all_mixed, draws=300_000),
 }
 
 
@@ -155,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
             rows, weights = known.everything(density.model_.decoder.marginals)
             with clock() as scoring:
                 shares = np.exp(known.log_p(rows)) * weights
-                total, total_error = total_of(density, rows, weights, shares, seed)
+                total, total_error = total_of(density, rows, weights, shares, known.draws, seed)
             cells.add({
                 "table": name, "rows": args.rows, "seed": seed, "gap": gap, "error": error, "total": total,
                 "total_error": total_error, "process_seconds": fitting.process,
@@ -166,12 +168,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def total_of(
-    density: Any, rows: pd.DataFrame, weights: np.ndarray, shares: np.ndarray, seed: int
+    density: Any, rows: pd.DataFrame, weights: np.ndarray, shares: np.ndarray, count: int, seed: int
 ) -> tuple[float, float]:
     """The weighted sum of the density of rows, and its standard error; each row gets its share of all draws."""
     encoded, model = torch.from_numpy(density.schema_.encode(Frame.of(rows))), density.model_
     draws = (
-        np.maximum(FEWEST_DRAWS, np.rint(DRAWS * shares).astype(int))
+        np.maximum(FEWEST_DRAWS, np.rint(count * shares).astype(int))
         if model.decoder.drawn
         else np.ones(len(rows), int)
     )

@@ -10,8 +10,9 @@ from scipy import stats
 import ndm
 from ndm.cli import main
 from ndm.data import load_dataset
+from ndm.evaluation.planar import total_variation
 from ndm.experiment import make_config, read_config
-from ndm.experiment.comparison import Comparison, Question, interval
+from ndm.experiment.comparison import Comparison, Question, interval, metrics_of
 from ndm.experiment.differences import latex_table, rows_of
 from ndm.experiment.matching import flops, match, parameters
 from ndm.experiment.variants import VARIANTS, find_variant
@@ -108,7 +109,7 @@ def test_the_interval_is_that_of_a_paired_test():
 def record(variant, seed, bits, flops=1.0):
     return (variant, seed), {
         "seed": seed, "width": 8, "parameters": 10, "flops": flops, "train_seconds": 2.0,
-        "bits": {"bound, T=2": bits}, "quality": {"4": 1.0},
+        "bits": {"bound, T=2": bits}, "quality": {"sliced Wasserstein-2, ancestral, 4 steps": 1.0},
     }  # fmt: skip
 
 
@@ -119,14 +120,20 @@ def test_differences_are_paired_by_seed_and_marked_where_they_are_certain():
         record("c", 0, 1.0), record("c", 1, 3.0),
     ])  # fmt: skip
     header, rows = rows_of(records, "a")
-    column = header.index("bound, T=2")
-    assert rows[0][column] == "2.0000 (1.0000)"
+    assert header == ["", "a", "b", "c"]
+    cells = {name: dict(zip(header[1:], rest, strict=True)) for name, *rest in rows}
+    bounds = cells["bound, T=2"]
+    assert bounds["a"] == "2.0000 (1.0000)"
     half = stats.t.ppf(0.975, 2) * torch.tensor([0.5, 0.5, 0.6]).std().item() / 3**0.5
-    assert rows[1][column] == f"+0.5333 ± {half:.4f}*"  # seed 7 has no pair
-    assert not rows[2][column].endswith("*")
-    assert rows[1][header.index("operations")] == "2.00"
+    assert bounds["b"] == f"+0.5333 ± {half:.4f}*"  # seed 7 has no pair
+    assert not bounds["c"].endswith("*")
+    assert cells["operations"]["b"] == "2.00" and cells["seeds"]["b"] == "4"
     latex = latex_table(header, rows)
-    assert latex.count(r"\\") == 4 and r"$\pm$" in latex and latex.splitlines()[0].count("r") >= len(header) - 1
+    assert (
+        latex.count(r"\\") == len(rows) + 1
+        and r"$\pm$" in latex
+        and latex.splitlines()[0].count("r") >= len(header) - 1
+    )
 
 
 def test_the_command_keeps_what_is_finished_and_goes_on(tmp_path, capsys, monkeypatch):
@@ -142,11 +149,16 @@ def test_the_command_keeps_what_is_finished_and_goes_on(tmp_path, capsys, monkey
     lines = [json.loads(part) for part in (out / "cells.jsonl").read_text().splitlines()]
     cells = [(cell["variant"], cell["seed"]) for cell in lines]
     assert sorted(cells) == sorted((v, s) for v in ("conventional", "network-target", "gains") for s in (0, 1))
-    assert "bound, T=2" in text and "sliced Wasserstein-2, 4 steps" in text
+    assert "bound, T=2" in text and "sliced Wasserstein-2, ancestral, 4 steps" in text
     assert "±" in text.split("Bounds and")[0] and "±" not in first.split("Bounds and")[0]
     assert lines[0]["parameters"] == pytest.approx(lines[1]["parameters"], rel=0.05)
     assert any(name.startswith("ODE") for name in lines[0]["bits"])
     assert not any(name.startswith("ODE") for name in lines[1]["bits"])  # a target alone has none
+    assert (
+        "sliced Wasserstein-2, euler, 2 steps" in lines[0]["quality"]
+        and "straightness of the ODE" in lines[0]["quality"]
+    )
+    assert not any("euler" in name or "ODE" in name for name in lines[1]["quality"])
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "table.md").read_text() in text
     assert r"\toprule" in (out / "table.tex").read_text()
@@ -190,7 +202,7 @@ def test_anyones_variant_is_a_file(tmp_path, capsys):
     line = ["compare", "digits", "--out", str(tmp_path / "out"), *SMALL, "--seeds", "1", "--match", "none"]
     assert main([*line, "--variants", f"conventional,{yaml},{module}"]) == 0
     text = capsys.readouterr().out
-    assert "| wide |" in text and "| mine |" in text
+    assert "| conventional | wide | mine |" in text
     assert read_config(tmp_path / "out" / "wide-seed0" / "config.yaml").model.dropout == 0.3
 
 
@@ -230,3 +242,16 @@ def test_several_runs_at_a_time_give_the_same_figures(tmp_path, capsys):
     ]  # fmt: skip
     assert figures[0] == figures[1] and len(figures[0]) == 6
     assert all(math.isfinite(value) for value in figures[0].values())
+
+
+def test_points_in_the_plane_are_measured_by_their_support_and_their_cells():
+    board = ndm.data.load_dataset("checkerboard")
+    generator = torch.Generator().manual_seed(0)
+    true, uniform = board.distribution.sample(4000, generator), 4 * torch.rand(4000, 2, generator=generator) - 2
+    found, wrong = metrics_of(true, board.test, board), metrics_of(uniform, board.test, board)
+    assert found["inside of the support"] == 1 and wrong["inside of the support"] == pytest.approx(0.5, abs=0.04)
+    assert found["total variation"] < 0.2 and wrong["total variation"] == pytest.approx(0.5, abs=0.05)
+    assert total_variation(torch.tensor([[9.0, 9.0]]), torch.tensor([[0.0, 0.0], [1.0, 1.0]])) == 1
+    rows = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    assert total_variation(rows, rows) == 0 and total_variation(rows[:1], rows) == 0.75
+    assert "total variation" not in metrics_of(torch.rand(60, 3), torch.rand(60, 3), ndm.data.load_dataset("digits"))

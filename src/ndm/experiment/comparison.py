@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..evaluation import choose_protocols
-from ..evaluation.quality import check_sizes, quality
+from ..evaluation.planar import share_inside, total_variation
+from ..evaluation.quality import check_sizes, sliced_wasserstein
 from ..model import NDM
 from ..sampling import sample_in_batches
 from ..saving import weights_checksum
+from ..straightness import straightness
 from ..support.files import make_folder
 from ..support.journal import append_line, read_lines
 from ..support.progress import console
@@ -32,8 +35,8 @@ from .run import Run
 from .settings import Config, differences
 from .variants import Variant
 
-QUALITY = "sliced Wasserstein-2"
-"""The metric of samples in few steps."""
+QUALITY, STRAIGHTNESS = "sliced Wasserstein-2", "straightness of the ODE"
+"""The metric of samples in few steps, and the median of :func:`ndm.straightness.straightness`."""
 KEY = ("variant", "seed")
 
 
@@ -212,15 +215,27 @@ class Comparison:
             estimates += evaluate_run(
                 run, model, rows, choose_protocols(model, rows, "ode"), facts | {"rows": len(rows)}
             )
-        found: dict[str, float] = {}
-        for count in question.sampling if not dataset.alphabet else ():
-            generator = torch.Generator().manual_seed(0)
-            console.print(f"{run.folder.name}: {question.samples} samples in {count} steps")
-            parts = sample_in_batches(model, dataset.shape, question.samples, count, generator=generator)
-            scores = quality(torch.cat(list(parts)), dataset.train, dataset.split(question.split))
-            found |= {str(count): score.value for score in scores if score.name == QUALITY}
         bits = {estimate.estimator: estimate.bpd for estimate in estimates}
-        return {"bits": bits, "quality": found, "unit": dataset.unit}
+        return {"bits": bits, "quality": self._qualities(model, run), "unit": dataset.unit}
+
+    def _qualities(self, model: NDM, run: Run) -> dict[str, float]:
+        """The metrics of samples in few steps, and how straight the paths of the ODE are."""
+        question, dataset = self.question, self.question.dataset
+        found: dict[str, float] = {}
+        if not question.sampling or dataset.alphabet:
+            return found
+        rows = dataset.split(question.split)
+        for solver in ("ancestral", "euler") if model.has_ode else ("ancestral",):
+            for count in question.sampling if model.process.schedule.steps is None else [model.process.schedule.steps]:
+                console.print(f"{run.folder.name}: {question.samples} samples by {solver} in {count} steps")
+                generator = torch.Generator().manual_seed(0)
+                parts = sample_in_batches(model, dataset.shape, question.samples, count, solver, generator=generator)
+                metrics = metrics_of(torch.cat(list(parts)), rows, dataset)
+                found |= {f"{name}, {solver}, {count} steps": value for name, value in metrics.items()}
+        if model.has_ode:
+            z_1 = torch.randn((100, *model.latent_shape(dataset.shape)), generator=torch.Generator().manual_seed(0))
+            found[STRAIGHTNESS] = straightness(model, z_1.to(model.reference)).median().item()
+        return found
 
     def curve(self, variant: str, seed: int) -> list[tuple[float, float]]:
         """The seconds of training of a run, and its validation bounds."""
@@ -228,10 +243,19 @@ class Comparison:
         return [(line["seconds"], line["validation_bpd"]) for line in lines if "validation_bpd" in line]
 
 
+def metrics_of(samples: Tensor, rows: Tensor, dataset: Dataset) -> dict[str, float]:
+    """The metrics of samples beside rows of the data."""
+    count = min(len(samples), len(rows))
+    found = {QUALITY: sliced_wasserstein(samples[:count].double(), rows[:count].double())}
+    if dataset.distribution is not None and dataset.shape == (2,):
+        found["inside of the support"] = share_inside(samples, dataset.distribution)
+        found["total variation"] = total_variation(samples, rows)
+    return found
+
+
 def figures_of(record: dict[str, Any]) -> dict[str, float]:
     """All figures of a record by the names of their columns."""
-    quality = {f"{QUALITY}, {steps} steps": value for steps, value in record["quality"].items()}
-    return {**record["bits"], **quality}
+    return {**record["bits"], **record["quality"]}
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float | None]:

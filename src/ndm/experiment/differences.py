@@ -26,16 +26,14 @@ def by_variant(records: Records) -> dict[str, dict[int, dict[str, float]]]:
 
 
 def rows_of(records: Records, first: str) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of the table.
+    """The header and the rows of the table: a column for each variant, and a row for each figure.
 
     For the first variant a cell is the mean over seeds with the standard deviation over them. For the others it is the
     mean of the differences to the first, each of the same seed, with its interval of 95 %. A star marks an interval
     without zero.
     """
-    runs = by_variant(records)
-    columns = list(dict.fromkeys(name for seeds in runs.values() for figures in seeds.values() for name in figures))
-    header = ["variant", "seeds", "width", "parameters", "operations", "seconds", *columns]
-    reference, rows = runs.get(first, {}), []
+    runs, columns = by_variant(records), []
+    names = list(dict.fromkeys(name for seeds in runs.values() for figures in seeds.values() for name in figures))
     base = {seed: record for (variant, seed), record in records.items() if variant == first}
     for variant, seeds in runs.items():
         own = [record for (name, _), record in records.items() if name == variant]
@@ -43,17 +41,22 @@ def rows_of(records: Records, first: str) -> tuple[list[str], list[list[str]]]:
         seconds = sum(r["train_seconds"] for r in own) / len(own)
         cells = [variant, str(len(seeds)), str(own[0]["width"]), f"{own[0]['parameters']:,}"]
         cells += [f"{sum(flops) / len(flops):.2f}" if flops else "", f"{seconds:.0f}"]
-        for name in columns:
-            values = {seed: figures[name] for seed, figures in seeds.items() if name in figures}
-            pairs = [values[seed] - reference[seed][name] for seed in values if name in reference.get(seed, {})]
-            if not values or (variant != first and not pairs):
-                cells.append("")
-            elif variant == first:
-                cells.append(with_spread(list(values.values())))
-            else:
-                cells.append(difference(pairs))
-        rows.append(cells)
+        cells += [figure_of(name, seeds, None if variant == first else runs.get(first, {})) for name in names]
+        columns.append(cells)
+    sides = ["", "seeds", "width", "parameters", "operations", "seconds of training", *names]
+    header, *rows = [list(line) for line in zip(sides, *columns, strict=True)]
     return header, rows
+
+
+def figure_of(
+    name: str, seeds: Mapping[int, Mapping[str, float]], first: Mapping[int, Mapping[str, float]] | None
+) -> str:
+    """The cell of a figure; ``first`` has those of the first variant, if this is another one."""
+    values = {seed: figures[name] for seed, figures in seeds.items() if name in figures}
+    if first is None:
+        return with_spread(list(values.values())) if values else ""
+    pairs = [value - first[seed][name] for seed, value in values.items() if name in first.get(seed, {})]
+    return difference(pairs) if pairs else ""
 
 
 def with_spread(values: Sequence[float]) -> str:
@@ -120,7 +123,8 @@ def draw_comparison(
         put_title(figure, title)
         bounds, samples, time = figure.subplots(1, 3)
         draw_by_steps(bounds, runs, colours, "bound, T=")
-        draw_by_steps(samples, runs, colours, f"{QUALITY}, ")
+        draw_by_steps(samples, runs, colours, f"{QUALITY}, ancestral, ")
+        draw_by_steps(samples, runs, colours, f"{QUALITY}, euler, ", "--")
         for variant, figures in runs.items():
             limits = [run["bound, continuous time"] for run in figures if "bound, continuous time" in run]
             if limits:
@@ -128,15 +132,16 @@ def draw_comparison(
             for curve in filter(None, curves.get(variant, [])):
                 time.plot(*zip(*curve, strict=True), color=colours[variant], lw=1)
         name_axes(bounds, "steps T (dotted: continuous time)", f"bound, {unit}")
-        name_axes(samples, "sampling steps", QUALITY)
+        name_axes(samples, "sampling steps (dashed: Euler's method on the ODE)", QUALITY)
         name_axes(time, "seconds of training", f"validation bound, {unit}")
         names = {"family": FONT["family"], "size": FONT["size"]}
         figure.legend(*bounds.get_legend_handles_labels(), loc="outside lower center", ncols=4, prop=names)
 
 
 def draw_by_steps(
-    axes: Axes, runs: Mapping[str, Sequence[Mapping[str, float]]], colours: Mapping[str, str], prefix: str
-) -> None:
+    axes: Axes, runs: Mapping[str, Sequence[Mapping[str, float]]], colours: Mapping[str, str], prefix: str,
+    style: str = "-",
+) -> None:  # fmt: skip
     """Draw a figure of all runs against its number of steps: the means over seeds as lines, and each seed as a dash."""
     seen: list[tuple[int, float]] = []
     for variant, figures in runs.items():
@@ -146,7 +151,9 @@ def draw_by_steps(
         ]  # fmt: skip
         steps = sorted({count for count, _ in found})
         values = [[value for count, value in found if count == step] for step in steps]
-        axes.plot(steps, [sum(v) / len(v) for v in values], marker="o", ms=4, color=colours[variant], label=variant)
+        axes.plot(
+            steps, [sum(v) / len(v) for v in values], marker="o", ms=4, ls=style, color=colours[variant], label=variant
+        )
         axes.plot([count for count, _ in found], [value for _, value in found], "_", color=colours[variant])
         seen += found
     axes.set_xscale("log")

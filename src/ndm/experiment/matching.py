@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..data import Dataset
 from ..errors import InputError
@@ -40,6 +40,9 @@ def parameters(config: Config, dataset: Dataset) -> int:
 
 def flops(config: Config, dataset: Dataset) -> float:
     """The floating-point operations of a training step, forward and backward, for a row, as PyTorch counts them."""
+    with warnings.catch_warnings():  # importing it uses a part of PyTorch that PyTorch warns of
+        warnings.simplefilter("ignore", FutureWarning)
+        from torch.utils.flop_counter import FlopCounterMode
     model, x = seeded_model(config, dataset), dataset.train[:ROWS]
     counter = FlopCounterMode(display=False)
     with counter:

@@ -238,7 +238,7 @@ def main() -> None:
     common_options(parser, "discrete.jsonl", METHODS)
     parser.add_argument("--sets", nargs="+", metavar="SET", help=f"default: {' '.join(SETS)}")
     parser.add_argument("--text", type=Path, help="a text in UTF-8, in place of the sets")
-    parser.add_argument("--dims", nargs="+", type=int, default=[2, 4, 8], help="dimensions of points that are tried")
+    parser.add_argument("--dims", nargs="+", type=int, default=[1, 2, 4, 8], help="dimensions of points that are tried")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="seeds after the dimension is chosen")
     parser.add_argument("--steps", type=int, default=4000, help="training steps")
     args = parser.parse_args()

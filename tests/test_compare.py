@@ -63,7 +63,7 @@ def test_the_width_that_is_found_is_the_best_of_all(name, how, digits):
     found = match(variant.applied(small(width=start, transform_width=2), 0), digits, how, goal)
     ratios = {
         width: measure(variant.applied(small(width=width, transform_width=2), 0), digits) / goal
-        for width in range(start // 4, start + 10, 1 if how == "params" else 3)
+        for width in range(start // 2, start + 4, 1 if how == "params" else 5)
     }
     best = min(abs(ratio - 1) for ratio in ratios.values())
     assert abs(found.ratio - 1) <= best < 0.1

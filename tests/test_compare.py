@@ -152,8 +152,8 @@ def test_the_command_keeps_what_is_finished_and_goes_on(tmp_path, capsys, monkey
     assert "bound, T=2" in text and "sliced Wasserstein-2, ancestral, 4 steps" in text
     assert "±" in text.split("Bounds and")[0] and "±" not in first.split("Bounds and")[0]
     assert lines[0]["parameters"] == pytest.approx(lines[1]["parameters"], rel=0.05)
-    assert any(name.startswith("ODE") for name in lines[0]["bits"])
-    assert not any(name.startswith("ODE") for name in lines[1]["bits"])  # a target alone has none
+    assert "likelihood by the ODE" in lines[0]["bits"]
+    assert "likelihood by the ODE" not in lines[1]["bits"]  # a target alone has none
     assert (
         "sliced Wasserstein-2, euler, 2 steps" in lines[0]["quality"]
         and "straightness of the ODE" in lines[0]["quality"]
@@ -215,14 +215,24 @@ def test_anyones_variant_is_a_file(tmp_path, capsys):
         (["--variants", "bad.py"], "bad.py: ZeroDivisionError"),
         (["--variants", "empty.py"], "must have a dictionary settings"),
         (["--variants", "data.yaml"], "must not set data"),
-        (["--variants", "conventional", "--sampling_steps", "continuous"], "positive whole numbers, or none"),
+        (["--variants", "conventional", "--sampling_steps", "continuous"], "takes positive whole numbers"),
+        (["--variants", "conventional", "--sampling_steps", "0"], "--sampling_steps takes positive whole numbers"),
         (["--variants", "conventional", "--seeds", "0"], "--seeds must be at least 1"),
+        (["--variants", "conventional", "--ode_rows", "-1"], "--ode_rows must not be negative"),
+        (["--variants", "conventional", "--samples", "10"], "--sampling_steps none"),
+        (["--variants", "kind.py"], "must hold settings by their names"),
+        (
+            ["--variants", "conventional,network-target", "--training.straightness", "0.1"],
+            "network-target: training.str",
+        ),
+        (["--variants", "conventional,network", "--model.transform_width", "900"], "network: no model.width gives"),
     ],
 )
 def test_what_cannot_be_compared_is_told_in_one_line(options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.py").write_text("1 / 0\n")
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "kind.py").write_text("settings = {'model': 5}")
     (tmp_path / "data.yaml").write_text("data: {name: ring}\n")
     assert main(["compare", "digits", "--out", "out", *SMALL, *options]) == 2
     error = capsys.readouterr().err
@@ -230,8 +240,52 @@ def test_what_cannot_be_compared_is_told_in_one_line(options, message, tmp_path,
     assert not (tmp_path / "out" / "cells.jsonl").exists()
 
 
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path, capsys):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("training: {learning_rate: 1.0e+30, clip: 1.0e+30, warmup: 0, max_skipped: 2}\n")
+    line = ["compare", "ring", *SMALL, "--variants", f"conventional,{bad},gains", "--seeds", "1", "--match", "none"]
+    assert main([*line, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert "bad, seed 0:" in said.err and "the same command tries them again" in said.err
+    assert "| conventional | gains |" in said.out
+
+
+def test_a_comparison_is_of_one_data_set_and_of_one_file(tmp_path, capsys):
+    text, module = tmp_path / "u.txt", tmp_path / "mine.py"
+    text.write_text("the cat sat on the mat. " * 200)
+    module.write_text("settings = {'model': {'num_basis': 0}}")
+    line = [
+        "compare",
+        "text-small",
+        "--data.path",
+        str(text),
+        *SMALL,
+        "--data.size",
+        "12",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    line = [*line, "--variants", str(module), "--match", "none"]
+    assert main([*line, "--seeds", "1"]) == 0
+    assert main([*line, "--seeds", "1", "--seed", "4"]) == 0  # another seed, as of a run
+    assert (tmp_path / "o" / "mine-seed4").is_dir()
+    module.write_text("settings = {'model': {'num_basis': 0}}  # changed")
+    assert main([*line, "--seeds", "1"]) == 2
+    assert "the file of mine has changed" in capsys.readouterr().err
+    module.write_text("settings = {'model': {'num_basis': 0}}")
+    text.write_text("the mat sat on the cat. " * 200)
+    assert main([*line, "--seeds", "2"]) == 2
+    assert "the data have changed" in capsys.readouterr().err
+
+
 def test_several_runs_at_a_time_give_the_same_figures(tmp_path, capsys):
-    line = ["compare", "ring", *SMALL, "--variants", "conventional,gains", "--seeds", "1"]
+    module = tmp_path / "mine.py"  # whose part must be known in each process
+    module.write_text(
+        "from __future__ import annotations\nimport ndm\nfrom ndm.transform import TRANSFORMS\n"
+        "@TRANSFORMS.register('as-is')\nclass AsIs(ndm.Identity):\n    pass\n"
+        "settings = {'model': {'transform': 'as-is'}}\n"
+    )
+    line = ["compare", "ring", *SMALL, "--variants", f"conventional,gains,{module}", "--seeds", "1"]
     assert main([*line, "--out", str(tmp_path / "one")]) == 0
     assert main([*line, "--out", str(tmp_path / "two"), "--jobs", "2"]) == 0
     capsys.readouterr()
@@ -240,7 +294,7 @@ def test_several_runs_at_a_time_give_the_same_figures(tmp_path, capsys):
          for name, value in cell["bits"].items()}
         for folder in ("one", "two")
     ]  # fmt: skip
-    assert figures[0] == figures[1] and len(figures[0]) == 6
+    assert figures[0] == figures[1] and len(figures[0]) == 9
     assert all(math.isfinite(value) for value in figures[0].values())
 
 

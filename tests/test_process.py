@@ -166,7 +166,7 @@ def test_times_of_a_wrong_shape_are_refused(bad):
 def test_what_is_kept_at_a_time_has_gradients_where_they_are_asked_for():
     """The same tensor of times first without gradients, then with them; and another tensor gives another result."""
     process = ndm.ForwardProcess(ndm.LearnedSchedule(-5.0, 5.0), ndm.Network(SmoothNet(3, 3))).double()
-    q, t = process(torch.randn(2, 3, dtype=torch.float64)), torch.tensor([0.3, 0.6], dtype=torch.float64)
+    q, t = process(torch.randn(2, 3, dtype=torch.float64)).keeping(), torch.tensor([0.3, 0.6], dtype=torch.float64)
     with torch.no_grad():
         first = q.affine_with_derivative(t)[0]
     again = q.marginal(t).mean
@@ -174,3 +174,18 @@ def test_what_is_kept_at_a_time_has_gradients_where_they_are_asked_for():
     again.sum().backward()
     assert all(p.grad is not None for p in process.transform.parameters())
     assert not torch.equal(q.marginal(t + 0.1).mean, again)
+    t.add_(0.1)
+    assert not torch.equal(q.marginal(t).mean, again)
+
+
+def test_a_process_keeps_nothing_of_f_unless_it_is_told_to():
+    """Parameters that change are seen, and there may be several backward passes."""
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0), ndm.Network(SmoothNet(3, 3))).double()
+    q, t = process(X), T.clone()
+    before = q.marginal(t).mean
+    for _ in range(2):
+        q.marginal(t).mean.sum().backward()
+    with torch.no_grad():
+        for parameter in process.transform.parameters():
+            parameter.add_(0.1)
+        assert not torch.equal(q.marginal(t).mean, before)

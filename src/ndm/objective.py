@@ -134,7 +134,7 @@ def bound_terms(
         InputError: if the dtype of ``x_model`` cannot resolve the schedule or the number of steps.
     """
     model.process.schedule.check_precision(x_model.dtype, steps)
-    q = model.process(x_model, eta=eta)
+    q = model.process(x_model, eta=eta).keeping()
     z_1 = q.marginal(full_times(1.0, x_model))
     prior = z_1.kl(Gaussian.standard(z_1.mean))
 

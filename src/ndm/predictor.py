@@ -51,7 +51,7 @@ class BasePredictor(nn.Module):
         num_basis: the number of predicted curve coefficients, equal to the transform's; 0 evaluates F(x_hat) instead.
         variance: whether the prediction has a variance.
         target: whether the target of the reverse process is predicted in the place of x, so that F is evaluated on data
-            alone; see :class:`ndm.process.TargetProcess`.
+            alone; see :class:`ndm.target.TargetProcess`.
         value: whether F(x, t) is predicted besides the target: the ODE needs it. Training at several eta teaches it.
 
     Raises:

@@ -29,7 +29,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,10 @@ from .support.checks import check_eta, require, require_choice, require_kind
 from .support.recent import Recent
 from .support.registry import savable
 from .support.tensors import check_clock, check_times, expand, require_shape
-from .transform import BasisCurve, Curve, Identity, Transform
+from .transform import Curve, Identity, Transform
+
+if TYPE_CHECKING:
+    from .target import TargetProcess
 
 TiedTo = Literal["time", "noise"]
 Affine = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -114,7 +117,9 @@ class ForwardProcess(nn.Module):
         variance: Tensor | None = None,
         eta: float | Tensor | None = None,
     ) -> TargetProcess:
-        """The reverse process given a predicted target, without evaluating the transform; see :class:`TargetProcess`.
+        """The reverse process given a predicted target, without evaluating the transform.
+
+        See :class:`ndm.target.TargetProcess`.
 
         Args:
             target: the predicted target, ``(B, *)``.
@@ -131,6 +136,8 @@ class ForwardProcess(nn.Module):
                 f"the target is predicted for eta = {self.eta:g} alone; for other values, DDIM and the ODE, predict "
                 "F(x, t), too: Predictor(..., value=True), or training.eta_range above 1"
             )
+        from .target import TargetProcess
+
         return TargetProcess(self, target, value, variance, self.eta if eta is None else eta)
 
     def curve_time(self, t: Tensor, noise: NoiseLevel) -> tuple[Tensor, Tensor]:
@@ -182,10 +189,17 @@ class ConditionalProcess:
         self._noise: Recent[NoiseLevel] = Recent()
         self._affine: Recent[tuple[Tensor, Tensor]] = Recent()
         self._moving: Recent[Affine] = Recent()
+        self._keeps = False
 
     def noise(self, t: Tensor) -> NoiseLevel:
-        """The noise level at ``t``, which is computed once for the same tensor, as m and s are."""
+        """The noise level at ``t``, which is computed once for the same tensor."""
         return self._noise.at(t, self.process.schedule)
+
+    def keeping(self) -> ConditionalProcess:
+        """This process, which from now on keeps m and s at the last times: for one evaluation of a loss, where neither
+        the parameters of F change nor is there a second backward pass."""
+        self._keeps = True
+        return self
 
     def check(self, z: Tensor, **times: Tensor) -> None:
         """Refuse latents that are not shaped like x, and times that are not one per row.
@@ -206,7 +220,9 @@ class ConditionalProcess:
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """m and s at ``t``; s broadcasts against m."""
-        return self._moving.at(t, self._find_moving)[:2] if self._moving.knows(t) else self._affine.at(t, self._find)
+        if self._moving.knows(t):
+            return self._moving.at(t, self._find_moving)[:2]
+        return self._affine.at(t, self._find) if self._keeps else self._find(t)
 
     def _find(self, t: Tensor) -> tuple[Tensor, Tensor]:
         noise = self.noise(t)
@@ -216,7 +232,7 @@ class ConditionalProcess:
 
     def affine_with_derivative(self, t: Tensor) -> Affine:
         """m, s and their time derivatives at ``t``."""
-        return self._moving.at(t, self._find_moving)
+        return self._moving.at(t, self._find_moving) if self._keeps else self._find_moving(t)
 
     def _find_moving(self, t: Tensor) -> Affine:
         noise = self.noise(t)
@@ -285,66 +301,3 @@ class ConditionalProcess:
         m, s, d_m, d_s = self.affine_with_derivative(t)
         velocity, score = d_m + d_s / s * (z - m), (m - z) / s**2
         return velocity - expand(self.noise_rate(t), z) ** 2 / 2 * score
-
-
-class TargetProcess(ConditionalProcess):
-    r"""The reverse process given a prediction of the target, the one combination of F(x, s) and F(x, t) that it needs.
-
-    .. math::
-        m_s - \kappa m_t = w G, \qquad w = \alpha_s - \kappa \alpha_t, \qquad
-        G = \frac{\alpha_s F(x, s) - \kappa \alpha_t F(x, t)}{w} \;\to\;
-        F - \frac{2}{1 + \eta} \frac{\dot F}{\dot \gamma} \quad (s \to t)
-
-    For the identity, and for any F that does not move, G = x. So the posterior and the reverse drift are those of a
-    conventional model whose prediction of x is G. The velocity and the score need F(x, t) itself.
-
-    Args:
-        process: the forward process.
-        target: the predicted G of the limit, ``(B, *)``: for the eta of the process; with ``value``, for eta = 1.
-        value: the predicted F(x, t), or None.
-        variance, eta: those of :class:`ConditionalProcess`; the variance is that of G.
-    """
-
-    def __init__(
-        self, process: ForwardProcess, target: Tensor, value: Tensor | None, variance: Tensor | None = None,
-        eta: float | Tensor = 1.0,
-    ) -> None:  # fmt: skip
-        own = target
-        if value is not None:
-            require_shape("value", value, target, "target")
-            share = expand(eta, target) if isinstance(eta, Tensor) and eta.ndim else eta
-            own = value + 2 / (1 + share) * (target - value)
-        super().__init__(process, BasisCurve(own), variance, eta)
-        self.target = target
-        self.value = value
-
-    def _value(self) -> Tensor:
-        if self.value is None:
-            raise InputError(
-                "this model predicts a target alone, so it has no ODE and no score; sample by ancestral steps or the "
-                "SDE, or predict F(x, t), too: Predictor(..., value=True), or training.eta_range above 1"
-            )
-        return self.value
-
-    def marginal(self, t: Tensor) -> Gaussian:
-        """N(alpha_t F, sigma_t^2 I) at the time of the prediction.
-
-        Raises:
-            InputError: if F(x, t) is not predicted.
-        """
-        value, noise = self._value(), self.noise(t)
-        check_times(value, t=t)
-        return Gaussian(expand(noise.alpha, value) * value, expand(noise.sigma, value))
-
-    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
-        self.check(z, t=t)
-        value, noise = self._value(), self.noise(t)
-        alpha, d_gamma, sigma, d_sigma = (
-            expand(a, z) for a in (noise.alpha, noise.d_gamma, noise.sigma, noise.d_sigma)
-        )
-        return d_sigma / sigma * z - alpha * d_gamma * (self.target - value / 2)
-
-    def score(self, z: Tensor, t: Tensor) -> Tensor:
-        self.check(z, t=t)
-        q = self.marginal(t)
-        return (q.mean - z) / q.std**2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,8 @@ from .commands import COMMANDS, Command
 from .common import INTERRUPTED, add_common, require_positive
 from .evaluate import parse_steps
 from .options import parse as parse_with
+
+DONE, STOPPED, FAILED = "done", "stopped", "failed"
 
 if TYPE_CHECKING:
     from ..experiment.comparison import Comparison, Question
@@ -34,8 +37,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="ndm compare", exit_on_error=False, description=DESCRIPTION)
     parser.add_argument("recipe", type=str, help="name of a recipe, or a YAML file")
     parser.add_argument("--variants", type=str, required=True, help="names or files, separated by commas")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--first_seed", type=int, default=0, help="the first seed; the others follow")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from --seed on")
     parser.add_argument(
         "--match", type=Literal["none", "params", "compute"], default="params",
         help="what the variants have in common with the first one, by the width of the predictor: the number of "
@@ -89,14 +91,16 @@ def question_of(args: Namespace) -> Question:
     from ..experiment.variants import find_variant
 
     require_positive(args, "seeds", "passes", "samples", "limit", "jobs")
-    sampling = [] if args.sampling_steps == "none" else parse_steps(args.sampling_steps)
-    counts = [count for count in sampling if count is not None]
-    if len(counts) < len(sampling):
-        raise InputError("--sampling_steps takes positive whole numbers, or none")
+    if args.ode_rows < 0:
+        raise InputError(f"--ode_rows must not be negative, got {args.ode_rows}")
+    words = [] if args.sampling_steps == "none" else args.sampling_steps.split(",")
+    if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        raise InputError(f"--sampling_steps takes positive whole numbers, e.g. 2,8, or none; got {args.sampling_steps}")
+    counts = list(dict.fromkeys(map(int, words)))
     return Question(
         args.config, [find_variant(name.strip()) for name in args.variants.split(",")],
-        range(args.first_seed, args.first_seed + args.seeds), args.match, tuple(parse_steps(args.steps)), tuple(counts),
-        args.samples, args.split, args.limit, args.passes, args.ode_rows,
+        range(args.config.seed, args.config.seed + args.seeds), args.match, tuple(parse_steps(args.steps)),
+        tuple(counts), args.samples, args.split, args.limit, args.passes, args.ode_rows,
     )  # fmt: skip
 
 
@@ -114,32 +118,54 @@ def run(args: Namespace) -> int:
         console.print(f"{name}: width {matched.config.model.width}{share}")
         if abs(matched.ratio - 1) > CLOSE:
             warn(f"no width of {name} comes closer to the first variant than {matched.ratio:.3f} of its {args.match}")
+    comparison.check_variants()
     try:
         finished = finish_all(comparison, cells, device, args.jobs)
     finally:
         report(comparison)
-    return 0 if finished else INTERRUPTED
+    if FAILED in finished:
+        raise InputError("some runs have no figures, as said above; the same command tries them again")
+    return INTERRUPTED if STOPPED in finished else 0
 
 
-def finish_all(comparison: Comparison, cells: list[tuple[str, int]], device: str, jobs: int) -> bool:
-    """Train and evaluate all cells, several at a time; whether all were finished."""
+def finish_all(comparison: Comparison, cells: list[tuple[str, int]], device: str, jobs: int) -> list[str]:
+    """Train and evaluate all cells, several at a time: done, stopped or failed. One that fails does not stop others."""
     if jobs == 1:
-        return all(comparison.finish(variant, seed, device) for variant, seed in cells)
+        results = []
+        for cell in cells:
+            results.append(finish(comparison, *cell, device))
+            if results[-1] == STOPPED:
+                break
+        return results
     from joblib import Parallel, delayed
 
-    return all(Parallel(n_jobs=jobs)(delayed(finish_quietly)(comparison, *cell, device) for cell in cells))
+    return list(Parallel(n_jobs=jobs)(delayed(finish_quietly)(comparison, *cell, device) for cell in cells))
 
 
-def finish_quietly(comparison: Comparison, variant: str, seed: int, device: str) -> bool:
+def finish(comparison: Comparison, variant: str, seed: int, device: str) -> str:
+    """Train and evaluate a cell: done, stopped by Ctrl-C or SIGTERM, or failed, with a warning that says why."""
+    from ..solvers import SolverError
+    from ..support.progress import warn
+
+    try:
+        return DONE if comparison.finish(variant, seed, device) else STOPPED
+    except (InputError, SolverError) as error:
+        warn(f"{variant}, seed {seed}: {error}")
+        return FAILED
+
+
+def finish_quietly(comparison: Comparison, variant: str, seed: int, device: str) -> str:
     """Train and evaluate a cell in a process of its own, with one line at its end."""
-    import sys
-
+    from ..experiment.variants import settings_of_module
     from ..support.progress import console
 
     console.quiet = True
-    finished = comparison.finish(variant, seed, device)
-    print(f"{variant}, seed {seed}: {'done' if finished else 'stopped'}", file=sys.stderr, flush=True)
-    return finished
+    for other in comparison.question.variants:
+        if other.module is not None:
+            settings_of_module(other.module)  # its parts must be registered in this process, too
+    found = finish(comparison, variant, seed, device)
+    print(f"{variant}, seed {seed}: {found}", file=sys.stderr, flush=True)
+    return found
 
 
 def report(comparison: Comparison) -> None:

@@ -262,7 +262,7 @@ def advise(d: Diagnosis, model: NDM, share: tuple[int, Figure]) -> list[str]:
             f"{(worst + 1) / BINS:.1f}]: keep training.uniform_times small, or set model.schedule to learned (in "
             "continuous time it changes only the variance of the loss, in few steps the bound itself)"
         )
-    on_motion = [] if d.motion is None else advice_on_motion(d.motion)
+    on_motion = [] if d.motion is None else advice_on_motion(d.motion, model)
     return [*advice, *_advise_on_ode(d, model), *on_motion] or ["nothing stands out"]
 
 

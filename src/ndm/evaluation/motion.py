@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..embedding import Embedding
 from ..model import NDM
 from ..objective import bound
 from ..support.tensors import expand, full_times
-from ..transform import Identity
+from ..transform import Identity, Network, TimeBasis
 
 TIMES = 11
 FAINT = 0.05
@@ -82,11 +83,13 @@ def report_motion(found: Motion) -> list[str]:
     return lines
 
 
-def advice_on_motion(found: Motion) -> list[str]:
-    """What to do if F does not move."""
-    if not found.faint:
+def advice_on_motion(found: Motion, model: NDM) -> list[str]:
+    """What to do if F does not move. Points of symbols need not: an embedding is no identity."""
+    transform = model.process.transform
+    if not found.faint or isinstance(transform, Embedding):
         return []
+    wider = ", or give it more model.transform_width" if isinstance(transform, (Network, TimeBasis)) else ""
     return [
         f"F stays within {max(found.distance):.2g} standard deviations of the noise, so this is as good as a "
-        "conventional model: leave F out (model.transform identity), or give it more model.transform_width"
+        f"conventional model: leave F out (model.transform identity){wider}"
     ]

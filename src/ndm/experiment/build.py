@@ -91,7 +91,10 @@ def make_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) 
         return make_table_model(config, dataset, most)
     if dataset.alphabet:
         return make_text_model(config, dataset, most)
-    return build_model(config, dataset.shape, make_decoder(dataset), most)
+    model = build_model(config, dataset.shape, make_decoder(dataset), most)
+    if isinstance(model.predictor, SymbolPredictor):
+        model.predictor.start_at(dataset.train)
+    return model
 
 
 def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) -> NDM:

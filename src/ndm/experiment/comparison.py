@@ -7,7 +7,8 @@ from its newest checkpoint, and a finished one is not trained again. Its figures
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,10 @@ from ..saving import weights_checksum
 from ..straightness import straightness
 from ..support.files import make_folder
 from ..support.journal import append_line, read_lines
+from ..support.outline import outline
 from ..support.progress import console
+from ..training.loss import Loss
+from .build import LARGEST, at_most, make_model
 from .evaluation import evaluate_run
 from .matching import Match, Matched, flops, match, parameters
 from .results import check_finite
@@ -35,6 +39,7 @@ from .run import Run
 from .settings import Config, differences
 from .variants import Variant
 
+ODE = "likelihood by the ODE"
 QUALITY, STRAIGHTNESS = "sliced Wasserstein-2", "straightness of the ODE"
 """The metric of samples in few steps, and the median of :func:`ndm.straightness.straightness`."""
 KEY = ("variant", "seed")
@@ -86,7 +91,10 @@ class Question:
         if dataset.schema is not None:
             raise InputError("a comparison is of images, points and text; the models of tables have no variants yet")
         if self.sampling and not dataset.alphabet:
-            check_sizes(self.samples, len(dataset.train), len(dataset.split(self.split)))
+            try:
+                check_sizes(self.samples, len(dataset.train), len(dataset.split(self.split)))
+            except InputError as error:
+                raise InputError(f"{error}; --sampling_steps none leaves the metrics of samples out") from None
         return dataset
 
     @cached_property
@@ -97,7 +105,9 @@ class Question:
         goal = 1.0 if measure is None else measure(first, self.dataset)
         found = {self.variants[0].name: Matched(first, 1.0)}
         for variant in self.variants[1:]:
-            found[variant.name] = match(variant.applied(self.config, self.seeds[0]), self.dataset, self.matching, goal)
+            with naming(variant.name):
+                own = variant.applied(self.config, self.seeds[0])
+                found[variant.name] = match(own, self.dataset, self.matching, goal)
         return found
 
     def config_of(self, variant: str, seed: int) -> Config:
@@ -111,6 +121,15 @@ class Question:
             "samples": self.samples, "split": self.split, "limit": self.limit, "passes": self.passes,
             "ode_rows": self.ode_rows,
         }  # fmt: skip
+
+
+@contextmanager
+def naming(variant: str) -> Iterator[None]:
+    """Put the name of a variant before an error."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{variant}: {error}") from None
 
 
 class Comparison:
@@ -145,25 +164,44 @@ class Comparison:
                     "another --out, or give the same options"
                 )
             found[record["variant"], record["seed"]] = record
-        asked_for = {(variant.name, seed) for variant in self.question.variants for seed in self.question.seeds}
-        for variant, seed in found.keys() & asked_for:
-            self.check(variant, seed)
-        return {cell: record for cell, record in found.items() if cell in asked_for}
+        ordered = {}
+        for variant in self.question.variants:
+            for seed in self.question.seeds:
+                if (record := found.get((variant.name, seed))) is not None:
+                    if record["module"] != variant.checksum:
+                        raise InputError(
+                            f"the file of {variant.name} has changed since {self.file}; choose another --out"
+                        )
+                    ordered[variant.name, seed] = record
+                self.check(variant.name, seed)
+        return ordered
 
     def run(self, variant: str, seed: int) -> Run:
         """The run of a cell."""
         return Run(self.folder / f"{variant}-seed{seed}")
 
     def check(self, variant: str, seed: int) -> None:
-        """Refuse a run that has other settings than this question.
+        """Refuse a run that has other settings or other data than this question.
 
         Raises:
-            InputError: naming the first that differs.
+            InputError: naming the first setting that differs, or both data sets.
         """
         run, config = self.run(variant, seed), self.question.config_of(variant, seed)
         if run.config_file.is_file() and (changed := differences(run.config, config)):
             name, (old, new) = next(iter(changed.items()))
             raise InputError(f"{run.folder} has {name} {old}, and this comparison has {new}; choose another --out")
+        if run.data_file.is_file():
+            run.check_data(self.question.dataset)
+
+    def check_variants(self) -> None:
+        """Refuse variants that cannot be trained, before any is.
+
+        Raises:
+            InputError: naming the first, and what is wrong.
+        """
+        for variant, matched in self.question.matched.items():
+            with naming(variant), outline(*at_most(LARGEST)):
+                Loss(make_model(matched.config, self.question.dataset), matched.config.training)
 
     def cells(self) -> list[tuple[str, int]]:
         """The variants and seeds that are not finished, one seed after the other."""
@@ -182,15 +220,17 @@ class Comparison:
         config, dataset = self.question.config_of(variant, seed), self.question.dataset
         run = self.run(variant, seed)
         self.check(variant, seed)
-        if not run.config_file.is_file():
+        begun = run.config_file.is_file()
+        if not begun:
             run.begin(config)
         if not run.model_folder.is_dir() or not run.snapshot().finished:
-            trained = run.train(dataset, device, f"{variant}, seed {seed}", resume=bool(run.checkpoints.steps()))
+            trained = run.train(dataset, device, f"{variant}, seed {seed}", resume=begun)
             if not trained.finished:
                 return False
         model = run.snapshot().model.to(device)
         record = {
             "variant": variant, "seed": seed, "protocol": self.question.protocol(),
+            "module": next(v.checksum for v in self.question.variants if v.name == variant),
             "parameters": model.num_parameters, "width": config.model.width, "flops": flops(config, dataset),
             "train_seconds": max((line["seconds"] for line in run.metrics() if "seconds" in line), default=0.0),
             **self._figures(model, run),
@@ -215,8 +255,10 @@ class Comparison:
             estimates += evaluate_run(
                 run, model, rows, choose_protocols(model, rows, "ode"), facts | {"rows": len(rows)}
             )
-        bits = {estimate.estimator: estimate.bpd for estimate in estimates}
-        return {"bits": bits, "quality": self._qualities(model, run), "unit": dataset.unit}
+        # Variants with few latents have an exact divergence, and others an estimated one: a row of the table has both.
+        names = {e.estimator: ODE if e.estimator.startswith("ODE") else e.estimator for e in estimates}
+        bits = {names[estimate.estimator]: estimate.bpd for estimate in estimates}
+        return {"bits": bits, "estimators": list(names), "quality": self._qualities(model, run), "unit": dataset.unit}
 
     def _qualities(self, model: NDM, run: Run) -> dict[str, float]:
         """The metrics of samples in few steps, and how straight the paths of the ODE are."""

@@ -8,13 +8,11 @@ from dataclasses import replace
 from functools import cache
 from typing import Literal, NamedTuple, get_args
 
-import torch
-
 from ..data import Dataset
 from ..errors import InputError
-from ..objective import bound
 from ..support.checks import require_choice
 from ..support.outline import outline
+from ..training.loss import Loss
 from .build import LARGEST, at_most, make_model, seeded_model
 from .settings import Config
 
@@ -39,15 +37,18 @@ def parameters(config: Config, dataset: Dataset) -> int:
 
 
 def flops(config: Config, dataset: Dataset) -> float:
-    """The floating-point operations of a training step, forward and backward, for a row, as PyTorch counts them."""
+    """The floating-point operations of a training step, forward and backward, for a row, as PyTorch counts them.
+
+    They are those of the loss that is trained, with the penalty of ``training.straightness``.
+    """
     with warnings.catch_warnings():  # importing it uses a part of PyTorch that PyTorch warns of
         warnings.simplefilter("ignore", FutureWarning)
         from torch.utils.flop_counter import FlopCounterMode
     model, x = seeded_model(config, dataset), dataset.train[:ROWS]
+    loss = Loss(model, replace(config.training, compile=False), config.seed)
     counter = FlopCounterMode(display=False)
     with counter:
-        terms = bound(model, x, config.training.bound_steps, generator=torch.Generator().manual_seed(0))
-        terms.total.mean().backward()
+        loss(x, step=0).sum().backward()
     return counter.get_total_flops() / ROWS
 
 
@@ -82,7 +83,7 @@ def match(config: Config, dataset: Dataset, how: Match, goal: float) -> Matched:
     if ratio(width) is None:
         measure(config, dataset)  # which says why
     # The numbers grow with the width. The grid of widths that the network accepts is found from its neighbours.
-    step = next((k for k in (1, 2, 4, 8, 16, 32) if ratio(width + k) is not None), width)
+    step = next((k for k in range(1, width + 1) if ratio(width + k) is not None), width)
     low, high = width % step or step, width
     while (found := ratio(high)) is not None and found < 1 and high < 64 * width:
         low, high = high, high + step * max(1, high // step // 2)

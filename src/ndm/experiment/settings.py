@@ -111,8 +111,9 @@ class ModelConfig:
         require(not self.learned_end or self.schedule in ("learned", "stepwise"), ends, True)
         both = "model.predict_target and model.predict_curve are two forms of the reverse process; set one to false"
         require(not (self.predict_target and self.predict_curve), both, "true and true")
-        symbols = "model.predict_target is not for symbols, whose target is exact anyhow; set it to false"
-        require(not (self.predict_target and self.parameterization == "symbols"), symbols, True)
+        for name in ("predict_target", "predict_curve", "variance"):  # the target of a symbol is exact anyhow
+            unused = self.parameterization != "symbols" or not getattr(self, name)
+            require(unused, f"model.{name} is not for symbols; set it to false", True)
         require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
         from .parts import NETWORKS, PARTS
 

@@ -20,7 +20,9 @@ Anyone's own variant is a YAML file of settings, or a Python file that registers
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +30,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from ..support.checks import shown
 from .recipe import read_settings
-from .settings import GROUPS, Config, make_config
+from .settings import GROUPS, Config, check_names, check_values, make_config
 
 
 def _forward(transform: str, **model: Any) -> dict[str, Any]:
@@ -53,6 +55,13 @@ class Variant(NamedTuple):
 
     name: str
     settings: dict[str, Any]
+    module: Path | None = None
+    """The Python file that registers its parts."""
+
+    @property
+    def checksum(self) -> str:
+        """The beginning of the SHA-256 of the Python file; empty if there is none."""
+        return "" if self.module is None else checksum_of(self.module)
 
     def applied(self, config: Config, seed: int) -> Config:
         """The config of a run of this variant."""
@@ -79,30 +88,44 @@ def find_variant(name: str) -> Variant:
         )
     if not path.is_file():
         raise InputError(f"there is no file {shown(name)}")
-    settings = settings_of_module(path) if path.suffix == ".py" else read_settings(path)
+    module = path.resolve() if path.suffix == ".py" else None
+    settings = read_settings(path) if module is None else settings_of_module(module)
     fixed = sorted(settings.keys() & {"seed", "data", "init"})
     if fixed:
         raise InputError(f"{name}: a variant must not set {fixed[0]}, which all variants share")
-    return Variant(path.stem, settings)
+    return Variant(path.stem, settings, module)
+
+
+def checksum_of(path: Path) -> str:
+    """The beginning of the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def settings_of_module(path: Path) -> dict[str, Any]:
-    """The dictionary ``settings`` of a Python file, which is run.
+    """The dictionary ``settings`` of a Python file, which is run once in a process.
 
     Raises:
-        InputError: if it fails, or has no such dictionary.
+        InputError: if it fails, or has no such dictionary, or if a setting in it is unknown or has a wrong value.
     """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} cannot be run as a module of Python")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"{path}: {type(error).__name__}: {shown(str(error), 400)}") from error
-    settings = getattr(module, "settings", None)
+    name = f"ndm_variant_{checksum_of(path)}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise InputError(f"{path} cannot be run as a module of Python")
+        sys.modules[name] = importlib.util.module_from_spec(spec)  # as an import does; dataclasses look there
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except (Exception, SystemExit) as error:
+            del sys.modules[name]
+            raise InputError(f"{path}: {type(error).__name__}: {shown(str(error), 400)}") from error
+    settings = getattr(sys.modules[name], "settings", None)
     if not isinstance(settings, dict):
         raise InputError(
             f"{path} must have a dictionary settings, e.g. settings = {{'model': {{'transform': 'mine'}}}}"
         )
+    try:
+        check_names(settings)
+        check_values(settings)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return settings

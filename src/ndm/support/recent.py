@@ -15,14 +15,21 @@ class Recent(Generic[Result]):
     """The result at the last tensor. A result without gradients is not used where there are gradients."""
 
     def __init__(self) -> None:
-        self._kept: tuple[Tensor, bool, Result] | None = None
+        self._kept: tuple[Tensor, int, bool, Result] | None = None
 
     def knows(self, t: Tensor) -> bool:
         """Whether the result at this very tensor is there."""
-        return self._kept is not None and self._kept[0] is t and self._kept[1] >= torch.is_grad_enabled()
+        if self._kept is None or self._kept[0] is not t:
+            return False
+        return self._kept[1] == version_of(t) and self._kept[2] >= torch.is_grad_enabled()
 
     def at(self, t: Tensor, function: Callable[[Tensor], Result]) -> Result:
         """The result at ``t``, from ``function`` if it is not there."""
         if self._kept is None or not self.knows(t):
-            self._kept = t, torch.is_grad_enabled(), function(t)
-        return self._kept[2]
+            self._kept = t, version_of(t), torch.is_grad_enabled(), function(t)
+        return self._kept[3]
+
+
+def version_of(t: Tensor) -> int:
+    """How often a tensor was changed in place; a tensor made in inference mode does not count."""
+    return 0 if t.is_inference() else t._version

@@ -194,7 +194,8 @@ def test_settings_that_are_not_for_text_are_refused(settings, message, file, tmp
     [
         ("moons", ["--model.transform", "embedding"], "need levels or text, but these data are real numbers"),
         ("digits", ["--model.transform", "embedding"], "need each other; set both, got embedding and v"),
-        ("digits", ["--model.parameterization", "symbols"], "need each other"),
+        ("digits", ["--model.parameterization", "symbols", "--model.predict_curve", "false"], "need each other"),
+        ("digits", ["--model.parameterization", "symbols"], "model.predict_curve is not for symbols"),
         ("digits", ["--model.dim", "3"], "model.dim is for tables and symbols; with other models set it to 4, got 3"),
     ],
 )

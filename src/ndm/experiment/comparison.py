@@ -42,7 +42,6 @@ from .variants import Variant
 ODE = "likelihood by the ODE"
 QUALITY, STRAIGHTNESS = "sliced Wasserstein-2", "straightness of the ODE"
 """The metric of samples in few steps, and the median of :func:`ndm.straightness.straightness`."""
-KEY = ("variant", "seed")
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,8 @@ def test_doctor_finds_what_was_broken():
     m = model()
     m.process.schedule = ndm.LinearSchedule(-4.0, 0.0)
     assert any("raise model.gamma_max" in a for a in diagnose(m, x).advice)
+    m.process.schedule = ndm.LearnedSchedule(-4.0, 0.0, learned_end=True)  # whose end training chooses
+    assert not any("model.gamma_max" in a for a in diagnose(m, x).advice)
     m.process.schedule = ndm.LinearSchedule(0.0, 5.0)
     assert any("lower model.gamma_min" in a for a in diagnose(m, x).advice)
     m.process.schedule = ndm.LinearSchedule(-14.0, 5.0)

@@ -60,6 +60,8 @@ class Schedule(nn.Module):
 
     steps: int | None = None
     """The only number of steps that this schedule allows; None allows any number, and continuous time."""
+    learned_end = False
+    """Whether gamma at t = 1 is learned; ``gamma_max`` is then where it began."""
     per_channel = False
     """Whether the channels of z have noise of their own."""
 

@@ -237,7 +237,7 @@ def advise(d: Diagnosis, model: NDM, share: tuple[int, Figure]) -> list[str]:
     """
     schedule, advice = model.process.schedule, []
     prior = Figure(d.prior, d.prior_error)
-    if prior.above(0.005):
+    if prior.above(0.005) and not schedule.learned_end:
         target = schedule.gamma_max + math.log(d.prior / 0.001)
         advice.append(
             f"the prior gap costs {prior} {d.unit}: raise model.gamma_max from {schedule.gamma_max:g} to {target:.1f}"

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .model import NDM
+from .sampling import velocity_field
 from .solvers.fixed import heun
 from .solvers.methods import uniform_grid
 from .support.tensors import full_times, sum_rows
@@ -35,9 +36,8 @@ def acceleration(model: NDM, z: Tensor, t: Tensor) -> Tensor:
     Raises:
         InputError: if the model has no ODE.
     """
-    velocity = lambda z, t: model(z, t).velocity(z, t)  # noqa: E731
-    t = t.contiguous()  # forward-mode AD refuses tensors whose elements share memory
-    return torch.func.jvp(velocity, (z, t), (velocity(z, t), torch.ones_like(t)))[1]
+    field, t = velocity_field(model), t.contiguous()  # forward-mode AD refuses tensors whose elements share memory
+    return torch.func.jvp(field, (t, z), (torch.ones_like(t), field(t, z)))[1]
 
 
 def curvature(model: NDM, z: Tensor, t: Tensor) -> Tensor:
@@ -57,8 +57,7 @@ def straightness(model: NDM, z_1: Tensor, steps: int = 50) -> Tensor:
         z_1: latents at t = 1, ``(B, *)``.
         steps: the number of steps.
     """
-    field = lambda t, z: model(z, t).velocity(z, t)  # noqa: E731
-    grid, z, rates = uniform_grid(1.0, 0.0, steps), z_1, []
+    field, grid, z, rates = velocity_field(model), uniform_grid(1.0, 0.0, steps), z_1, []
     for i in range(steps):
         rates.append(field(full_times(float(grid[i]), z), z))
         z = heun(field, z, grid[i : i + 2])

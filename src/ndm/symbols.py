@@ -11,8 +11,8 @@ The predictor gives probabilities of the symbols at every place,
 .. math:: w_{ik} \propto \exp(\ell_{ik} + b_k)\, q(z_{t,i} \mid k), \qquad \ell = \mathrm{net}(z_t, t)
 
 so that the network has to learn only what the other places say. The bias b starts at the logarithm of the symbols'
-frequencies. With points on a line, :math:`e_k \propto v_k`, that neither move nor are learned, this is
-:class:`ndm.LevelsPredictor` (and a bias): there a network for the levels of images, here the levels find their places.
+frequencies. If the points lie on a line, :math:`e_k \propto v_k`, do not move and are not learned, this is
+:class:`ndm.LevelsPredictor` with a bias.
 
 References:
     Dieleman et al. Continuous Diffusion for Categorical Data. 2022.

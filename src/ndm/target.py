@@ -7,7 +7,7 @@ from torch import Tensor
 from .errors import InputError
 from .gaussian import Gaussian
 from .process import ConditionalProcess, ForwardProcess
-from .support.tensors import check_times, expand, require_shape
+from .support.tensors import expand, require_shape
 from .transform import BasisCurve
 
 
@@ -20,7 +20,8 @@ class TargetProcess(ConditionalProcess):
         F - \frac{2}{1 + \eta} \frac{\dot F}{\dot \gamma} \quad (s \to t)
 
     For the identity, and for any F that does not move, G = x. So the posterior and the reverse drift are those of a
-    conventional model whose prediction of x is G. The velocity and the score need F(x, t) itself.
+    conventional model whose prediction of x is G. The score needs F(x, t) itself, and so does the velocity, which is the
+    reverse drift plus :math:`g^2 / 2` times the score.
 
     Args:
         process: the forward process.
@@ -42,13 +43,14 @@ class TargetProcess(ConditionalProcess):
         self.target = target
         self.value = value
 
-    def _value(self) -> Tensor:
+    def _of_value(self) -> ConditionalProcess:
+        """The process whose mean at the time of the prediction is alpha_t F(x, t)."""
         if self.value is None:
             raise InputError(
                 "this model predicts a target alone, so it has no ODE and no score; sample by ancestral steps or the "
                 "SDE, or predict F(x, t), too: Predictor(..., value=True), or training.eta_range above 1"
             )
-        return self.value
+        return self.process.along(BasisCurve(self.value))
 
     def marginal(self, t: Tensor) -> Gaussian:
         """N(alpha_t F, sigma_t^2 I) at the time of the prediction.
@@ -56,19 +58,10 @@ class TargetProcess(ConditionalProcess):
         Raises:
             InputError: if F(x, t) is not predicted.
         """
-        value, noise = self._value(), self.noise(t)
-        check_times(value, t=t)
-        return Gaussian(expand(noise.alpha, value) * value, expand(noise.sigma, value))
-
-    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
-        self.check(z, t=t)
-        value, noise = self._value(), self.noise(t)
-        alpha, d_gamma, sigma, d_sigma = (
-            expand(a, z) for a in (noise.alpha, noise.d_gamma, noise.sigma, noise.d_sigma)
-        )
-        return d_sigma / sigma * z - alpha * d_gamma * (self.target - value / 2)
+        return self._of_value().marginal(t)
 
     def score(self, z: Tensor, t: Tensor) -> Tensor:
-        self.check(z, t=t)
-        q = self.marginal(t)
-        return (q.mean - z) / q.std**2
+        return self._of_value().score(z, t)
+
+    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
+        return self.reverse_drift(z, t) + expand(self.noise_rate(t), z) ** 2 / 2 * self.score(z, t)

@@ -226,26 +226,24 @@ class Comparison:
             trained = run.train(dataset, device, f"{variant}, seed {seed}", resume=begun)
             if not trained.finished:
                 return False
-        model = run.snapshot().model.to(device)
+        snapshot = run.snapshot()
+        model = snapshot.model.to(device)
         record = {
             "variant": variant, "seed": seed, "protocol": self.question.protocol(),
             "module": next(v.checksum for v in self.question.variants if v.name == variant),
             "parameters": model.num_parameters, "width": config.model.width, "flops": flops(config, dataset),
             "train_seconds": max((line["seconds"] for line in run.metrics() if "seconds" in line), default=0.0),
-            **self._figures(model, run),
+            **self._figures(model, run, run.facts(dataset, snapshot)),
         }  # fmt: skip
         check_finite(record)
         append_line(self.file, record)
         return True
 
-    def _figures(self, model: NDM, run: Run) -> dict[str, Any]:
+    def _figures(self, model: NDM, run: Run, facts: dict[str, Any]) -> dict[str, Any]:
         """The estimates of a model, and the metric of its samples."""
         question, dataset = self.question, self.question.dataset
         x = dataset.split(question.split)[: question.limit].to(model.reference.device)
-        facts = run.facts(dataset, run.snapshot()) | {
-            "split": question.split,
-            "weights_sha256": weights_checksum(model),
-        }
+        facts |= {"split": question.split, "weights_sha256": weights_checksum(model)}
         steps = question.steps if model.process.schedule.steps is None else None
         bounds = choose_protocols(model, x, "bound", steps, passes=question.passes)
         estimates = evaluate_run(run, model, x, bounds, facts | {"rows": len(x)})
@@ -254,10 +252,10 @@ class Comparison:
             estimates += evaluate_run(
                 run, model, rows, choose_protocols(model, rows, "ode"), facts | {"rows": len(rows)}
             )
-        # Variants with few latents have an exact divergence, and others an estimated one: a row of the table has both.
-        names = {e.estimator: ODE if e.estimator.startswith("ODE") else e.estimator for e in estimates}
-        bits = {names[estimate.estimator]: estimate.bpd for estimate in estimates}
-        return {"bits": bits, "estimators": list(names), "quality": self._qualities(model, run), "unit": dataset.unit}
+        # Models with few latents have an exact divergence, and others an estimated one: both are in one row of the table.
+        bits = {ODE if e.estimator.startswith("ODE") else e.estimator: e.bpd for e in estimates}
+        names = [e.estimator for e in estimates]
+        return {"bits": bits, "estimators": names, "quality": self._qualities(model, run), "unit": dataset.unit}
 
     def _qualities(self, model: NDM, run: Run) -> dict[str, float]:
         """The metrics of samples in few steps, and how straight the paths of the ODE are."""

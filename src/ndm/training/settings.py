@@ -82,21 +82,9 @@ class TrainingConfig:
             require(getattr(self, name) >= 1, f"training.{name} must be at least 1", getattr(self, name))
         size = self.batch_size  # the rows of a batch are gathered in memory, whatever the size of the data set
         require(size <= LARGEST_BATCH, f"training.batch_size must be at most {LARGEST_BATCH:,}", size)
-        for name in (
-            "warmup",
-            "learning_rate",
-            "weight_decay",
-            "evaluate_every",
-            "sample_every",
-            "patience",
-            "straightness",
-        ):
+        for name in ("warmup", "learning_rate", "weight_decay", "evaluate_every", "sample_every", "patience"):
             require(getattr(self, name) >= 0, f"training.{name} must not be negative", getattr(self, name))
-        for name in (
-            "learning_rate",
-            "weight_decay",
-            "straightness",
-        ):  # an optimiser refuses a step beyond the range of float32
+        for name in ("learning_rate", "weight_decay"):  # an optimiser refuses a step beyond the range of float32
             require(getattr(self, name) < 1e37, f"training.{name} must be below 1e37", getattr(self, name))
         rate = self.learning_rate * self.weight_decay
         require(rate < 1e37, "training.learning_rate times training.weight_decay must be below 1e37", rate)

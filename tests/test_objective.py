@@ -1,6 +1,7 @@
 """The bound: VDM's for the identity, the closed form for any F, the oracle, many steps, and uniform data."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -372,3 +373,18 @@ def test_parts_of_a_batch_have_together_the_draws_and_the_terms_of_the_whole(ste
         rows = slice(2 * rank, 2 * rank + 2)
         terms = bound_terms(model, x[rows], encode[rows], part, steps)
         torch.testing.assert_close(terms.diffusion, together.diffusion[rows])
+
+
+@pytest.mark.parametrize("steps", [None, 4])
+@pytest.mark.parametrize("kind", ["identity", "time-basis", "target"])
+def test_the_loss_is_one_graph_for_torch_compile(kind, steps):
+    """A break would leave most of it uncompiled, and would change no figure."""
+    transform = ndm.Identity() if kind == "identity" else ndm.TimeBasis(SmoothNet(3, 6, timed=False), num_basis=2)
+    model = model_with(transform, target=kind == "target")
+    x_model = model.encode(X)
+    draws = draw(x_model, ndm.LowDiscrepancyTimes(), torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch._dynamo.reset()
+        found = torch._dynamo.explain(bound_terms)(model, X, x_model, draws, steps, None)
+    assert found.graph_break_count == 0, [str(reason.reason) for reason in found.break_reasons]

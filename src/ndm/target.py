@@ -20,7 +20,7 @@ class TargetProcess(ConditionalProcess):
         F - \frac{2}{1 + \eta} \frac{\dot F}{\dot \gamma} \quad (s \to t)
 
     For the identity, and for any F that does not move, G = x. So the posterior and the reverse drift are those of a
-    conventional model whose prediction of x is G. The score needs F(x, t) itself, and so does the velocity, which is the
+    conventional model whose prediction of x is G. The score needs F(x, t) itself, and so does the velocity: it is the
     reverse drift plus :math:`g^2 / 2` times the score.
 
     Args:

@@ -252,7 +252,7 @@ class Comparison:
             estimates += evaluate_run(
                 run, model, rows, choose_protocols(model, rows, "ode"), facts | {"rows": len(rows)}
             )
-        # Models with few latents have an exact divergence, and others an estimated one: both are in one row of the table.
+        # Models with few latents have an exact divergence, others an estimated one: both are in one row of the table.
         bits = {ODE if e.estimator.startswith("ODE") else e.estimator: e.bpd for e in estimates}
         names = [e.estimator for e in estimates]
         return {"bits": bits, "estimators": names, "quality": self._qualities(model, run), "unit": dataset.unit}

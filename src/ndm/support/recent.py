@@ -31,5 +31,6 @@ class Recent(Generic[Result]):
 
 
 def version_of(t: Tensor) -> int:
-    """How often a tensor was changed in place; a tensor made in inference mode does not count."""
-    return 0 if t.is_inference() else t._version
+    """How often a tensor was changed in place. One made in inference mode does not count, and torch.compile, which sees
+    changes in place by itself, cannot ask."""
+    return 0 if torch.compiler.is_compiling() or t.is_inference() else t._version

@@ -39,7 +39,7 @@ class TrainingConfig:
             eta_range, which brings the densities of the ODE and the SDE closer together if F is not linear. 1 trains
             the bound itself.
         straightness: weight of a penalty on the acceleration along the paths of the ODE, so that few Euler steps
-            suffice; a training step then costs about three times as much. 0 is no penalty.
+            suffice; a training step then takes three to five times the operations. 0 is no penalty.
         evaluate_every: number of steps between evaluations of the bound on validation rows; 0 turns them off.
         patience: number of validations in a row without a better bound after which training stops. The model is then
             the one with the best bound, also if training reaches its last step. 0 never stops early, and the model is

@@ -46,9 +46,16 @@ def test_every_variant_has_the_forward_process_and_the_form_that_it_says(name, d
     config = find_variant(name).applied(before, seed=5)
     assert config.seed == 5
     model = ndm.experiment.build.make_model(config, digits)
-    kind = {"conventional": ndm.Identity, "network": ndm.Network, "basis": ndm.TimeBasis}
-    assert isinstance(model.process.transform, kind.get(name.split("-")[0], ndm.Linear))
-    assert model.predictor.target == name.endswith("-target")
+    kind = {
+        "conventional": ndm.Identity, "network": ndm.Network, "basis": ndm.TimeBasis, "flow": ndm.GaussianFlow,
+        "nfdm": ndm.GaussianFlow, "diffenc": ndm.Network, "elementwise": ndm.Identity, "blur": ndm.Blur,
+        "directions-basis": ndm.LinearBasis,
+    }  # fmt: skip
+    assert isinstance(model.process.transform, kind.get(name, kind.get(name.split("-")[0], ndm.Linear)))
+    schedules = {"elementwise": ndm.ElementwiseSchedule, "nfdm": ndm.GeometricSchedule}
+    assert isinstance(model.process.schedule, schedules.get(name, ndm.LinearSchedule))
+    assert (model.process.tied_to == "noise") == (name == "diffenc")
+    assert model.predictor.target == (name.endswith("-target") or name == "diffenc")
     assert bool(model.predictor.num_basis) == name.endswith("-curve")
     assert torch.isfinite(ndm.bound(model, digits.train[:4]).total).all()
 

@@ -20,7 +20,7 @@ ORDER = (
     ("support",),
     ("tables", "batch", "popular"),
     ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times", "marginal"),
-    ("process", "staggered"),
+    ("process", "staggered", "elementwise", "blur", "flow"),
     ("target",),
     ("predictor", "decoder", "embedding", "dequantize"),
     ("levels", "mixed", "description"),

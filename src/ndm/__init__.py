@@ -9,12 +9,15 @@ from .support.lazy import lazy
 
 if TYPE_CHECKING:
     from . import nn
+    from .blur import Blur
     from .decoder import CategoricalDecoder, Decoder, GaussianDecoder
     from .density.detector import NeuralDiffusionDetector
     from .density.estimator import NeuralDiffusionDensity
     from .distribution import ModelDistribution
+    from .elementwise import ElementwiseSchedule
     from .embedding import Embedding
     from .errors import InputError
+    from .flow import GaussianFlow
     from .gaussian import Gaussian
     from .infill import infilled
     from .levels import LevelsPredictor
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from .sampling import SOLVERS, sample
     from .schedule import (
         CosineSchedule,
+        GeometricSchedule,
         LearnedSchedule,
         LinearSchedule,
         NoiseLevel,
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
     from .staggered import StaggeredSchedule
     from .symbols import SymbolDecoder, SymbolPredictor
     from .times import ImportanceTimes, LowDiscrepancyTimes
-    from .transform import BasisCurve, Curve, Identity, Linear, Network, TimeBasis, Transform
+    from .transform import BasisCurve, Curve, Identity, Linear, LinearBasis, Network, TimeBasis, Transform
     from .version import __version__
 
 __all__ = [
@@ -48,17 +52,21 @@ __all__ = [
     "SDE_SOLVERS",
     "SOLVERS",
     "BasisCurve",
+    "Blur",
     "Bound",
     "CategoricalDecoder",
     "ConditionalProcess",
     "CosineSchedule",
     "Curve",
     "Decoder",
+    "ElementwiseSchedule",
     "Embedding",
     "Failures",
     "ForwardProcess",
     "Gaussian",
     "GaussianDecoder",
+    "GaussianFlow",
+    "GeometricSchedule",
     "Identity",
     "ImportanceTimes",
     "InputError",
@@ -66,6 +74,7 @@ __all__ = [
     "LevelsPredictor",
     "Likelihood",
     "Linear",
+    "LinearBasis",
     "LinearSchedule",
     "LowDiscrepancyTimes",
     "Marginals",
@@ -102,11 +111,14 @@ __all__ = [
 
 HOMES = {
     "nn": "",
+    "blur": "Blur",
     "decoder": "CategoricalDecoder Decoder GaussianDecoder",
     "density": "NeuralDiffusionDensity NeuralDiffusionDetector",
     "distribution": "ModelDistribution",
+    "elementwise": "ElementwiseSchedule",
     "embedding": "Embedding",
     "errors": "InputError",
+    "flow": "GaussianFlow",
     "gaussian": "Gaussian",
     "infill": "infilled",
     "levels": "LevelsPredictor",
@@ -118,12 +130,13 @@ HOMES = {
     "predictor": "Prediction Predictor",
     "process": "ConditionalProcess ForwardProcess",
     "sampling": "SOLVERS sample",
-    "schedule": "CosineSchedule LearnedSchedule LinearSchedule NoiseLevel OTSchedule Schedule StepwiseSchedule",
+    "schedule": "CosineSchedule GeometricSchedule LearnedSchedule LinearSchedule NoiseLevel OTSchedule Schedule "
+    "StepwiseSchedule",
     "solvers": "ODE_SOLVERS SDE_SOLVERS Failures Solution Solver SolverError",
     "staggered": "StaggeredSchedule",
     "symbols": "SymbolDecoder SymbolPredictor",
     "times": "ImportanceTimes LowDiscrepancyTimes",
-    "transform": "BasisCurve Curve Identity Linear Network TimeBasis Transform",
+    "transform": "BasisCurve Curve Identity Linear LinearBasis Network TimeBasis Transform",
     "version": "__version__",
 }
 """The modules, and the public names that each of them defines."""

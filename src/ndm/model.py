@@ -39,8 +39,9 @@ class NDM(nn.Module):
         shape: the shape of one sample; not needed where the predictor's network has one, as all of ``ndm.nn`` do.
 
     Raises:
-        InputError: if the predictor predicts a curve that the transform does not have, its levels are not the
-            decoder's, ``shape`` is not that of the predictor's network, or a part is of another kind.
+        InputError: if the predictor predicts a curve that the transform does not have, a target is predicted where the
+            transform scales the noise, the predictor's levels are not the decoder's, ``shape`` is not that of its
+            network, or a part is of another kind.
 
     Example:
         >>> f = ndm.nn.MLP((64,), multiplier=2, embedding=0)
@@ -61,6 +62,11 @@ class NDM(nn.Module):
             raise InputError(
                 f"a predicted curve (Predictor(num_basis={predictor.num_basis})) needs a TimeBasis transform with the "
                 "same num_basis; use num_basis=0 to evaluate F(x_hat)"
+            )
+        if predictor.target and process.transform.scales:
+            raise InputError(
+                f"a target is predicted where the noise is the same for all x, and {type(process.transform).__name__} "
+                "scales it; predict x"
             )
         if predictor.levels is not None and predictor.levels != decoder.levels:
             raise InputError(

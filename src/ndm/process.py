@@ -1,7 +1,9 @@
 r"""The forward process of a neural diffusion model, and the process given x.
 
 .. math::
-    q(z_t \mid x) = \mathcal{N}(m_t, s_t^2 I), \qquad m_t = \alpha_t F_\phi(x, t), \quad s_t = \sigma_t
+    q(z_t \mid x) = \mathcal{N}(m_t, s_t^2 I), \qquad m_t = \alpha_t F_\phi(x, t), \quad s_t = \sigma_t\, S_\phi(x, t)
+
+where S = 1, except in neural flow diffusion models (:class:`ndm.GaussianFlow`).
 
 ``process(x)`` is the process given x. The reverse process uses a prediction in its place: ``process(x_hat)``. Both are
 a :class:`ConditionalProcess`, and no sampler, bound or likelihood repeats its algebra. A prediction may also be a whole
@@ -20,11 +22,16 @@ In continuous time:
     u &= \dot m + (\dot s / s)(z - m)       && \text{velocity: } dz = u\,dt \\
     \nabla \log q(z) &= (m - z) / s^2       && \text{score} \\
     b &= u - \tfrac12 g^2 \nabla \log q(z)  && \text{reverse drift: } dz = b\,dt + g\,d\bar w,
-    \quad g^2 = s^2 \dot\Gamma
+    \quad g^2 = \sigma^2 \dot\Gamma
+
+The diffusion coefficient g must not depend on x. Where S is not 1, g is still that of :math:`\sigma`, and the model of
+continuous time is another one than the limit of many steps: their divergence grows without bound unless S is predicted
+exactly.
 
 References:
     Bartosh, Vetrov, Naesseth. Neural Diffusion Models. ICML 2024.
     Song, Meng, Ermon. Denoising Diffusion Implicit Models. ICLR 2021 (eta = 0).
+    Bartosh, Vetrov, Naesseth. Neural Flow Diffusion Models. NeurIPS 2024 (S, and g of its own).
 """
 
 from __future__ import annotations
@@ -36,7 +43,7 @@ from torch import Tensor, nn
 
 from .errors import InputError
 from .gaussian import Gaussian
-from .schedule import NoiseLevel, Schedule
+from .schedule import LearnedSchedule, NoiseLevel, Schedule
 from .support.checks import check_eta, require, require_choice, require_kind
 from .support.recent import Recent
 from .support.registry import savable
@@ -63,6 +70,13 @@ class ForwardProcess(nn.Module):
         tied_to: the time variable of F. ``"time"`` is t. ``"noise"`` is
             :math:`u(t) = \sigma_t^2 - \sigma_0^2`: F then changes where noise hides the change, and the continuous
             bound no longer depends on the shape of the schedule.
+        clock: learns eta at each time. It has the end points of the schedule, and its value at
+            :math:`(\gamma_t - \gamma_{\min}) / (\gamma_{\max} - \gamma_{\min})` takes the place of :math:`\gamma_t` in
+            :math:`\Gamma`, so that before training it changes nothing.
+
+    Raises:
+        InputError: if ``eta`` or ``tied_to`` is wrong, F has one time where the schedule has several, or a part is of
+            another kind.
 
     Example:
         >>> process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.Identity())
@@ -79,6 +93,7 @@ class ForwardProcess(nn.Module):
         transform: Transform | None = None,
         eta: float = 1.0,
         tied_to: TiedTo = "time",
+        clock: LearnedSchedule | None = None,
     ) -> None:
         super().__init__()
         require_choice(("time", "noise"), tied_to=tied_to)
@@ -86,10 +101,15 @@ class ForwardProcess(nn.Module):
         require_kind(schedule=(schedule, Schedule), transform=(transform, Transform))
         require(not schedule.per_channel or tied_to == "time", "F has one time: tied_to must be 'time'", tied_to)
         check_eta(eta)
+        if clock is not None:
+            require_kind(clock=(clock, LearnedSchedule))
+            ends = (clock.gamma_min, clock.gamma_max) == (schedule.gamma_min, schedule.gamma_max)
+            require(ends, "clock must have the end points of the schedule", (clock.gamma_min, clock.gamma_max))
         self.schedule = schedule
         self.transform = transform
         self.eta = eta
         self.tied_to = tied_to
+        self.clock = clock
 
     def forward(
         self, x: Tensor, variance: Tensor | None = None, eta: float | Tensor | None = None
@@ -127,7 +147,8 @@ class ForwardProcess(nn.Module):
             variance, eta: those of :meth:`forward`.
 
         Raises:
-            InputError: if ``eta`` is not that of the process, and there is no ``value``.
+            InputError: if ``eta`` is not that of the process, and there is no ``value``; or if eta is learned, and F is
+                not the identity.
         """
         if value is None and isinstance(self.transform, Identity):
             value = target
@@ -136,6 +157,8 @@ class ForwardProcess(nn.Module):
                 f"the target is predicted for eta = {self.eta:g} alone; for other values, DDIM and the ODE, predict "
                 "F(x, t), too: Predictor(..., value=True), or training.eta_range above 1"
             )
+        if self.clock is not None and not isinstance(self.transform, Identity):
+            raise InputError("a target is predicted for a fixed eta: leave out the clock, or predict x")
         from .target import TargetProcess
 
         return TargetProcess(self, target, value, variance, self.eta if eta is None else eta)
@@ -147,14 +170,27 @@ class ForwardProcess(nn.Module):
         start = self.schedule(torch.zeros_like(t)).sigma
         return noise.sigma**2 - start**2, 2 * noise.sigma * noise.d_sigma
 
+    def clock_with_derivative(self, noise: NoiseLevel, eta: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Gamma and its time derivative at the times of ``noise``, with the shape of its values.
+
+        Args:
+            eta: a number, or one per row, ``(B,)``.
+        """
+        eta = expand(eta, noise.gamma) if isinstance(eta, Tensor) and eta.ndim else eta
+        if self.clock is None:
+            return eta * noise.gamma, eta * noise.d_gamma
+        start, span = self.schedule.gamma_min, self.schedule.gamma_max - self.schedule.gamma_min
+        value, slope = self.clock.gamma_with_derivative((noise.gamma - start) / span)
+        return eta * value, eta * slope * noise.d_gamma / span
+
     def noise_rate(self, t: Tensor) -> Tensor:
-        """The diffusion coefficient g of the reverse SDE at ``t``, shape ``(B,)``; it does not depend on x."""
-        return noise_rate(self.schedule(t), self.eta)
+        """The diffusion coefficient g of the reverse SDE at ``t``, with the shape of the schedule's values. It does not
+        depend on x."""
+        return self.rate_at(self.schedule(t), self.eta)
 
-
-def noise_rate(noise: NoiseLevel, eta: float | Tensor) -> Tensor:
-    """The diffusion coefficient g = s (dGamma/dt)^(1/2), with the shape of the values of ``noise``."""
-    return noise.sigma * (eta * noise.d_gamma) ** 0.5
+    def rate_at(self, noise: NoiseLevel, eta: float | Tensor) -> Tensor:
+        """g = sigma (dGamma/dt)^(1/2) at the times of ``noise``, with the shape of its values."""
+        return noise.sigma * self.clock_with_derivative(noise, eta)[1] ** 0.5
 
 
 class ConditionalProcess:
@@ -211,12 +247,12 @@ class ConditionalProcess:
         check_times(z, **times)
 
     def clock(self, t: Tensor) -> Tensor:
-        """Gamma at ``t``, ``(B,)``."""
-        return self.eta * self.noise(t).gamma
+        """Gamma at ``t``, with the shape of the schedule's values."""
+        return self.process.clock_with_derivative(self.noise(t), self.eta)[0]
 
     def noise_rate(self, t: Tensor) -> Tensor:
-        """The diffusion coefficient g of the reverse SDE at ``t``, shape ``(B,)``."""
-        return noise_rate(self.noise(t), self.eta)
+        """The diffusion coefficient g of the reverse SDE at ``t``, with the shape of the schedule's values."""
+        return self.process.rate_at(self.noise(t), self.eta)
 
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """m and s at ``t``; s broadcasts against m."""
@@ -226,9 +262,10 @@ class ConditionalProcess:
 
     def _find(self, t: Tensor) -> tuple[Tensor, Tensor]:
         noise = self.noise(t)
-        value = self.curve(self.process.curve_time(t, noise)[0])
+        value, log_scale = self.curve.scaled(self.process.curve_time(t, noise)[0])
         require_shape("F(x, t)", value, self.curve.x, "x")
-        return expand(noise.alpha, value) * value, expand(noise.sigma, value)
+        s = expand(noise.sigma, value)
+        return expand(noise.alpha, value) * value, s if log_scale is None else s * log_scale.exp()
 
     def affine_with_derivative(self, t: Tensor) -> Affine:
         """m, s and their time derivatives at ``t``."""
@@ -237,16 +274,18 @@ class ConditionalProcess:
     def _find_moving(self, t: Tensor) -> Affine:
         noise = self.noise(t)
         tau, d_tau = self.process.curve_time(t, noise)
-        value, slope = self.curve.with_derivative(tau)
+        value, slope, log_scale, d_log_scale = self.curve.scaled_with_derivative(tau)
         require_shape("F(x, t)", value, self.curve.x, "x")
         require_shape("dF/dt", slope, self.curve.x, "x")
-        alpha, sigma, d_alpha, d_sigma = (
-            expand(a, value) for a in (noise.alpha, noise.sigma, noise.d_alpha, noise.d_sigma)
-        )
-        return alpha * value, sigma, d_alpha * value + alpha * expand(d_tau, value) * slope, d_sigma
+        alpha, s, d_alpha, d_s = (expand(a, value) for a in (noise.alpha, noise.sigma, noise.d_alpha, noise.d_sigma))
+        d_tau = expand(d_tau, value)
+        if log_scale is not None and d_log_scale is not None:
+            scale = log_scale.exp()
+            s, d_s = s * scale, (d_s + s * d_tau * d_log_scale) * scale
+        return alpha * value, s, d_alpha * value + alpha * d_tau * slope, d_s
 
     def start(self) -> Gaussian:
-        """q(z_0 | x). F(x, 0) = x, so F is not evaluated."""
+        """q(z_0 | x). F(x, 0) = x and S(x, 0) = 1, so F is not evaluated."""
         noise = self.process.schedule.start(self.curve.x)
         return Gaussian(expand(noise.alpha, self.curve.x) * self.curve.x, expand(noise.sigma, self.curve.x))
 

@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .blur import Blur  # noqa: F401  a saved model may name it, and it registers itself
 from .description import EXTERNAL, SPARE, build, class_or_value, describe, has_foreign_class
+from .elementwise import ElementwiseSchedule  # noqa: F401  the same
 from .errors import InputError
-from .levels import LevelsPredictor  # noqa: F401  a saved model may name it, and it registers itself
+from .flow import GaussianFlow  # noqa: F401  the same
+from .levels import LevelsPredictor  # noqa: F401  the same
 from .mixed import MixedDecoder  # noqa: F401  the same, with its predictor and the transform Embedding
 from .nn import NETWORKS  # noqa: F401  the networks of the package register themselves
 from .staggered import StaggeredSchedule  # noqa: F401  the same

@@ -4,7 +4,8 @@ r"""Noise schedules: how much signal and noise there is at time t, and how fast 
     \gamma_t = \log(\sigma_t^2 / \alpha_t^2) \text{ (increasing)}, \qquad
     \alpha_t^2 = \mathrm{sigmoid}(-\gamma_t), \quad \sigma_t^2 = \mathrm{sigmoid}(\gamma_t)
 
-All schedules but :class:`OTSchedule` are variance preserving, so :math:`\gamma` and its derivative define everything:
+All schedules but those of :class:`PathSchedule` are variance preserving, so :math:`\gamma` and its derivative define
+everything:
 
 .. math:: \alpha_t' = -\tfrac12 \sigma_t^2 \gamma_t' \alpha_t, \qquad \sigma_t' = \tfrac12 \alpha_t^2 \gamma_t' \sigma_t
 
@@ -12,6 +13,7 @@ References:
     Kingma, Salimans, Poole, Ho. Variational Diffusion Models. NeurIPS 2021.
     Nichol, Dhariwal. Improved Denoising Diffusion Probabilistic Models. ICML 2021 (cosine).
     Lipman, Chen, Ben-Hamu, Nickel, Le. Flow Matching for Generative Modeling. ICLR 2023 (optimal transport).
+    Bartosh, Vetrov, Naesseth. Neural Flow Diffusion Models. NeurIPS 2024 (geometric).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from torch.nn import functional
 
 from .errors import InputError
 from .support.blueprint import Blueprint
-from .support.checks import require_count, require_flag, require_number
+from .support.checks import require, require_count, require_flag, require_number
 from .support.registry import Registry
 from .support.tensors import full_times
 
@@ -37,7 +39,8 @@ less noise than rounding does."""
 
 
 class NoiseLevel(NamedTuple):
-    """Values and time derivatives at ``t``, each with the shape of ``t``, or ``(B, C)`` where channels differ."""
+    """Values and time derivatives at ``t``, each with the shape of ``t``; or ``(B, C)`` where channels differ, and
+    ``(B, *)`` where elements do."""
 
     gamma: Tensor
     alpha: Tensor
@@ -63,7 +66,7 @@ class Schedule(nn.Module):
     learned_end = False
     """Whether gamma at t = 1 is learned; ``gamma_max`` is then where it began."""
     per_channel = False
-    """Whether the channels of z have noise of their own."""
+    """Whether the channels of z, or all its elements, have noise of their own."""
 
     def __init__(self, gamma_min: float, gamma_max: float) -> None:
         super().__init__()
@@ -179,8 +182,30 @@ class CosineSchedule(Schedule):
         return 2 * torch.log(sine / cosine), 2 * (end - start) / (sine * cosine)
 
 
+class PathSchedule(Schedule):
+    """Base class of schedules that define alpha and sigma themselves; they are not variance preserving."""
+
+    def path(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """alpha, sigma and their time derivatives, each with the shape of ``t``."""
+        raise NotImplementedError
+
+    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        noise = self(t)
+        return noise.gamma, noise.d_gamma
+
+    def forward(self, t: Tensor) -> NoiseLevel:
+        alpha, sigma, d_alpha, d_sigma = self.path(t)
+        gamma, d_gamma = 2 * torch.log(sigma / alpha), 2 * (d_sigma / sigma - d_alpha / alpha)
+        return NoiseLevel(gamma, alpha, sigma, d_gamma, d_alpha, d_sigma)
+
+    def signal(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        r"""alpha on a line from 1 to :math:`e^{-\gamma_{\max}/2}`, and its slope."""
+        slope = math.expm1(-self.gamma_max / 2)
+        return math.exp(-self.gamma_max / 2) - slope * (1 - t), torch.full_like(t, slope)
+
+
 @SCHEDULES.register("ot")
-class OTSchedule(Schedule):
+class OTSchedule(PathSchedule):
     r"""The conditional optimal-transport path of flow matching: signal and noise are linear in t.
 
     .. math:: \alpha_t = 1 - (1 - e^{-\gamma_{\max}/2})\, t, \qquad
@@ -190,21 +215,32 @@ class OTSchedule(Schedule):
     little of the data is left at t = 1, and the bound has no infinite term.
     """
 
-    def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha, sigma, d_alpha, d_sigma = self._lines(t)
-        return 2 * torch.log(sigma / alpha), 2 * (d_sigma / sigma - d_alpha / alpha)
+    def path(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        alpha, d_alpha = self.signal(t)
+        slope = -math.expm1(self.gamma_min / 2)
+        return alpha, math.exp(self.gamma_min / 2) + slope * t, d_alpha, torch.full_like(t, slope)
 
-    def _lines(self, t: Tensor) -> tuple[Tensor, Tensor, float, float]:
-        """alpha, sigma and their slopes."""
-        d_alpha, d_sigma = math.expm1(-self.gamma_max / 2), -math.expm1(self.gamma_min / 2)
-        alpha = math.exp(-self.gamma_max / 2) - d_alpha * (1 - t)
-        return alpha, math.exp(self.gamma_min / 2) + d_sigma * t, d_alpha, d_sigma
 
-    def forward(self, t: Tensor) -> NoiseLevel:
-        alpha, sigma, d_alpha, d_sigma = self._lines(t)
-        gamma, d_gamma = self.gamma_with_derivative(t)
-        slopes = torch.full_like(alpha, d_alpha), torch.full_like(sigma, d_sigma)
-        return NoiseLevel(gamma, alpha, sigma, d_gamma, *slopes)
+@SCHEDULES.register("geometric")
+class GeometricSchedule(PathSchedule):
+    r"""The path of neural flow diffusion models: the signal is linear in t, and so is the logarithm of the noise.
+
+    .. math:: \alpha_t = 1 - (1 - e^{-\gamma_{\max}/2})\, t, \qquad \sigma_t = e^{(1 - t)\, \gamma_{\min}/2}
+
+    with their :math:`\delta = e^{\gamma_{\min}/2}`. They have no signal at t = 1, and here a little of it is left.
+
+    Raises:
+        InputError: if ``gamma_min`` is not negative.
+    """
+
+    def __init__(self, gamma_min: float, gamma_max: float) -> None:
+        super().__init__(gamma_min, gamma_max)
+        require(gamma_min < 0, "gamma_min must be negative: the noise grows to a standard deviation of 1", gamma_min)
+
+    def path(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        alpha, d_alpha = self.signal(t)
+        sigma = torch.exp((1 - t) * self.gamma_min / 2)
+        return alpha, sigma, d_alpha, -self.gamma_min / 2 * sigma
 
 
 class TrainedSchedule(Schedule):

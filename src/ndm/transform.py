@@ -12,6 +12,7 @@ transform             curve                                                    c
 :class:`Identity`     x                                                        none
 :class:`Linear`       :math:`R\,\mathrm{diag}(1 + \sum_k t^k w_k) R^\top x`    2K matrix products, once
 :class:`TimeBasis`    :math:`x + \sum_k t^k h_k(x)`                            one network evaluation, once
+:class:`LinearBasis`  that of Linear, and the sum of TimeBasis on top          both
 :class:`Network`      :math:`(1 - t)\, x + t f(x, t)`                          one network evaluation per time
 ====================  =======================================================  =============================
 
@@ -23,15 +24,16 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from .errors import InputError
 from .support.blueprint import Blueprint
-from .support.checks import require_choice, require_count, require_kind, require_network
+from .support.checks import require, require_choice, require_count, require_kind, require_network
 from .support.registry import Registry
 from .support.tensors import expand, require_shape
 
@@ -48,6 +50,14 @@ class Curve:
     def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``t`` and the exact derivative with respect to time, both ``(B, *)``."""
         raise NotImplementedError
+
+    def scaled(self, t: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The value at ``t``, and log S(x, t) where the noise has a scale S of its own; both ``(B, *)``."""
+        return self(t), None
+
+    def scaled_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The value and its derivative, and log S(x, t) and its derivative, or None for both; each ``(B, *)``."""
+        return *self.with_derivative(t), None, None
 
 
 class BasisCurve(Curve):
@@ -88,11 +98,27 @@ class BasisCurve(Curve):
         return self(t), derivative
 
 
+FORWARD_MODE = threading.RLock()
+"""PyTorch has one forward-mode level for all threads, and refuses a second one while it is open."""
+
+
+def with_time_derivative(function: Callable[[Tensor], Any], t: Tensor) -> tuple[Any, Any]:
+    """The result of ``function(t)`` and its exact derivative, by one forward-mode pass.
+
+    Args:
+        function: takes times ``(B,)`` and gives a tensor, or a tuple of them; row i depends on time i alone.
+        t: times, ``(B,)``.
+    """
+    # Forward-mode AD refuses tensors whose elements share memory, such as expanded times.
+    t = t.contiguous()
+    # torch.compile cannot trace a lock.
+    with nullcontext() if torch.compiler.is_compiling() else FORWARD_MODE:
+        value, derivative = torch.func.jvp(function, (t,), (torch.ones_like(t),))  # type: ignore[misc]
+    return value, derivative
+
+
 class NetworkCurve(Curve):
     """(1 - t) x + t f(x, t); the derivative is one forward-mode pass through the network."""
-
-    lock = threading.RLock()
-    """PyTorch has one forward-mode level for all threads, and refuses a second one while it is open."""
 
     def __init__(self, net: nn.Module, x: Tensor) -> None:
         self.net = net
@@ -104,12 +130,7 @@ class NetworkCurve(Curve):
         return (1 - tau) * self.x + tau * out.to(self.x.dtype)
 
     def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        # Forward-mode AD refuses tensors whose elements share memory, such as expanded times.
-        t = t.contiguous()
-        # torch.compile cannot trace a lock.
-        with nullcontext() if torch.compiler.is_compiling() else self.lock:
-            value, derivative = torch.func.jvp(self.__call__, (t,), (torch.ones_like(t),))  # type: ignore[misc]
-        return value, derivative
+        return with_time_derivative(self.__call__, t)
 
 
 class Transform(nn.Module):
@@ -118,6 +139,8 @@ class Transform(nn.Module):
     linear: ClassVar[bool] = False
     """Whether F is affine in x. Then the mean of F(x, t) is F of the mean, and the ODE and the SDE have the same
     marginals if the predictor is exact."""
+    scales: ClassVar[bool] = False
+    """Whether the noise has a scale S(x, t) of its own: q(z_t | x) = N(alpha_t F(x, t), sigma_t^2 S(x, t)^2)."""
 
     @property
     def predictable(self) -> int:
@@ -252,6 +275,41 @@ class TimeBasis(Transform):
                 f"TimeBasis needs net(x) of shape {expected} (num_basis * channels), got {tuple(coefficients.shape)}"
             )
         return BasisCurve(x, coefficients)
+
+
+@TRANSFORMS.register("linear_basis")
+class LinearBasis(Transform):
+    r"""A linear transform and what it cannot do: :math:`F(x, t) = L(x, t) + \sum_k t^k h_k(x)`.
+
+    Args:
+        linear_part: L, whose curve starts at x.
+        residual: the transform that gives :math:`\sum_k t^k h_k(x)` besides x.
+
+    Raises:
+        InputError: if the two have different numbers of powers of time.
+    """
+
+    def __init__(self, linear_part: Linear, residual: TimeBasis) -> None:
+        super().__init__()
+        require_kind(linear_part=(linear_part, Linear), residual=(residual, TimeBasis))
+        require(
+            linear_part.num_basis == residual.num_basis, "both parts must have the same num_basis",
+            (linear_part.num_basis, residual.num_basis),
+        )  # fmt: skip
+        self.linear_part = linear_part
+        self.residual = residual
+
+    @property
+    def predictable(self) -> int:
+        return self.residual.num_basis
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> LinearBasis:
+        return cls(Linear.build(blueprint), TimeBasis.build(blueprint))
+
+    def forward(self, x: Tensor) -> BasisCurve:
+        straight, bent = self.linear_part(x), self.residual(x)
+        return BasisCurve(x, torch.cat([a + b for a, b in zip(straight.h, bent.h, strict=True)], dim=1))
 
 
 @TRANSFORMS.register("network")

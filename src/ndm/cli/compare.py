@@ -26,10 +26,10 @@ DESCRIPTION = (
     "Train variants of a recipe, each with the same seeds, data and steps, and print a table of their differences to "
     "the first variant with intervals of 95 %, e.g. `ndm compare digits --variants conventional,network,network-target "
     "--seeds 3 --match params --out runs/comparison`. Variants: conventional, network, network-target, basis, "
-    "basis-curve, basis-target, gains, directions; or a YAML file of settings, or a Python file that registers parts "
-    "and has a dictionary `settings`. Each run is a folder in --out that other commands read. Finished work is kept: "
-    "the same command goes on where it stopped. --out gets cells.jsonl, table.md, table.tex and comparison.png. Other "
-    "options override settings of the recipe for all variants."
+    "basis-curve, basis-target, gains, directions, directions-basis, flow, nfdm, diffenc, elementwise, blur; or a YAML "
+    "file of settings, or a Python file that registers parts and has a dictionary `settings`. Each run is a folder in "
+    "--out that other commands read. Finished work is kept: the same command goes on where it stopped. --out gets "
+    "cells.jsonl, table.md, table.tex and comparison.png. Other options override settings of the recipe for all variants."
 )
 
 

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..model import NDM
 from ..nn import MLP
 from ..process import ForwardProcess
+from ..schedule import LearnedSchedule
 from ..support.checks import require
 from ..support.outline import outline
 from ..support.room import memory
@@ -208,7 +209,8 @@ def _assemble(blueprint: Blueprint, decoder: Decoder, rows: tuple[int, ...] | No
     predictor = PREDICTORS.find(m.parameterization).build(blueprint)
     schedule = SCHEDULES.find(m.schedule).build(blueprint)
     transform = TRANSFORMS.find(m.transform).build(blueprint)
-    return NDM(ForwardProcess(schedule, transform, tied_to=m.tied_to), predictor, decoder, rows)
+    clock = LearnedSchedule(m.gamma_min, m.gamma_max, learned_end=True) if m.learned_eta else None
+    return NDM(ForwardProcess(schedule, transform, tied_to=m.tied_to, clock=clock), predictor, decoder, rows)
 
 
 def count_parameters(config: Config) -> int | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..embedding import Embedding  # noqa: F401  it registers itself, as do the next two
+from ..blur import Blur  # noqa: F401  it registers itself, as do the others that are not used here
+from ..elementwise import ElementwiseSchedule  # noqa: F401
+from ..embedding import Embedding  # noqa: F401
+from ..flow import GaussianFlow  # noqa: F401
 from ..levels import LevelsPredictor  # noqa: F401
 from ..nn import NETWORKS
 from ..predictor import PREDICTORS

@@ -30,16 +30,20 @@ class ModelConfig:
     Args:
         gamma_min: log noise-to-signal ratio gamma = log(sigma^2 / alpha^2) at t = 0; a smaller value means less noise.
         gamma_max: log noise-to-signal ratio at t = 1; with a larger value less of the data is left there.
-        schedule: noise schedule gamma(t): linear, cosine, ot (the straight path of flow matching; take a gamma_max of
-            10 or more), learned, or stepwise (learned for training.bound_steps steps only).
+        schedule: noise schedule gamma(t): linear, cosine, ot (the straight path of flow matching), geometric (that of
+            neural flow diffusion models; take a gamma_max of 10 or more for both), learned, stepwise (learned for
+            training.bound_steps steps only), or elementwise (learned for each element).
         learned_end: learn gamma at t = 1, too, from gamma_max on; with few steps this matters as much as the rest of a
             schedule. For the schedules learned and stepwise.
-        transform: transform F of the data: identity (conventional diffusion), linear, time_basis or network; for text,
-            embedding.
-        rotation: directions of the linear transform: none gives each element its own gain, learned gives each of a set
-            of learned orthonormal directions its own gain.
-        num_basis: number of powers of time in the linear and time_basis transforms and in the embedding, where 0 is
-            one that does not move; other transforms ignore it.
+        learned_eta: learn how much noise the reverse process injects at each time. In continuous time 1 is best if F is
+            the identity.
+        transform: transform F of the data: identity (conventional diffusion), linear, time_basis, linear_basis (both),
+            network, gaussian_flow (a network that scales the noise, too) or blur (of images, without parameters); for
+            text, embedding.
+        rotation: directions of the linear and linear_basis transforms: none gives each element its own gain, learned
+            gives each of a set of learned orthonormal directions its own gain.
+        num_basis: number of powers of time in the linear, time_basis and linear_basis transforms and in the embedding,
+            where 0 is one that does not move; other transforms ignore it.
         tied_to: variable that F takes as time: time is t itself, noise is the variance of the noise minus its value at
             t = 0.
         transform_width: width of F's network, which is of the same kind as the predictor's; identity and linear have
@@ -78,6 +82,7 @@ class ModelConfig:
     gamma_max: float = 5.0
     schedule: str = "linear"
     learned_end: bool = False
+    learned_eta: bool = False
     transform: str = "identity"
     rotation: Literal["none", "learned"] = "none"
     num_basis: int = 2

@@ -11,6 +11,12 @@ variant               the forward process, and what is predicted
 ``basis-target``      the same, with the target predicted
 ``gains``             a gain for each element
 ``directions``        a gain for each of a set of learned orthonormal directions
+``directions-basis``  the same, and what ``basis`` adds to x on top
+``flow``              a network F that scales the noise, too
+``nfdm``              the same on the path of neural flow diffusion models, which ends at gamma = 10
+``diffenc``           a network F that follows the noise, with its target predicted
+``elementwise``       F(x, t) = x, with a learned schedule for each element: MuLAN without its latent
+``blur``              images that are blurred before noise hides them
 ====================  =============================================================================================
 
 Anyone's own variant is a YAML file of settings, or a Python file that registers parts and has a dictionary
@@ -34,7 +40,8 @@ from .settings import GROUPS, Config, check_names, check_values, make_config
 
 
 def _forward(transform: str, **model: Any) -> dict[str, Any]:
-    rest = {"rotation": "none", "predict_curve": False, "predict_target": False}
+    """The settings of a forward process; what ``model`` does not name is as the recipe has it, but for its form."""
+    rest: dict[str, Any] = {"rotation": "none", "predict_curve": False, "predict_target": False}
     return {"model": {"transform": transform, **rest, **model}}
 
 
@@ -47,6 +54,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "basis-target": _forward("time_basis", predict_target=True),
     "gains": _forward("linear"),
     "directions": _forward("linear", rotation="learned"),
+    "directions-basis": _forward("linear_basis", rotation="learned"),
+    "flow": _forward("gaussian_flow"),
+    "nfdm": _forward("gaussian_flow", schedule="geometric", gamma_max=10.0, learned_end=False, tied_to="time"),
+    "diffenc": _forward("network", predict_target=True, tied_to="noise"),
+    "elementwise": _forward("identity", schedule="elementwise", learned_end=False, tied_to="time"),
+    "blur": _forward("blur"),
 }
 
 

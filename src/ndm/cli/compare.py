@@ -29,7 +29,8 @@ DESCRIPTION = (
     "basis-curve, basis-target, gains, directions, directions-basis, flow, nfdm, diffenc, elementwise, blur; or a YAML "
     "file of settings, or a Python file that registers parts and has a dictionary `settings`. Each run is a folder in "
     "--out that other commands read. Finished work is kept: the same command goes on where it stopped. --out gets "
-    "cells.jsonl, table.md, table.tex and comparison.png. Other options override settings of the recipe for all variants."
+    "cells.jsonl, table.md, table.tex and comparison.png. Other options override settings of the recipe for all "
+    "variants."
 )
 
 

@@ -316,3 +316,53 @@ def test_points_in_the_plane_are_measured_by_their_support_and_their_cells():
     rows = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
     assert total_variation(rows, rows) == 0 and total_variation(rows[:1], rows) == 0.75
     assert "total variation" not in metrics_of(torch.rand(60, 3), torch.rand(60, 3), ndm.data.load_dataset("digits"))
+
+
+def test_a_table_of_numbers_is_compared(tmp_path, capsys):
+    """Its sizes follow from the rows, and each variant has its F and the parameters of the first."""
+    rows = torch.randn(300, 3)
+    rows[:, 2] = rows[:, 0] ** 2 + 0.1 * rows[:, 2]
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b,c\n" + "\n".join(",".join(map(str, row)) for row in rows.tolist()))
+    line = [
+        "compare",
+        "table",
+        "--data.path",
+        str(path),
+        "--seeds",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    line += ["--training.steps", "8", "--passes", "1", "--ode_rows", "4", "--steps", "5,continuous"]
+    assert main([*line, "--variants", "conventional,directions,basis-curve,network-target"]) == 0
+    said = capsys.readouterr().out
+    assert "bits/column" in said and "sliced Wasserstein" not in said
+    cells = {cell["variant"]: cell for cell in map(json.loads, (tmp_path / "out" / "cells.jsonl").open())}
+    assert "likelihood by the ODE" in cells["directions"]["bits"]
+    assert "likelihood by the ODE" not in cells["network-target"]["bits"]
+    kinds = {
+        "conventional": ndm.Identity,
+        "directions": ndm.Linear,
+        "basis-curve": ndm.TimeBasis,
+        "network-target": ndm.Network,
+    }
+    for name, kind in kinds.items():
+        model = ndm.NDM.from_pretrained(tmp_path / "out" / f"{name}-seed0")
+        assert isinstance(model.process.transform, kind)
+        assert cells[name]["parameters"] == pytest.approx(cells["conventional"]["parameters"], rel=0.02)
+    saved = ndm.experiment.Run(tmp_path / "out" / "conventional-seed0").config
+    assert saved.model.dropout == 0.3  # that of few rows
+    assert saved.model.fourier == list(
+        ndm.NDM.from_pretrained(tmp_path / "out" / "conventional-seed0").predictor.net.fourier
+    )
+
+
+def test_the_categories_of_a_table_have_an_f_of_their_own(tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n" + "\n".join(f"{i / 7},{'xyz'[i % 3]}" for i in range(60)))
+    line = ["compare", "table", "--data.path", str(path), "--variants", "conventional,gains", "--seeds", "1"]
+    assert main([*line, "--out", str(tmp_path / "out"), "--match", "none"]) == 2
+    assert "gains: F moves the categories of this table" in capsys.readouterr().err

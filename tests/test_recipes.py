@@ -74,8 +74,8 @@ def test_every_recipe_has_its_number_of_parameters(capsys):
 # What decides no result, and what a network F of U-Nets in continuous time has no use for.
 FREE = {"evaluate_every", "sample_every", "checkpoint_every", "accumulate", "compile", "max_skipped", "trackers"}
 IDLE = {
-    "rotation", "num_basis", "predict_curve", "predict_target", "variance", "learned_end", "learned_eta", "uniform", "dim",
-    "patience", "max_seconds", "straightness",
+    "rotation", "num_basis", "predict_curve", "predict_target", "variance", "learned_end", "learned_eta", "uniform",
+    "dim", "patience", "max_seconds", "straightness",
 }  # fmt: skip
 
 

@@ -403,7 +403,8 @@ def test_tables_that_cannot_be_trained_on_are_one_line(folder, tmp_path, capsys)
     train = ["train", "table", "--out", tmp_path / "run", "--data.path"]
     data = folder / "x.csv"
     assert "needs path" in refused(["train", "table", "--out", tmp_path / "run"], capsys)
-    assert "model.transform is not for tables" in refused([*train, data, "--model.transform", "linear"], capsys)
+    assert "model.schedule is not for tables" in refused([*train, data, "--model.schedule", "learned"], capsys)
+    assert "F moves the categories" in refused([*train, data, "--model.transform", "linear"], capsys)
     assert "training.sample_every" in refused([*train, data, "--training.sample_every", 5], capsys)
     assert "did you mean height" in refused([*train, data, "--data.columns", "{heigt: real}"], capsys)
     assert "model of more than" in refused([*train, data, "--model.width", 1_000_000], capsys)

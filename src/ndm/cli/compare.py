@@ -75,12 +75,14 @@ def parse(arguments: list[str]) -> Namespace:
     """
     parser = make_parser()
     asked = [a for a in arguments if a not in ("-h", "--help")]
+    given: set[str] = set()
     if asked == arguments and arguments and not arguments[0].startswith("-"):
         settings = read_settings(find_recipe(arguments[0]))
         make_config(settings)  # a mistake in the recipe is told as such
+        given = {*named_settings(settings), *parse_with(parser, asked, defaults=False).keys()}
         parser.set_defaults(named_settings(settings))
     args = parse_with(parser, arguments)
-    args.config = config_of(args)
+    args.config, args.given = config_of(args), given
     if args.config.init is not None:
         raise InputError("--init is the start of one run; leave it out")
     return args
@@ -101,7 +103,7 @@ def question_of(args: Namespace) -> Question:
     return Question(
         args.config, [find_variant(name.strip()) for name in args.variants.split(",")],
         range(args.config.seed, args.config.seed + args.seeds), args.match, tuple(parse_steps(args.steps)),
-        tuple(counts), args.samples, args.split, args.limit, args.passes, args.ode_rows,
+        tuple(counts), args.samples, args.split, args.limit, args.passes, args.ode_rows, args.given,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from ..experiment.plan import PLANNED, planned
+from ..experiment.plan import PLANNED, planned_for
 from ..experiment.recipe import find_recipe, read_settings
 from ..experiment.settings import Config, add_settings, config_of, differences, make_config, named_settings
 from ..support.devices import select_device
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from ..data import Dataset
     from ..experiment.run import Run, Trained
-    from ..model import NDM
 
 
 TABLE, TEXT = "table", "text"
@@ -143,7 +142,7 @@ def default_folder(args: Namespace) -> Path:
 def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Trained:
     """Begin or continue a run, train it, and draw its samples. The first process holds the lock of the run."""
     from ..data import load_dataset
-    from ..experiment.build import seeded_model
+    from ..experiment.build import seeded_model, told_fourier
     from ..experiment.run import samples_suffix
     from ..experiment.snapshot import start_from
     from ..support.processes import failing_together, first_process_first
@@ -160,10 +159,7 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     # If there are several processes, the first one makes the folders and caches, and the others then find them.
     with first_process_first():
         dataset = load_dataset(**asdict(config.data))
-        if dataset.schema is not None:
-            rows, columns = dataset.train.shape
-            held_out = len(dataset.validation) + len(dataset.test)
-            args.config = config = planned(config, args.given, rows, held_out, columns, bool(dataset.schema.categories))
+        args.config = config = planned_for(config, args.given, dataset)
         model = seeded_model(config, dataset)
         if dataset.schema is not None and not resumed:
             args.config = config = told_fourier(config, model, "model.fourier" in args.given)
@@ -189,16 +185,6 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
         elif processes.is_main_process:
             shutil.copyfile(last, run.folder / f"samples{suffix}")
     return trained
-
-
-def told_fourier(config: Config, model: NDM, given: bool) -> Config:
-    """The config with the Fourier features that the model of a table has; see :mod:`ndm.density.build`."""
-    from ..support.progress import warn
-
-    used = list(model.predictor.net.fourier)  # type: ignore[arg-type]
-    if given and used != config.model.fourier:
-        warn(f"model.fourier {config.model.fourier} is not used: the rows of this table show no fine structure")
-    return replace(config, model=replace(config.model, fourier=used))
 
 
 def continue_run(run: Run, config: Config, dataset: Dataset, write: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from ..data import Dataset, shape_of
 from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
-from ..density.build import table_model
+from ..density.build import Form, table_model
 from ..errors import InputError
 from ..model import NDM
 from ..nn import MLP
@@ -20,6 +20,7 @@ from ..process import ForwardProcess
 from ..schedule import LearnedSchedule
 from ..support.checks import require
 from ..support.outline import outline
+from ..support.progress import warn
 from ..support.room import memory
 from ..symbols import SymbolDecoder, SymbolPredictor
 from .parts import NETWORKS, PREDICTORS, SCHEDULES, TRANSFORMS
@@ -98,6 +99,20 @@ def make_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) 
     return model
 
 
+def outlined_model(config: Config, dataset: Dataset) -> NDM:
+    """The model that a config describes, without memory for its weights.
+
+    The model of a table starts at its rows, and has memory.
+
+    Raises:
+        InputError: as :func:`make_model`.
+    """
+    if dataset.schema is not None:
+        return make_model(config, dataset)
+    with outline(*at_most(LARGEST)):
+        return make_model(config, dataset)
+
+
 def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) -> NDM:
     """The untrained model of a table; it starts at the marginal distributions of the training rows.
 
@@ -118,9 +133,23 @@ def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LAR
     try:
         with outline(*at_most(most)):
             MLP((latents,), outputs=outputs, width=plan.width, depth=plan.depth, uniform=plan.uniform)
-        return table_model(dataset.train, layout, plan, config.seed)
+            form = form_of(config, numbers)
+            if form is not None:
+                form.transform()
+        return table_model(dataset.train, layout, plan, config.seed, form=form)
     except RuntimeError as error:  # torch's message about sizes that no memory can hold
         raise InputError(f"cannot build the model of these settings: {str(error).splitlines()[0]}") from None
+
+
+def form_of(config: Config, numbers: int) -> Form | None:
+    """The forward process of so many numbers of a table; None for conventional diffusion."""
+    m, several = config.model, config.training.eta_range > 1
+    if m.transform == "identity" and not (m.predict_curve or m.predict_target):
+        return None
+    blueprint = Blueprint(m, config.training.bound_steps, several, (numbers,), None, False)
+    build = TRANSFORMS.find(m.transform).build
+    curve = m.num_basis if m.predict_curve else 0
+    return Form(lambda: build(blueprint), m.tied_to, curve, m.predict_target, m.predict_target and several)
 
 
 def make_text_model(config: Config, dataset: Dataset, most: Sequence[int] = LARGEST) -> NDM:
@@ -140,6 +169,18 @@ def make_text_model(config: Config, dataset: Dataset, most: Sequence[int] = LARG
     model = _build(config, (m.dim, *dataset.shape), decoder, most, dataset.shape)
     cast(SymbolPredictor, model.predictor).start_at(dataset.train[:: dataset.shape[0]])
     return model
+
+
+def told_fourier(config: Config, model: NDM, given: bool) -> Config:
+    """The config with the Fourier features that the model of a table has; see :mod:`ndm.density.build`.
+
+    Args:
+        given: whether the user gave them; then a warning says that they are not used.
+    """
+    used = list(model.predictor.net.fourier)  # type: ignore[arg-type]
+    if given and used != config.model.fourier:
+        warn(f"model.fourier {config.model.fourier} is not used: the rows of this table show no fine structure")
+    return replace(config, model=replace(config.model, fourier=used))
 
 
 def seeded_model(config: Config, dataset: Dataset) -> NDM:

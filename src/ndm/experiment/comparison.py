@@ -7,7 +7,7 @@ from its newest checkpoint, and a finished one is not trained again. Its figures
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -28,12 +28,12 @@ from ..saving import weights_checksum
 from ..straightness import straightness
 from ..support.files import make_folder
 from ..support.journal import append_line, read_lines
-from ..support.outline import outline
 from ..support.progress import console
 from ..training.loss import Loss
-from .build import LARGEST, at_most, make_model
+from .build import make_model, outlined_model, told_fourier
 from .evaluation import evaluate_run
 from .matching import Match, Matched, flops, match, parameters
+from .plan import planned_for
 from .results import check_finite
 from .run import Run
 from .settings import Config, differences
@@ -60,6 +60,8 @@ class Question:
         limit: the largest number of rows of it.
         passes: the number of passes of the bound over the rows.
         ode_rows: the number of rows whose likelihood by the ODE is computed.
+        given: the full names of the settings that the recipe or the user gives; those of a table otherwise follow from
+            the data.
     """
 
     config: Config
@@ -73,6 +75,7 @@ class Question:
     limit: int | None = None
     passes: int = 30
     ode_rows: int = 256
+    given: Collection[str] = ()
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]
@@ -84,12 +87,10 @@ class Question:
         """The data.
 
         Raises:
-            InputError: if they are a table, whose models have no variants.
+            InputError: if there are too few rows for the metrics of samples.
         """
         dataset = load_dataset(**asdict(self.config.data))
-        if dataset.schema is not None:
-            raise InputError("a comparison is of images, points and text; the models of tables have no variants yet")
-        if self.sampling and not dataset.alphabet:
+        if self.sampling and not dataset.alphabet and dataset.schema is None:
             try:
                 check_sizes(self.samples, len(dataset.train), len(dataset.split(self.split)))
             except InputError as error:
@@ -97,15 +98,23 @@ class Question:
         return dataset
 
     @cached_property
+    def shared(self) -> Config:
+        """The settings that all variants share, with the sizes of a table's model from the data."""
+        config = planned_for(self.config, self.given, self.dataset)
+        if self.dataset.schema is None:
+            return config
+        return told_fourier(config, make_model(config, self.dataset), "model.fourier" in self.given)
+
+    @cached_property
     def matched(self) -> dict[str, Matched]:
         """The config of each variant with the first seed, and how well it is matched."""
-        first = self.variants[0].applied(self.config, self.seeds[0])
+        first = self.variants[0].applied(self.shared, self.seeds[0])
         measure = {"none": None, "params": parameters, "compute": flops}[self.matching]
         goal = 1.0 if measure is None else measure(first, self.dataset)
         found = {self.variants[0].name: Matched(first, 1.0)}
         for variant in self.variants[1:]:
             with naming(variant.name):
-                own = variant.applied(self.config, self.seeds[0])
+                own = variant.applied(self.shared, self.seeds[0])
                 found[variant.name] = match(own, self.dataset, self.matching, goal)
         return found
 
@@ -199,8 +208,8 @@ class Comparison:
             InputError: naming the first, and what is wrong.
         """
         for variant, matched in self.question.matched.items():
-            with naming(variant), outline(*at_most(LARGEST)):
-                Loss(make_model(matched.config, self.question.dataset), matched.config.training)
+            with naming(variant):
+                Loss(outlined_model(matched.config, self.question.dataset), matched.config.training)
 
     def cells(self) -> list[tuple[str, int]]:
         """The variants and seeds that are not finished, one seed after the other."""
@@ -261,7 +270,7 @@ class Comparison:
         """The metrics of samples in few steps, and how straight the paths of the ODE are."""
         question, dataset = self.question, self.question.dataset
         found: dict[str, float] = {}
-        if not question.sampling or dataset.alphabet:
+        if not question.sampling or dataset.alphabet or dataset.schema is not None:
             return found
         rows = dataset.split(question.split)
         for solver in ("ancestral", "euler") if model.has_ode else ("ancestral",):

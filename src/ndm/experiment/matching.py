@@ -11,9 +11,8 @@ from typing import Literal, NamedTuple, get_args
 from ..data import Dataset
 from ..errors import InputError
 from ..support.checks import require_choice
-from ..support.outline import outline
 from ..training.loss import Loss
-from .build import LARGEST, at_most, make_model, seeded_model
+from .build import outlined_model, seeded_model
 from .settings import Config
 
 Match = Literal["none", "params", "compute"]
@@ -31,9 +30,8 @@ class Matched(NamedTuple):
 
 
 def parameters(config: Config, dataset: Dataset) -> int:
-    """The number of parameters of a config's model, which is not allocated."""
-    with outline(*at_most(LARGEST)):
-        return make_model(config, dataset).num_parameters
+    """The number of parameters of a config's model."""
+    return outlined_model(config, dataset).num_parameters
 
 
 def flops(config: Config, dataset: Dataset) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import asdict, fields, replace
 from typing import Any
 
+from ..data import Dataset
 from ..density.plan import FEWEST_VALIDATED, PATIENCE, Plan, plan_for
 from ..support.checks import require
 from ..training.settings import TrainingConfig
@@ -15,6 +16,11 @@ MODEL = tuple(f.name for f in fields(ModelConfig) if f.name in {size.name for si
 TRAINING = tuple(f.name for f in fields(TrainingConfig) if f.name in {size.name for size in fields(Plan)})
 PLANNED = (*(f"model.{name}" for name in MODEL), *(f"training.{name}" for name in TRAINING), "training.patience")
 """The settings that follow from the data."""
+FORM = (
+    "transform", "rotation", "num_basis", "tied_to", "transform_width", "transform_depth", "predict_curve",
+    "predict_target",
+)  # fmt: skip
+"""The settings ``model.*`` of the forward process of numbers."""
 
 
 def planned(
@@ -42,6 +48,15 @@ def planned(
     return replace(config, model=replace(config.model, **model), training=replace(config.training, **training))
 
 
+def planned_for(config: Config, given: Collection[str], dataset: Dataset) -> Config:
+    """The config for a data set: :func:`planned` for a table, and as it is for other data."""
+    if dataset.schema is None:
+        return config
+    rows, columns = dataset.train.shape
+    held_out = len(dataset.validation) + len(dataset.test)
+    return planned(config, given, rows, held_out, columns, bool(dataset.schema.categories))
+
+
 def plan_of(config: Config, rows: int, columns: int) -> Plan:
     """The plan that a config with all its numbers describes.
 
@@ -51,7 +66,8 @@ def plan_of(config: Config, rows: int, columns: int) -> Plan:
     for f in fields(ModelConfig):
         value = getattr(config.model, f.name)
         default = f.default_factory() if callable(f.default_factory) else f.default
-        require(f.name in MODEL or value == default, f"model.{f.name} is not for tables; leave it at {default}", value)
+        usable = f.name in (*MODEL, *FORM) or value == default
+        require(usable, f"model.{f.name} is not for tables; leave it at {default}", value)
     every = config.training.sample_every
     require(every == 0, "training.sample_every draws pictures, and a table has none; leave it at 0", every)
     settings = asdict(config.model) | asdict(config.training)

@@ -7,7 +7,8 @@ All models have the same U-Net for 28 x 28 images as predictor. F is a U-Net of 
 width. A form is the bound in continuous time or in T = 10 steps, with F evaluated on the prediction, the curve
 predicted, or the target predicted. All training steps are timed in turn, so that a slow moment of the machine hits all
 of them; the figure is the ratio of the medians. Beside it stands the ratio of the floating-point operations that
-PyTorch counts, forward and backward: the floor of a form.
+PyTorch counts, forward and backward: the floor of a form. The last line is the time in which the levels of as many
+images are drawn at the end of sampling.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ndm.evaluation.tables import markdown_table
 
 KEY = ("form", "T", "width", "batch")
 SHAPE = (1, 28, 28)
+DECODING = "decoding"
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,20 @@ def run(args: argparse.Namespace) -> None:
                 "parameters": model.num_parameters, "on": on,
             })  # fmt: skip
             say(f"{form.name}, {T}: time {second / seconds[0]:.2f}, operations {count / counts[0]:.2f}")
+    if (FORMS[0].name, DECODING, args.width, args.batch) not in cells:
+        model = FORMS[0].model(args.width).eval()
+        z, t = model.encode(x), torch.full((args.batch,), 0.5)
+        with torch.no_grad():
+            network, decoding = medians([lambda: model.predictor.net(z, t), lambda: decoded(model, z)], args.steps)
+        cells.add({
+            "form": FORMS[0].name, "T": DECODING, "width": args.width, "batch": args.batch, "time": decoding / network,
+            "seconds": decoding, "on": on,
+        })  # fmt: skip
+
+
+def decoded(model: ndm.NDM, z: torch.Tensor) -> torch.Tensor:
+    """A draw of the levels of images."""
+    return model.decoder.decode(z, model.process, generator=torch.Generator().manual_seed(0))
 
 
 def table_of(records: list[dict]) -> str:
@@ -153,7 +169,11 @@ def table_of(records: list[dict]) -> str:
         if own:
             figures = [f"{own[T]['time']:.2f} ({own[T]['flops']:.2f})" for T in ("continuous", 10, "sampling")]
             lines.append([form.name, f"{own['continuous']['parameters']:,}", *figures])
-    return markdown_table(header, lines)
+    ratio = next((r["time"] for r in records if r["T"] == DECODING), None)
+    said = (
+        "" if ratio is None else f"\nDrawing the levels of as many images takes {ratio:.3f} evaluations of the network."
+    )
+    return markdown_table(header, lines) + said
 
 
 def main() -> None:

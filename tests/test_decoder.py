@@ -40,6 +40,19 @@ def test_categorical_decode_inverts_encode_and_draws_from_its_distribution(gener
     assert ((counts / n - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all()
 
 
+@pytest.mark.parametrize("gamma", [-11.0, -8.0, -2.0])
+def test_levels_are_drawn_from_all_that_have_probability(gamma, generator):
+    """With little noise only the nearest levels are looked at; at the ends and between them, in float32, too."""
+    decoder, n = ndm.CategoricalDecoder(256), 20_000
+    process = ndm.ForwardProcess(ndm.LinearSchedule(gamma, 5.0))
+    for place in (-1.01, -0.4, 0.2003, 0.999):
+        z_0 = torch.full((n, 1), place, dtype=torch.float32)
+        p = decoder.log_probs(z_0[:1].double(), process)[0, 0].exp()
+        counts = decoder.decode(z_0, process, generator=generator).flatten().bincount(minlength=256)
+        assert ((counts / n - p).abs() < 4.5 * (p * (1 - p) / n).sqrt() + 1e-4).all()
+        assert decoder.decode(z_0[:1], process, mode=True).item() == p.argmax()
+
+
 def test_gaussian_nll_is_the_expectation_in_data_units(generator):
     """The closed form equals a Monte-Carlo mean of -log N(x; decode mean, (std e^{gamma_0/2})^2), n = 100,000."""
     decoder = ndm.GaussianDecoder(mean=[1.0, -2.0], std=[2.0, 0.3])

@@ -165,7 +165,12 @@ class CategoricalDecoder(Decoder):
         noise = process.schedule.start(z_0)
         return functional.log_softmax(log_likelihoods(z_0, noise, self.levels), dim=-1)
 
-    def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
+    def near(self, z_0: Tensor, process: ForwardProcess) -> tuple[Tensor, Tensor]:
+        """The levels around z_0 that have any probability, and log p(x_i = k | z_0) up to a constant.
+
+        Returns:
+            The levels, as numbers, and their logits; each ``(B, *, count)``.
+        """
         noise = process.schedule.start(z_0)
         alpha, sigma = expand(noise.alpha, z_0), expand(noise.sigma, z_0)
         # Relative to the nearest level, a level d steps away has a weight of at most
@@ -177,21 +182,28 @@ class CategoricalDecoder(Decoder):
         nearest = ((z_0.detach() / alpha + 1) / self.cell - 0.5).round()
         first = (nearest - reach).clamp(0, self.levels - count)
         k = first[..., None] + torch.arange(count, dtype=z_0.dtype, device=z_0.device)
-        distance = lambda k, z, a, s: (z - a * ((k + 0.5) * self.cell - 1)) / s  # noqa: E731
-        own = distance(x.to(z_0.dtype), z_0, alpha, sigma)
-        near = distance(k, z_0[..., None], alpha[..., None], sigma[..., None])
-        return sum_rows(0.5 * own**2 + torch.logsumexp(-0.5 * near**2, dim=-1))
+        return k, -0.5 * self.distances(k, z_0[..., None], alpha[..., None], sigma[..., None]) ** 2
+
+    def distances(self, k: Tensor, z_0: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The distances of z_0 from levels ``k``, in standard deviations of its noise."""
+        return (z_0 - alpha * ((k + 0.5) * self.cell - 1)) / sigma
+
+    def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
+        noise = process.schedule.start(z_0)
+        own = self.distances(x.to(z_0.dtype), z_0, expand(noise.alpha, z_0), expand(noise.sigma, z_0))
+        return sum_rows(0.5 * own**2 + torch.logsumexp(self.near(z_0, process)[1], dim=-1))
 
     def decode(
         self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
-        log_probs = self.log_probs(z_0, process)
+        levels, logits = self.near(z_0, process)
         if mode:
-            return log_probs.argmax(-1)
-        flat = log_probs.exp().reshape(-1, self.levels)
-        device = flat.device if generator is None else generator.device
-        draws = torch.multinomial(flat.to(device), 1, generator=generator)
-        return draws.to(z_0.device).reshape(z_0.shape)
+            index = logits.argmax(-1, keepdim=True)
+        else:
+            cumulative = logits.softmax(-1).cumsum(-1)
+            u = rand(tuple(z_0.shape), z_0, generator)[..., None] * cumulative[..., -1:]
+            index = (cumulative <= u).sum(-1, keepdim=True).clamp(max=levels.shape[-1] - 1)
+        return levels.gather(-1, index).squeeze(-1).long()
 
 
 @savable

@@ -167,6 +167,8 @@ def test_the_command_keeps_what_is_finished_and_goes_on(tmp_path, capsys, monkey
     )
     assert not any("euler" in name or "ODE" in name for name in lines[1]["quality"])
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    moved = {c["variant"]: c["motion"] for c in map(json.loads, (out / "cells.jsonl").open())}
+    assert moved["conventional"] == [] and moved["gains"][0] == 0 < moved["gains"][-1] and len(moved["gains"]) == 11
     assert (out / "table.md").read_text() in text
     assert r"\toprule" in (out / "table.tex").read_text()
     run = ["evaluate", str(out / "gains-seed1"), "--limit", "8", "--passes", "2", "--estimator", "bound"]

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..evaluation import choose_protocols
+from ..evaluation.motion import motion_of
 from ..evaluation.planar import share_inside, total_variation
 from ..evaluation.quality import check_sizes, sliced_wasserstein
 from ..model import NDM
@@ -42,6 +43,8 @@ from .variants import Variant
 ODE = "likelihood by the ODE"
 QUALITY, STRAIGHTNESS = "sliced Wasserstein-2", "straightness of the ODE"
 """The metric of samples in few steps, and the median of :func:`ndm.straightness.straightness`."""
+MOVED = 256
+"""The number of rows whose distances :func:`ndm.evaluation.motion.motion_of` averages."""
 
 
 @dataclass(frozen=True)
@@ -264,7 +267,11 @@ class Comparison:
         # Models with few latents have an exact divergence, others an estimated one: both are in one row of the table.
         bits = {ODE if e.estimator.startswith("ODE") else e.estimator: e.bpd for e in estimates}
         names = [e.estimator for e in estimates]
-        return {"bits": bits, "estimators": names, "quality": self._qualities(model, run), "unit": dataset.unit}
+        moved = motion_of(model, x[:MOVED])
+        return {
+            "bits": bits, "estimators": names, "quality": self._qualities(model, run), "unit": dataset.unit,
+            "motion": moved.distance if moved else [],
+        }  # fmt: skip
 
     def _qualities(self, model: NDM, run: Run) -> dict[str, float]:
         """The metrics of samples in few steps, and how straight the paths of the ODE are."""

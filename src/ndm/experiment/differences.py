@@ -108,7 +108,8 @@ def write_tables(records: Records, first: str, unit: str, folder: Path) -> str:
 def draw_comparison(
     records: Records, curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], unit: str, path: Path, title: str
 ) -> None:
-    """Draw the bound against T, the quality of samples against their steps, and the validation bound against time.
+    """Draw the bound against T, the quality of samples against their steps, the validation bound against time, and how
+    far F moves.
 
     Args:
         records: the finished cells.
@@ -119,9 +120,9 @@ def draw_comparison(
     """
     runs = {variant: list(seeds.values()) for variant, seeds in by_variant(records).items()}
     colours = {variant: f"C{number % 10}" for number, variant in enumerate(runs)}
-    with drawing(path, title, 1500, 480, constrained=True) as figure:
+    with drawing(path, title, 2000, 480, constrained=True) as figure:
         put_title(figure, title)
-        bounds, samples, time = figure.subplots(1, 3)
+        bounds, samples, time, motion = figure.subplots(1, 4)
         draw_by_steps(bounds, runs, colours, "bound, T=")
         draw_by_steps(samples, runs, colours, f"{QUALITY}, ancestral, ")
         draw_by_steps(samples, runs, colours, f"{QUALITY}, euler, ", "--")
@@ -131,9 +132,14 @@ def draw_comparison(
                 bounds.axhline(sum(limits) / len(limits), color=colours[variant], ls=":", lw=1)
             for curve in filter(None, curves.get(variant, [])):
                 time.plot(*zip(*curve, strict=True), color=colours[variant], lw=1)
+        for (variant, _), record in records.items():
+            if distance := record.get("motion"):
+                times = [i / (len(distance) - 1) for i in range(len(distance))]
+                motion.plot(times, distance, color=colours[variant], lw=1)
         name_axes(bounds, "steps T (dotted: continuous time)", f"bound, {unit}")
         name_axes(samples, "sampling steps (dashed: Euler's method on the ODE)", QUALITY)
         name_axes(time, "seconds of training", f"validation bound, {unit}")
+        name_axes(motion, "t", "distance of F(x, t) from x, s.d. of the noise")
         names = {"family": FONT["family"], "size": FONT["size"]}
         figure.legend(*bounds.get_legend_handles_labels(), loc="outside lower center", ncols=4, prop=names)
 

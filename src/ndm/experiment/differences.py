@@ -131,7 +131,8 @@ def draw_comparison(
             if limits:
                 bounds.axhline(sum(limits) / len(limits), color=colours[variant], ls=":", lw=1)
             for curve in filter(None, curves.get(variant, [])):
-                time.plot(*zip(*curve, strict=True), color=colours[variant], lw=1)
+                dot = "." if len(curve) == 1 else ""
+                time.plot(*zip(*curve, strict=True), color=colours[variant], lw=1, marker=dot)
         for (variant, _), record in records.items():
             if distance := record.get("motion"):
                 times = [i / (len(distance) - 1) for i in range(len(distance))]

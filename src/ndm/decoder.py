@@ -227,7 +227,7 @@ class GaussianDecoder(Decoder):
     mean: Tensor
     std: Tensor
     coarseness: float
-    """The largest |mean| / std. Times the eps of a dtype, it is the distance of neighbouring data in units of std."""
+    """The largest ``|mean| / std``. Times the eps of a dtype, it is the distance of neighbouring data in units of std."""
 
     def __init__(self, mean: float | list[float] | Tensor = 0.0, std: float | list[float] | Tensor = 1.0) -> None:
         super().__init__()
@@ -311,7 +311,7 @@ class GaussianDecoder(Decoder):
         return torch.promote_types(x.dtype, torch.promote_types(self.mean.dtype, self.std.dtype))
 
     def log_scale(self, x: Tensor) -> Tensor:
-        """log |d(data units) / d(model units)| of each row of ``x``, ``(B,)``."""
+        """``log |d(data units) / d(model units)|`` of each row of ``x``, ``(B,)``."""
         return sum_rows(self.std.to(self.wide(x)).log().to(x.dtype).expand_as(x))
 
     def latent(self, x: Tensor, x_model: Tensor, process: ForwardProcess, eps: Tensor) -> tuple[Tensor, Tensor]:

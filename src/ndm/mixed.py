@@ -130,7 +130,7 @@ class MixedDecoder(Decoder):
         return vectors
 
     def log_scale(self, x: Tensor) -> Tensor:
-        """log |d(data units) / d(model units)| of the numbers, with the volumes of their places; ``(B,)``."""
+        """``log |d(data units) / d(model units)|`` of the numbers, with the volumes of their places; ``(B,)``."""
         return -self.places.log_volume(x, *self.marginals(x[:, : self.numbers]))
 
     def nll(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:

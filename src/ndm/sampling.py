@@ -1,16 +1,16 @@
 r"""Sampling: ancestral in discrete time, by the ODE or the SDE in continuous time.
 
-======================================  ==========================================================================
-solver                                  what it does
-======================================  ==========================================================================
-``ancestral``                           draws from p(z_s | z_t), step by step
-``ddim``                                the same with eta = 0: deterministic given z_1
-``euler``, ``heun``, ``rk4``            the ODE dz = u_p dt on a uniform grid
-``dopri5``                              the same ODE, adaptive (``steps`` is not used)
-``scipy:...``, ``torchdiffeq:...``      the same ODE by another library, e.g. ``scipy:RK45``
-``euler_maruyama``, ``stochastic_heun`` the SDE dz = b_p dt + g dw on a uniform grid
-``torchsde:...``                        the same SDE by another library, e.g. ``torchsde:srk``
-======================================  ==========================================================================
+=======================================  ==========================================================================
+solver                                   what it does
+=======================================  ==========================================================================
+``ancestral``                            draws from p(z_s | z_t), step by step
+``ddim``                                 the same with eta = 0: deterministic given z_1
+``euler``, ``heun``, ``rk4``             the ODE dz = u_p dt on a uniform grid
+``dopri5``                               the same ODE, adaptive (``steps`` is not used)
+``scipy:...``, ``torchdiffeq:...``       the same ODE by another library, e.g. ``scipy:RK45``
+``euler_maruyama``, ``stochastic_heun``  the SDE dz = b_p dt + g dw on a uniform grid
+``torchsde:...``                         the same SDE by another library, e.g. ``torchsde:srk``
+=======================================  ==========================================================================
 
 For a non-linear F the ODE and the SDE are two different models with different densities.
 

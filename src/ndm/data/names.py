@@ -34,6 +34,7 @@ class Source(NamedTuple):
 
 
 DATASETS = Registry[Source]("data set")
+"""Every data set, by name."""
 
 
 def register(name: str, shape: Shape | None = None) -> Callable[[Load], Load]:

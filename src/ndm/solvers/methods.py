@@ -1,4 +1,4 @@
-"""The registries of solvers. Each solver is registered where it is defined:
+"""The registries of solvers. Each solver is registered where it is defined::
 
     @ode_on_grid("midpoint", evaluations=2)
     def midpoint(f, z, grid):

@@ -39,11 +39,11 @@ autodoc_typehints_format = "short"
 nitpicky = True
 # The names of other libraries: the build needs no network, so that their documentation is not looked up.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|numpy|np|nn|pathlib|collections|typing|datetime|argparse|narwhals|nw|matplotlib|jsonargparse)\..*"),
+    (r"py:.*", r"(torch|numpy|np|nn|pathlib|collections|typing|datetime|argparse|narwhals|nw|matplotlib)\..*"),
     (r"py:.*", r"(Tensor|Module|Path|Any|Sequence|Axes|Figure|Generator|Callable|Iterator|Mapping|ArgumentParser)"),
     (r"py:class", r"(Accelerator|Shape|list\[~typing\.Literal.*|dict\[str)"),
     (r"py:(class|obj)", r"ndm\..*\.(T|Part|Load|Step|Result|Layer|Nats)"),
-    (r"py:.*", r"(rich|accelerate|sklearn|functools|contextlib|abc|types|enum|os|io|threading|array)\..*"),
+    (r"py:.*", r"(rich|jsonargparse|accelerate|sklearn|functools|contextlib|abc|types|enum|os|io|threading|array)\..*"),
 ]
 
 SOURCE = re.compile(r"src/(ndm/[\w/]+)\.py::([\w.]+)$")
@@ -66,7 +66,7 @@ def link_symbols(app: Sphinx, doctree: nodes.document) -> None:
         named = SOURCE.match(link.astext())
         if named:
             target = f"{named[1].replace('/', '.')}.{named[2]}"
-            document = app.env.current_document.docname
+            document = app.env.docname
             reference = addnodes.pending_xref(
                 "", refdomain="py", reftype="obj", reftarget=target, refdoc=document, refwarn=True
             )
@@ -80,10 +80,12 @@ def find_name(app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, t
         return None
     domain, target = env.get_domain("py"), node["reftarget"]
     kinds = domain.objtypes_for_role(node["reftype"]) or ()
+    kinds = (*kinds, "property") if "attribute" in kinds else kinds
     known = {name: entry for name, entry in domain.objects.items() if entry.objtype in kinds}
     thing = pydoc.locate(target) if target.startswith("ndm.") else None
+    end = "." + target.removeprefix("ndm.")
     home = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
-    found = [home] if home in known else [name for name in known if name.endswith(f".{target}")]
+    found = [home] if home in known else [name for name in known if name.endswith(end)]
     if len(found) != 1:
         return None
     entry = known[found[0]]

@@ -9,11 +9,12 @@ shown. The tests run the same scripts with fewer rows and steps.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from PIL import Image
 
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PICTURE = re.compile(r"!\[[^]]*\]\(\.\./pictures/([\w.-]+)\)")
@@ -59,7 +60,8 @@ def render(path: Path) -> None:
         program.write_text(script(page), encoding="utf-8")
         subprocess.run([sys.executable, program.name], cwd=folder, check=True)
         for name in pictures(page):
-            shutil.copyfile(Path(folder) / name, PICTURES / name)
+            with Image.open(Path(folder) / name) as picture:  # 64 colours make a file a third as large
+                picture.convert("RGB").quantize(64).save(PICTURES / name, optimize=True)
 
 
 if __name__ == "__main__":

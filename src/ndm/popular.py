@@ -31,6 +31,7 @@ WEIGHTS = np.concatenate([np.geomspace(1e-5, 0.1, 25), np.linspace(0.1, 1.0, 31)
 ROWS = 50_000
 """The most rows that are looked at."""
 LEAST = 0.01
+"""The least mean gain, in nats, for which popular cells are used."""
 
 Distribution = Callable[[np.ndarray], np.ndarray]
 

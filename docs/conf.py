@@ -34,8 +34,9 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
 
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 autodoc_typehints_format = "short"
+viewcode_follow_imported_members = False
 nitpicky = True
 # The names of other libraries: the build needs no network, so that their documentation is not looked up.
 nitpick_ignore_regex = [
@@ -51,13 +52,21 @@ SOURCE = re.compile(r"src/(ndm/[\w/]+)\.py::([\w.]+)$")
 
 
 def read_google_style(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Read the sections Args, Returns and Raises of a docstring.
+    """Read the sections Args, Returns and Raises of a docstring, and make a list of its references.
 
-    The extension napoleon does this by itself, but it takes what stands before a colon in the docstring of an attribute
-    for the attribute's type.
+    The extension napoleon reads the sections by itself, but it takes what stands before a colon in the docstring of an
+    attribute for the attribute's type.
     """
+    if "References:" in lines:
+        first = lines.index("References:") + 1
+        lines[first:] = [f"    * {line.strip()}" if line.strip() else "" for line in lines[first:]]
     kind = "object" if what in ("attribute", "data", "property") else what
     lines[:] = GoogleDocstring(list(lines), Napoleon(napoleon_use_ivar=True), app, kind, name, obj, options).lines()
+
+
+def skip_plain_fields(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Skip the fields of named tuples of which nothing is said."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def link_symbols(app: Sphinx, doctree: nodes.document) -> None:
@@ -101,6 +110,7 @@ def copy_sources(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", read_google_style)
+    app.connect("autodoc-skip-member", skip_plain_fields)
     app.connect("doctree-read", link_symbols, priority=400)
     app.connect("missing-reference", find_name)
     app.connect("build-finished", copy_sources)

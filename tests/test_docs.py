@@ -19,9 +19,20 @@ SHORTER = {
 TABLES = r"column +kind .*\nsex +category +2 categories\n.*\n-?[\d.]+\ntensor\(\[.*\]\)"
 
 
+DDPM = r"(torch\.Size\(\[4\]\) ?){3}"
+FAQ = r"tensor\(\[.*\]\)\ndata is not finite in 1 of 4 rows .*"
+
+
 @pytest.mark.parametrize(
     ("name", "count", "printed"),
-    [("extending.md", 7, r"\(4,\)"), ("library.md", 5, LIBRARY), ("tables.md", 2, TABLES), ("text.md", 1, TEXT)],
+    [
+        ("extending.md", 7, r"\(4,\)"),
+        ("library.md", 5, LIBRARY),
+        ("tables.md", 2, TABLES),
+        ("text.md", 1, TEXT),
+        ("ddpm.md", 6, DDPM),
+        ("faq.md", 6, FAQ),
+    ],
 )
 def test_the_examples_of_a_page_run_in_their_order(name, count, printed, tmp_path, monkeypatch):
     """They run with fewer rows and steps."""

@@ -1,6 +1,6 @@
 """The tutorials run as they are printed, with fewer rows and steps, and make the pictures that they show.
 
-``docs/gallery.py`` makes the program of a page. Here it is shortened, and ``python docs/gallery.py PAGE`` runs it whole.
+``docs/gallery.py`` makes the program of a page, and ``python docs/gallery.py PAGE`` runs it whole.
 """
 
 import json

@@ -227,7 +227,7 @@ class GaussianDecoder(Decoder):
     mean: Tensor
     std: Tensor
     coarseness: float
-    """The largest ``|mean| / std``. Times the eps of a dtype, it is how far neighbouring data are apart, in units of std."""
+    """The largest ``|mean| / std``. Times the eps of a dtype, it is the distance of neighbouring data in stds."""
 
     def __init__(self, mean: float | list[float] | Tensor = 0.0, std: float | list[float] | Tensor = 1.0) -> None:
         super().__init__()

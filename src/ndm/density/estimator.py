@@ -85,7 +85,8 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         model_: the model (:class:`ndm.NDM`) of the rows that ``schema_`` encodes.
         history_: what training of this model reported, a list of dictionaries.
         offset_: the score below which ``predict`` calls a row an outlier.
-        n_features_in_, feature_names_in_: as in scikit-learn.
+        n_features_in_: the number of columns, as in scikit-learn.
+        feature_names_in_: the names of the columns, as in scikit-learn.
 
     Example:
         >>> import numpy as np

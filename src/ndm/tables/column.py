@@ -55,7 +55,8 @@ class Column:
         values: the values of a category column in the order of their codes; those of a discrete column without a grid.
         spikes: the frequent values of a column with a density and without a grid, rising.
         width: the width of their cells.
-        low, high: the smallest and the largest number of the training rows.
+        low: the smallest number of the training rows.
+        high: the largest number of the training rows.
         fill: the number that stands for a missing one, or None if missing values are refused.
         origin: for dates, the microseconds since 1970 that are number 0.
         unit: for dates, the microseconds of one unit.

@@ -227,7 +227,10 @@ class GaussianDecoder(Decoder):
     mean: Tensor
     std: Tensor
     coarseness: float
-    """The largest ``|mean| / std``. Times the eps of a dtype, it is the distance of neighbouring data in stds."""
+    """The largest ``|mean| / std``.
+
+    Times the eps of a dtype, it is the distance of neighbouring data in units of std.
+    """
 
     def __init__(self, mean: float | list[float] | Tensor = 0.0, std: float | list[float] | Tensor = 1.0) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from .decoder import Decoder
 from .errors import InputError
 from .predictor import BasePredictor
 from .process import ConditionalProcess, ForwardProcess
-from .support.checks import require_kind, row_shape
+from .support.checks import require_flag, require_kind, row_shape
 from .transform import BasisCurve, Identity
 
 if TYPE_CHECKING:
@@ -197,6 +197,31 @@ class NDM(nn.Module):
         require_kind(folder=(folder, (str, Path)))
         save(self, Path(folder))
 
+    def push_to_hub(self, repository: str, private: bool = False, license: str = "unknown") -> str:
+        """Upload the model to the Hugging Face Hub, with a card that names its parts and says how to use it.
+
+        It needs ``pip install "ndm[hub]"`` and ``hf auth login``. ``ndm push RUN user/model`` uploads a run, whose card
+        has the data and the estimates, too.
+
+        Args:
+            repository: the repository, ``user/model``; it is made unless it exists.
+            private: whether a new repository is visible to its owner only.
+            license: the identifier that the Hub has for the licence, such as ``apache-2.0``.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            InputError: as :meth:`save_pretrained`, or if huggingface_hub is missing, nobody is logged in, or the Hub
+                refuses the repository.
+        """
+        from .sharing import push_model
+
+        check_values(self)
+        require_kind(repository=(repository, str), license=(license, str))
+        require_flag(private=private)
+        return push_model(self, repository, private, license)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -207,20 +232,23 @@ class NDM(nn.Module):
         """Rebuild a saved model, in evaluation mode.
 
         Args:
-            folder: the folder that ``save_pretrained`` wrote, or the folder of a run.
+            folder: the folder that ``save_pretrained`` wrote, or the folder of a run. A text may also be
+                ``user/model``, a repository on the Hugging Face Hub, or ``digits-tiny``, a model of the package.
+                A folder that exists comes first; a ``Path`` is always a folder. See :mod:`ndm.hub`.
             predictor, transform: your own network for the predictor or the transform, if it is not one of ``ndm.nn``;
                 its weights are loaded too. Nothing in the folder can name code to import.
 
         Raises:
             InputError: if a file is missing, damaged or not from ndm, a network must be passed, or what is passed is
-                no module or does not fit the weights.
+                no module or does not fit the weights; if a repository cannot be downloaded.
         """
+        from .hub import located_or_on_hub
         from .saving import load
 
         require_kind(folder=(folder, (str, Path)))
         supplied = {k: v for k, v in {"predictor": predictor, "transform": transform}.items() if v is not None}
         require_kind(**{name: (value, nn.Module) for name, value in supplied.items()})
-        return load(Path(folder), supplied)
+        return load(Path(folder) if isinstance(folder, Path) else located_or_on_hub(folder), supplied)
 
 
 def network_shape(predictor: nn.Module) -> tuple[int, ...] | None:

@@ -6,12 +6,15 @@ import math
 import re
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
+from ..hub import is_borrowed, located
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +66,37 @@ def add_run(parser: ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def folder_of(name: Path, quiet: bool, file: str) -> Path:
+    """The folder that a name stands for; see :func:`ndm.hub.located`. Its download has a bar on a terminal alone.
+
+    Args:
+        file: a file of runs that the command needs.
+
+    Raises:
+        InputError: if a repository cannot be downloaded, or if it has no such file.
+    """
+    if not is_borrowed(name):
+        return name
+    hide_bars(quiet)
+    folder = located(name)
+    if not (folder / file).is_file():
+        kind = "a run of a table" if file == "schema.json" else "a run"
+        raise InputError(
+            f"{name} has no {file}: this command needs {kind} that ndm push has uploaded; load this one in Python, with "
+            "ndm.NDM.from_pretrained"
+        )
+    return folder
+
+
+def hide_bars(quiet: bool) -> None:
+    """Let huggingface_hub draw no bars in this process if the user asked for quiet, or where there is no terminal."""
+    from ..support.progress import console
+
+    if quiet or not console.animated:
+        with suppress(ImportError):
+            import_module("huggingface_hub.utils").disable_progress_bars()
+
+
 def open_run(args: Namespace) -> tuple[Run, Snapshot, Dataset]:
     """The run, model and data that the arguments of :func:`add_run` name. The model is on the CPU.
 
@@ -71,6 +105,11 @@ def open_run(args: Namespace) -> tuple[Run, Snapshot, Dataset]:
     """
     from ..experiment import Run
 
+    if is_borrowed(args.run):
+        raise InputError(
+            f"{args.run} is no folder of yours, and this command writes into the run's folder; only ndm sample and ndm "
+            "score take such a name. Get a copy with hf download user/model --local-dir RUN, or train the recipe"
+        )
     run = Run.open(args.run) if args.checkpoint is None else Run.started(args.run)
     dataset = run.load_dataset(args.data.path)
     return run, run.snapshot(args.checkpoint, dataset), dataset

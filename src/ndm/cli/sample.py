@@ -18,6 +18,7 @@ from .common import (
     add_sampling,
     chosen_solver,
     draw,
+    folder_of,
     open_run,
     require_positive,
 )
@@ -42,7 +43,9 @@ def make_parser() -> ArgumentParser:
         exit_on_error=False,
         description="Draw samples from a run's model: a picture or an array, or for a run of `ndm train table` a table "
         "with the columns and types of the training rows, e.g. ndm sample runs/table-seed0 --num 1000 --out new.csv, "
-        'and for a run of `ndm train text` text, e.g. ndm sample runs/text-seed0 --prompt "To be, ___ that is"',
+        'and for a run of `ndm train text` text, e.g. ndm sample runs/text-seed0 --prompt "To be, ___ that is". '
+        "The run may also be digits-tiny, which comes with the package, or hf:user/model, which is downloaded from the "
+        "Hub",
     )
     add_run(parser)
     parser.add_argument("--num", type=int, default=64, help="number of samples")
@@ -70,6 +73,8 @@ def run(args: Namespace) -> int:
     from ..support.room import check_disk
     from ..tables import write as write_table
 
+    name = args.run.name
+    args.run = folder_of(args.run, args.quiet, "config.yaml")
     args.out = chosen_file(args.run, args.out)
     require_positive(args, "num", "steps")
     destination(args.out)
@@ -97,7 +102,7 @@ def run(args: Namespace) -> int:
         write_table(dataset.schema.decode(x.numpy()), args.out)
         return told(len(x), args.num, args.out, snapshot)
     steps = f" {solver.steps} steps" if SOLVERS[solver.name].takes_steps else ""
-    write(args.out, x, snapshot, dataset, f"{run.folder.name}, {snapshot.progress}, {solver.name}{steps}")
+    write(args.out, x, snapshot, dataset, f"{name}, {snapshot.progress}, {solver.name}{steps}")
     return told(len(x), args.num, args.out, snapshot)
 
 

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..support.devices import select_device
 from ..support.files import destination
 from .commands import COMMANDS, Command, parsed_by
-from .common import INTERRUPTED, add_common
+from .common import INTERRUPTED, add_common, folder_of
 
 DESCRIPTION = (
     "Score the rows of a table by a model that `ndm train table` made. Each row gets log_density, the natural "
@@ -28,7 +28,7 @@ DESCRIPTION = (
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="ndm score", exit_on_error=False, description=DESCRIPTION)
-    parser.add_argument("model", type=Path, help="folder of the run, or of its model")
+    parser.add_argument("model", type=Path, help="folder of the run or of its model, or hf:user/model")
     parser.add_argument("rows", type=Path, help="the rows: a .csv, .tsv, .parquet or .npz file")
     parser.add_argument(
         "--out", type=Path, default=None,
@@ -66,7 +66,7 @@ def run(args: Namespace) -> int:
     elif sys.stdout is None:
         raise InputError("standard output is closed; give a file for the scores with --out")
     device = select_device(args.device)
-    model = TableModel.load(args.model, device, args.seed)
+    model = TableModel.load(folder_of(args.model, args.quiet, "schema.json"), device, args.seed)
     try:
         if out is None:
             total = check_rows(model, args.rows, args.encoding)

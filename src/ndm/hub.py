@@ -161,30 +161,24 @@ def answering(repository: str) -> Iterator[None]:
     Raises:
         InputError: naming the repository.
     """
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    errors = import_module("huggingface_hub.errors")  # its HTTPError is of the library for HTTP that this version takes
 
     login = "hf auth login, or HF_TOKEN"
     try:
         yield
-    except GatedRepoError:
+    except errors.GatedRepoError:
         raise InputError(f"{repository} needs your consent: give it on its page, and log in ({login})") from None
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         raise InputError(
             f"there is no model {repository} that you may see; check the name, or log in ({login}) if it is private"
         ) from None
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         raise InputError(f"{repository} is not in the cache, and the Hub cannot be reached; try again later") from None
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             raise InputError(f"the Hub does not let you write to {repository}; log in as its owner ({login})") from None
         reason = error.server_message or f"status {status}"
         raise InputError(f"the Hub refuses {repository}: {' '.join(reason.split())}") from None
-    except (HTTPError, OSError, ValueError) as error:
+    except (errors.HTTPError, OSError, ValueError) as error:
         raise InputError(f"the Hub cannot be used for {repository}: {' '.join(str(error).split())}") from None

@@ -82,7 +82,7 @@ def folder_of(name: Path, quiet: bool, file: str) -> Path:
     if not (folder / file).is_file():
         kind = "a run of a table" if file == "schema.json" else "a run"
         raise InputError(
-            f"{name} has no {file}: this command needs {kind} that ndm push has uploaded; load this one in Python, with "
+            f"{name} has no {file}: this command needs {kind} that ndm push has uploaded; load this one in Python by "
             "ndm.NDM.from_pretrained"
         )
     return folder

@@ -76,11 +76,11 @@ def test_the_derivative_of_f_is_its_slope(pair):
 
 
 def test_it_trains_and_draws_a_picture(float32, one, tmp_path, capsys):
-    one.main(["--steps", "60", "--out", str(tmp_path / "ndm.png")])
+    one.main(["--steps", "100", "--out", str(tmp_path / "ndm.png")])
     lines = capsys.readouterr().out.splitlines()
-    losses = [float(line.split()[-2]) for line in lines if line.startswith("step")]
-    assert len(losses) == 10 and losses[-1] < losses[0] - 1
-    assert lines[-1].startswith("the bound is ") and (tmp_path / "ndm.png").read_bytes().startswith(b"\x89PNG")
+    assert sum(line.startswith("step ") for line in lines) == 10
+    assert lines[-1].startswith("the bound is ") and 0 < float(lines[-1].split()[3]) < 0.8  # more than 2 untrained
+    assert (tmp_path / "ndm.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_it_is_short_and_needs_torch_alone():

@@ -25,7 +25,8 @@ OF_THE_PAPER = {
 }  # fmt: skip
 OF_THE_LIBRARY = {
     "residual on linear F", "blurring", "noise that depends on x", "path of neural flow diffusion", "learned clock",
-    "noise of each element", "F as a polynomial in time", "linear F", "conventional diffusion", "F that follows the noise", "symbols",
+    "noise of each element", "F as a polynomial in time", "linear F", "conventional diffusion",
+    "F that follows the noise", "symbols",
     "noise level", "variance preservation", "learned schedule", "stepwise schedule", "path of flow matching",
     "noise for one channel after another", "clock", "predicted curve", "predicted target", "learned reverse variance",
     "DDIM", "velocity given a target", "x, eps, v and score", "levels", "probabilities of symbols",

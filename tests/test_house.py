@@ -32,6 +32,7 @@ ORDER = (
     ("density",),
     ("scoring",),
     ("experiment",),
+    ("report",),
     ("demo",),
     ("cli",),
 )

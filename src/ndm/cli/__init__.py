@@ -1,4 +1,4 @@
-"""The command line: ``ndm demo | train | compare | evaluate | doctor | sample | score | quality | push | recipes``."""
+"""The command line: ``ndm demo | train | compare | evaluate | doctor | report | sample | score | ...``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ..errors import InputError
 from ..support.output import drop_unwritable_output, escape_unknown_characters
 
 # The help lists the commands in the order of these imports.
-from . import demo, train, compare, evaluate, doctor, sample, score, quality, push, recipes  # noqa: F401  # isort: skip
+from . import (  # isort: skip
+    demo, train, compare, evaluate, doctor, report, sample, score, quality, push, recipes,  # noqa: F401
+)  # fmt: skip
 from .commands import COMMANDS
 
 READER_LEFT = 141

@@ -58,6 +58,11 @@ def seed_number(value: str | int) -> int:
 def add_run(parser: ArgumentParser) -> None:
     """Add the arguments that name a run, its data and its checkpoint."""
     parser.add_argument("run", type=Path, help="folder of the run")
+    add_source(parser)
+
+
+def add_source(parser: ArgumentParser) -> None:
+    """Add the options that choose the data and the checkpoint of a run."""
     parser.add_argument("--data.path", type=str, default=None, help="new path of the run's data, if they were moved")
     parser.add_argument(
         "--checkpoint", type=str, default=None,
@@ -97,20 +102,24 @@ def hide_bars(quiet: bool) -> None:
             import_module("huggingface_hub.utils").disable_progress_bars()
 
 
-def open_run(args: Namespace) -> tuple[Run, Snapshot, Dataset]:
+def open_run(args: Namespace, folder: Path | None = None) -> tuple[Run, Snapshot, Dataset]:
     """The run, model and data that the arguments of :func:`add_run` name. The model is on the CPU.
+
+    Args:
+        folder: the folder of the run, where the arguments name several.
 
     Raises:
         InputError: if one of them does not exist or cannot be read.
     """
     from ..experiment import Run
 
-    if is_borrowed(args.run):
+    folder = args.run if folder is None else folder
+    if is_borrowed(folder):
         raise InputError(
-            f"{args.run} is no folder of yours, and this command writes into the run's folder; only ndm sample and ndm "
+            f"{folder} is no folder of yours, and this command writes into the run's folder; only ndm sample and ndm "
             "score take such a name. Get a copy with hf download user/model --local-dir RUN, or train the recipe"
         )
-    run = Run.open(args.run) if args.checkpoint is None else Run.started(args.run)
+    run = Run.open(folder) if args.checkpoint is None else Run.started(folder)
     dataset = run.load_dataset(args.data.path)
     return run, run.snapshot(args.checkpoint, dataset), dataset
 

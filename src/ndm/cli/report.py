@@ -1,0 +1,65 @@
+"""``ndm report``: one page of HTML about a run, or about several runs and their differences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from ..errors import InputError
+from ..support.devices import select_device
+from ..support.files import destination
+from .commands import COMMANDS, Command, parsed_by
+from .common import INTERRUPTED, add_common, add_source, open_run
+
+DESCRIPTION = (
+    "Write one page of HTML about a run, which opens without a network: what was trained on what, every estimate that "
+    "`ndm evaluate` and `ndm quality` have left in the run's folder, learning curves, bits by time, samples beside "
+    "test rows and the nearest training rows, F(x, t) and paths of the ODE with sliders, the schedule, and what `ndm "
+    "doctor` says. For a table it has the columns, pairs of columns and the oddest rows. With several runs, runs of "
+    "equal settings and other seeds are one group, and a table says which differences exceed the spread of the seeds. "
+    "Examples: ndm report runs/digits --out report.html; ndm report runs/comparison/*-seed* --out report.html"
+)
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="ndm report", exit_on_error=False, description=DESCRIPTION)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    add_source(parser)
+    parser.add_argument("--out", type=Path, default=Path("report.html"), help="the file, which ends in .html")
+    add_common(parser)
+    return parser
+
+
+def run(args: Namespace) -> int:
+    from ..support.progress import console, warn
+    from .sample import make_folder
+
+    if args.out.suffix not in (".html", ".htm"):
+        raise InputError(f"--out must end in .html, got {args.out}")
+    destination(args.out)
+    folders = [folder.resolve() for folder in args.runs]
+    if twice := next((f for f in folders if folders.count(f) > 1), None):
+        raise InputError(f"{twice} is given twice; give each run once")
+    device = select_device(args.device)
+    make_folder(args.out)
+
+    from ..report import Subject, write_report
+
+    subjects = []
+    for folder in args.runs:
+        found, snapshot, dataset = open_run(args, folder)
+        subjects.append(Subject(found, snapshot, dataset, snapshot.model.to(device), args.seed))
+    if args.out.exists():
+        warn(f"{args.out} exists and will be replaced")
+    try:
+        size = write_report(subjects, args.out)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; {args.out} is not written")
+        return INTERRUPTED
+    console.print(f"{args.out}: {size / 1e6:.2f} MB; open it in a browser")
+    return 0
+
+
+SUMMARY = "write a page about runs: estimates, samples, pictures with sliders, differences"
+COMMANDS.add("report", Command(SUMMARY, parsed_by(make_parser), run))

@@ -1,0 +1,106 @@
+"""What was trained on what, and how training went."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..data import identity
+from ..saving import weights_checksum
+from ..support.files import read_text
+from .charts import Curve, line_chart
+from .estimates import best_estimate
+from .html import Html, details, element, facts, figure, joined, note, side_by_side
+from .subject import Subject
+
+TRANSFORMS = {
+    "Identity": "the identity: this is a conventional diffusion model",
+    "Linear": "linear, with learned gains",
+    "TimeBasis": "non-linear, a sum of powers of time with networks of x",
+    "Network": "non-linear, a network of x and t",
+    "Embedding": "symbols are points that move in time",
+}
+"""What each transform is, in words."""
+
+
+def tiles(subject: Subject) -> Html:
+    """The facts that are wanted first."""
+    config, snapshot = subject.run.config, subject.snapshot
+    step = "?" if snapshot.step is None else f"{snapshot.step:,}"
+    found = [
+        (subject.dataset.name, "data"),
+        (f"{subject.model.num_parameters:,}", "parameters"),
+        (f"{step} of {snapshot.last_step:,}", "training steps"),
+        (str(config.seed), "seed"),
+    ]
+    if (best := best_estimate(subject)) is not None:
+        found.insert(0, best)
+    return element("div", *(element("div", element("b", a), element("span", b), class_="tile") for a, b in found),
+                   class_="tiles")  # fmt: skip
+
+
+def what(subject: Subject) -> Html:
+    """The data, the model and the training, and the whole config."""
+    config, data = subject.run.config, identity(subject.dataset)
+    model, training = config.model, config.training
+    transform = type(subject.model.process.transform).__name__
+    rows = " / ".join(f"{count:,}" for count in data["rows"])
+    steps = "continuous time" if training.bound_steps is None else f"{training.bound_steps} steps"
+    pairs = [
+        ("data set", subject.dataset.name),
+        ("release", subject.dataset.release or "not recorded"),
+        ("checksum", subject.dataset.checksum or "in the release" if "sha256" in subject.dataset.release else "none"),
+        ("rows", f"{rows} (train / validation / test)"),
+        ("shape of a row", " x ".join(map(str, subject.dataset.shape))),
+        ("F(x, t)", TRANSFORMS.get(transform, transform)),
+        ("schedule", f"{type(subject.model.process.schedule).__name__}, gamma from {model.gamma_min:g} to "
+                     f"{model.gamma_max:g}"),
+        ("prediction", model.parameterization + (", with a learned variance" if model.variance else "")),
+        ("network", f"{model.network}, width {model.width}, depth {model.depth}"),
+        ("parameters", f"{subject.model.num_parameters:,}"),
+        ("trained bound", steps),
+        ("steps", f"{subject.snapshot.progress.removeprefix('step ')}, batches of {training.batch_size}"),
+        ("optimiser", f"{training.optimizer}, learning rate {training.learning_rate:g}"),
+        ("seed of training", str(config.seed)),
+        ("seed of this report", str(subject.seed)),
+        ("weights", f"EMA, sha256 {weights_checksum(subject.model)[:16]}"),
+    ]  # fmt: skip
+    text = read_text(subject.run.config_file)
+    return joined([
+        element("p", config.description) if config.description else None,
+        facts(pairs),
+        details("All settings (config.yaml)", element("pre", text)),
+    ])  # fmt: skip
+
+
+def learning_curves(subject: Subject) -> Html:
+    """The training and the validation bound, the norm of the gradient, and the learning rate, by steps."""
+    records = subject.run.metrics()
+    training, validation = curve_of(records, "bpd"), curve_of(records, "validation_bpd")
+    if not training and not validation:
+        return note("The run's metrics.jsonl has no figures of training, so there are no learning curves.")
+    unit = subject.dataset.unit
+    bound = line_chart(
+        [Curve("training batch", training, 0), Curve("validation rows", validation, 1)],
+        "step", f"bound, {unit}", "bound by training step", log=positive(training + validation),
+    )  # fmt: skip
+    norm = line_chart([Curve("", curve_of(records, "gradient_norm"))], "step", "norm of the gradient",
+                      "norm of the gradient by training step", log=True)  # fmt: skip
+    seconds = max((float(r["seconds"]) for r in records if isinstance(r.get("seconds"), (int, float))), default=0.0)
+    took = f" Training took {seconds:,.0f} seconds." if seconds else ""
+    return side_by_side(
+        figure(bound, f"The bound on training batches and on validation rows, in {unit}.{took}"),
+        figure(norm, "The norm of the gradient before clipping."),
+    )
+
+
+def curve_of(records: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    """The finite values of one figure by steps."""
+    pairs = ((record["step"], record.get(name)) for record in records)
+    return [(float(step), float(v)) for step, v in pairs if isinstance(v, (int, float)) and math.isfinite(v)]
+
+
+def positive(points: list[tuple[float, float]]) -> bool:
+    """Whether all values are positive and far apart, so that a logarithmic axis shows them better."""
+    values = [value for _, value in points]
+    return min(values) > 0 and max(values) > 4 * min(values)

@@ -122,7 +122,7 @@ def diagnose(
         model: the model, in evaluation mode.
         seed: seed of all random draws.
         passes: number of Monte-Carlo passes over the rows.
-        solves: number of rows whose ODE is solved.
+        solves: number of rows whose ODE is solved; 0 leaves the ODE out.
         unit: the word for the unit in the report and the advice.
     """
     steps, generator = model.process.schedule.steps, seeded(seed)
@@ -140,7 +140,7 @@ def diagnose(
         [b.value for b in bins], [b.error for b in bins],
         level_distance, noise_std, passes, unit=unit,
     )  # fmt: skip
-    if model.has_ode:
+    if model.has_ode and solves:
         _examine_ode(found, model, x[:solves], seed, generator)
     found.motion = motion_of(model, x, generator)
     found.advice += advise(found, model, _largest_share(profile))

@@ -7,6 +7,9 @@ from .charts import Curve, bar_chart, line_chart
 from .html import Html, details, element, figure, joined, note, side_by_side
 from .subject import Subject
 
+PASSES = 30
+"""The passes of ``ndm doctor``."""
+
 
 def bits_by_time(subject: Subject) -> Html:
     """The terms of the bound, and the part of the diffusion term from each tenth of time."""
@@ -45,10 +48,14 @@ def doctor(subject: Subject) -> Html:
         distances = [(k / 10, value) for k, value in enumerate(d.motion.distance)]
         chart = line_chart([Curve("", distances)], "t", "distance", "distance that F moves by time")
         charts.append(figure(chart, "How far F moves the data, in standard deviations of the noise."))
-    missing = [] if subject.model.has_ode else [note("This model has no ODE, so the doctor examines the bound alone.")]
-    small = [] if subject.small else [note("The model is large, so fewer rows and passes than those of ndm doctor were "
-                                           "examined.")]  # fmt: skip
+    remarks = []
+    if not subject.model.has_ode:
+        remarks.append("This model has no ODE, so the doctor examines the bound alone.")
+    elif not subject.work.solves:
+        remarks.append("The ODE of this model takes long, so it is left out here; ndm doctor examines it.")
+    if subject.work.passes < PASSES:
+        remarks.append("The model is large, so fewer rows and passes than those of ndm doctor are examined.")
     return joined([
-        advice, *missing, *small, side_by_side(*charts) if charts else None,
+        advice, *map(note, remarks), side_by_side(*charts) if charts else None,
         details("The whole report of ndm doctor", element("pre", report(d))),
     ])  # fmt: skip

@@ -20,18 +20,18 @@ from .subject import Subject
 from .training import learning_curves, tiles, what
 
 SECTIONS: dict[str, tuple[str, Callable[[Subject], Html], tuple[str, ...]]] = {
-    "what": ("What was trained on what", what, ()),
+    "what": ("Data and model", what, ()),
     "estimates": ("Estimates", estimates, ()),
-    "samples": ("Samples beside test rows", samples, ("image", "points", "text")),
-    "columns": ("Columns of test rows and samples", marginals, ("table",)),
-    "pairs": ("Pairs of columns", pairs, ("table",)),
-    "odd": ("The oddest rows", oddest, ("table",)),
+    "samples": ("Samples", samples, ("image", "points", "text")),
+    "columns": ("Columns", marginals, ("table",)),
+    "pairs": ("Pairs", pairs, ("table",)),
+    "odd": ("Oddest rows", oddest, ("table",)),
     "transform": ("F over time", transform, ("image", "points", "text")),
-    "ode": ("Paths of the generative ODE", ode, ("points",)),
+    "ode": ("Paths of the ODE", ode, ("points",)),
     "curves": ("Learning curves", learning_curves, ()),
     "bits": ("Bits by time", bits_by_time, ()),
-    "schedule": ("Schedule and variance", schedule, ()),
-    "doctor": ("What ndm doctor says", doctor, ()),
+    "schedule": ("Schedule", schedule, ()),
+    "doctor": ("Doctor", doctor, ()),
 }
 """The title and the content of each section, and the kinds of data that have it; none means all."""
 DETAILED = 4
@@ -72,7 +72,7 @@ def write_report(subjects: Sequence[Subject], out: Path) -> int:
                 content = comparison(groups)
             left = [group.first.name for group in groups[DETAILED:]]
             more = note(f"The sections of these runs are left out: {', '.join(left)}.") if left else None
-            sections.insert(0, Section("comparison", "Comparison of the runs", joined([content, more])))
+            sections.insert(0, Section("comparison", "Comparison", joined([content, more])))
             bar.advance(bar.task_ids[0])
     title = shown[0].name if len(subjects) == 1 else f"{len(subjects)} runs compared"
     lead = element("p", f"A report by ndm {__version__}. ", lead_of(subjects), class_="soft")
@@ -84,11 +84,7 @@ def write_report(subjects: Sequence[Subject], out: Path) -> int:
 def lead_of(subjects: Sequence[Subject]) -> str:
     """What the report is about, in a sentence."""
     names = ", ".join(dict.fromkeys(subject.dataset.name for subject in subjects))
-    return (
-        f"Models of {names}, seed {subjects[0].seed} of all draws."
-        if len(subjects) > 1
-        else (f"A model of {names}, seed {subjects[0].seed} of all draws.")
-    )
+    return f"Trained on {names}. All draws of this report have the seed {subjects[0].seed}."
 
 
 def titles_of(subject: Subject) -> dict[str, str]:

@@ -134,6 +134,9 @@ def bar_chart(
             parts.append(element("line", x1=middle, x2=middle, y1=up(height - error), y2=up(height + error),
                                  class_="error"))  # fmt: skip
         parts.append(element("text", name, x=middle, y=HEIGHT - BOTTOM + 13, text_anchor="middle"))
+        if len(bars) <= 4:  # where there is room
+            top = min(top, up(height + error)) - 4
+            parts.append(element("text", f"{value:.4g}", x=middle, y=top, text_anchor="middle", class_="name"))
     parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=up(0.0), y2=up(0.0), class_="zero"))
     parts.append(element("text", x, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, text_anchor="middle"))
     return _svg(label, *parts)
@@ -224,7 +227,7 @@ def scatter_chart(
         inside = [p for p in points if across.low <= p[0] <= across.high and up.low <= p[1] <= up.high]
         dots = "".join(f"M{across(a):.1f} {up(b):.1f}h0" for a, b in inside)
         parts.append(element("path", d=dots, class_=f"stroke {colour}", fill="none", stroke_width=3.2,
-                             stroke_linecap="round", opacity=0.55))  # fmt: skip
+                             stroke_linecap="round", opacity=0.75 if number == 0 else 0.55))  # fmt: skip
     legend = [(name, "data" if number == 0 else f"k{number - 1}") for number, name in enumerate(names) if name]
     return joined([_legend(legend), _svg(label, *parts, height=height)])
 
@@ -266,7 +269,7 @@ def short(value: float) -> str:
         return "0"
     if abs(value) >= 1e5 or abs(value) < 1e-3:
         return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
-    return f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _legend(entries: Sequence[tuple[str, str]]) -> Html:

@@ -7,16 +7,20 @@ from itertools import combinations
 import numpy as np
 
 from ..scoring import TableModel
+from ..scoring.explain import POINTS
+from ..scoring.model import Scores
 from ..tables import Column, Schema
 from ..tables.schema import MISSING
-from .charts import frame_of, scatter_chart, shares_chart, steps_chart
-from .html import Html, figure, joined, note, side_by_side, table
+from .charts import frame_of, scatter_chart, shares_chart, short, steps_chart
+from .html import Html, element, figure, joined, note, side_by_side, table
 from .subject import Subject
 
 COLUMNS, PAIRS, CATEGORIES, BINS = 12, 4, 10, 30
 """The most columns and pairs that are drawn, the most categories of a column, and the bins of a histogram."""
-SCORED, ODDEST, SHOWN = 200, 5, 12
+SCORED, ODDEST, SHOWN = 100, 5, 12
 """The number of test rows that are scored, how many of them are shown, and the most columns that are shown."""
+EXPLAINED = 600
+"""The most log-densities that are computed to explain odd rows. A row takes 32 for each column."""
 YEAR = 365.2425 * 86_400_000_000
 """Microseconds."""
 
@@ -58,7 +62,7 @@ def marginals(subject: Subject) -> Html:
             edges = edges_of(pair[0], column)
             heights = [(np.histogram(values, edges)[0] / max(len(values), 1)).tolist() for values in pair]
             chart = steps_chart(heights, edges.tolist(), names, unit_of(column), label)
-            words = f"{column.name} ({column.kind}): mean {pair[0].mean():.4g} and {pair[1].mean():.4g}."
+            words = f"{column.name} ({column.kind}): mean {short(pair[0].mean())} and {short(pair[1].mean())}."
         else:
             shares = [
                 np.bincount(x[:, place].astype(int), minlength=len(column.values)) / len(x) for x in (test, drawn)
@@ -96,6 +100,7 @@ def edges_of(values: np.ndarray, column: Column) -> np.ndarray:
 def pairs(subject: Subject) -> Html:
     """The most correlated pairs of numbers, test rows and samples side by side."""
     test, drawn = both(subject)
+    drawn = drawn[: len(test)]
     numeric = [(place, column) for place, column in enumerate(schema_of(subject).model_columns) if column.numeric]
     if len(numeric) < 2:
         return note("The table has fewer than two columns of numbers, so there are no pairs to draw.")
@@ -107,9 +112,10 @@ def pairs(subject: Subject) -> Html:
         words = [f"correlation {correlation(x, i, j):.2f}" for x in (test, drawn)]
         left = scatter_chart(groups[:1], ["test rows"], *axes, f"{label}, test rows")
         right = scatter_chart([groups[0][:0], groups[1]], ["", "samples"], *axes, f"{label}, samples", like=groups[0])
-        parts.append(side_by_side(figure(left, f"Test rows: {words[0]}."), figure(right, f"Samples: {words[1]}.")))
-    words_after = f"The {min(PAIRS, len(found))} pairs of {len(found)} with the largest correlation among test rows."
-    return joined([*parts, note(words_after)])
+        pair = figure(left, f"Test rows: {words[0]}."), figure(right, f"Samples: {words[1]}.")
+        parts.append(element("div", *pair, class_="twins"))
+    about = f"The {min(PAIRS, len(found))} pairs of {len(found)} with the largest correlation among test rows."
+    return joined([element("div", *parts, class_="pairs"), note(about)])
 
 
 def correlation(x: np.ndarray, i: int, j: int) -> float:
@@ -129,26 +135,37 @@ def oddest(subject: Subject) -> Html:
     frame = schema.decode(subject.test(SCORED).numpy())
     log_p = scorer.score(frame).log_density
     order = np.argsort(log_p, kind="stable")[:ODDEST]
-    odd = frame.take(order)
-    scores = scorer.score(odd, explain=True)
+    odd, count = frame.take(order), min(ODDEST, EXPLAINED // (2 * POINTS * len(schema.model_columns)))
+    scores = scorer.score(odd.take(slice(count)), explain=True) if count else None
     names = odd.names[:SHOWN]
-    header = ["what makes the row odd", "log-density, nats", *names]
     rows = []
-    for k in range(len(order)):
-        why = [
-            f"{scorer.names[place]} ({drop:+.1f})"
-            for place, drop in zip(scores.columns[k], scores.drops[k], strict=True) if drop > 0.5
-        ]  # fmt: skip
+    for k, place in enumerate(order):
+        why = "" if scores is None or k >= count else reasons(scorer, scores, k)
         cells = [shown(odd.column(name)[k]) for name in names]
-        rows.append([", ".join(why) or "no single column", f"{scores.log_density[k]:.2f}", *cells])
+        rows.append([f"{log_p[place]:.2f}", *([why] if count else []), *cells])
     words = (
-        f"The {len(order)} oddest of {len(log_p)} test rows; the median log-density of these is {np.median(log_p):.2f} "
-        "nats. In brackets is the drop of a column in nats: how far the log-density of its value, given the other "
-        "columns, lies below what it is on average. ndm score --explain scores every row of a file."
+        f"The {len(order)} oddest of {len(log_p)} test rows by log-density in nats; the median of these is "
+        f"{np.median(log_p):.2f}. "
     )
+    if count:
+        words += (
+            "In brackets is the drop of a column in nats: how far the log-density of its value, given the other "
+            f"columns, lies below what it is on average. It is found for {'all' if count == ODDEST else count} of the "
+            "rows. "
+        )
+    words += "ndm score --explain scores and explains every row of a file."
+    header = ["log-density", *(["what makes it odd"] if count else []), *names]
     if len(odd.names) > SHOWN:
         words += f" The first {SHOWN} of {len(odd.names)} columns are shown."
     return joined([table(header, rows, "the oddest rows"), note(words)])
+
+
+def reasons(scorer: TableModel, scores: Scores, row: int) -> str:
+    """The columns that make a row odd, with their drops."""
+    found = zip(scores.columns[row], scores.drops[row], strict=True)
+    return (
+        ", ".join(f"{scorer.names[place]} ({drop:+.1f})" for place, drop in found if drop > 0.5) or "no single column"
+    )
 
 
 def shown(value: object) -> str:

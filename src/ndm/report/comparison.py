@@ -13,7 +13,7 @@ from ..experiment.settings import Config, differences
 from .charts import Curve, line_chart
 from .estimates import kept_estimates
 from .html import Html, element, figure, joined, note, side_by_side, table
-from .subject import EXAMINED, Subject
+from .subject import Subject
 from .training import curve_of, positive
 
 MOST_SETTINGS = 6
@@ -81,7 +81,7 @@ def figures_of(subject: Subject) -> dict[str, float]:
 
 def own_bound(subject: Subject) -> tuple[str, float]:
     """The bound on validation rows, which every run gets here with the same seed, and its name."""
-    protocol = Protocol("bound", subject.model.process.schedule.steps, EXAMINED[subject.small][1], seed=subject.seed)
+    protocol = Protocol("bound", subject.model.process.schedule.steps, subject.work.passes, seed=subject.seed)
     rows = subject.validation
     name = f"{protocol.name(subject.model.decoder.drawn)}, {len(rows)} validation rows, made for this report"
     if "diagnosis" in subject.__dict__:  # the same estimate

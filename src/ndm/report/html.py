@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 EMPTY = ("img", "input", "meta", "br", "line", "rect", "circle", "path", "polyline")
-"""Elements that have no content."""
+"""Elements that have no content. The slash at their end matters in SVG, and not in HTML."""
 
 
 class Html(str):
@@ -37,8 +37,8 @@ def element(name: str, /, *children: str | None, **attributes: str | float | boo
         key = key.removesuffix("_").replace("_", "-")
         text = f"{value:.5g}" if isinstance(value, float) else str(value)
         parts.append(key if value is True else f'{key}="{escape(text)}"')
-    start = f"<{' '.join(parts)}>"
-    return Html(start if name in EMPTY else f"{start}{joined(children)}</{name}>")
+    start = " ".join(parts)
+    return Html(f"<{start}/>" if name in EMPTY else f"<{start}>{joined(children)}</{name}>")
 
 
 def joined(children: Iterable[str | None]) -> Html:

@@ -100,7 +100,12 @@ def symbols(subject: Subject) -> Html:
     picture = moving_points(plane, Frame.of(plane.reshape(-1, 2), 0.06), times, words, "paths of the symbols",
                             trails=True, names=marks)  # fmt: skip
     return joined(
-        [picture, details("Which symbols noise makes one, and when", element("pre", report_moves(found, names)))]
+        [
+            picture,
+            details(
+                "Which symbols noise makes one, and when", element("pre", report_moves(found, names_of(subject.model)))
+            ),
+        ]
     )
 
 

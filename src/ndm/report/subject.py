@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,18 +15,34 @@ from ..data import Dataset
 from ..errors import InputError
 from ..evaluation.canvas import spread
 from ..evaluation.diagnosis import Diagnosis, diagnose
+from ..evaluation.protocol import latents_like
 from ..experiment import Run, Snapshot
+from ..likelihood import affordable_divergence
 from ..model import NDM
+from ..objective import bound
 from ..sampling import sample_in_batches
 from ..support.tensors import seeded
 from .images import is_image
 
-SMALL = 10**8
-"""The largest number of parameters times elements of a row for which nothing is left out to save time."""
-EXAMINED = {True: (256, 30, 32), False: (32, 4, 4)}
-"""The rows, passes and solved ODEs of the diagnosis of a small model, as in ``ndm doctor``, and of a large one."""
+BUDGETS = {"bound": 5e10, "ode": 1e12, "samples": 2e11}
+"""The floating-point operations that the diagnosis of the bound, that of the ODE and the samples may take, so that a
+report takes about a minute of one core."""
+EVALUATIONS = 450
+"""Evaluations of the network in the solution of an ODE without its divergence, forward and backward."""
 NUMBERS = {"image": 24, "points": 600, "table": 1000, "text": 6}
 """The number of samples that are drawn of each kind of data."""
+
+
+class Work(NamedTuple):
+    """How much is computed. For small models the first three are those of ``ndm doctor``."""
+
+    rows: int
+    """The validation rows of the diagnosis."""
+    passes: int
+    """The passes of the bound over them."""
+    solves: int
+    """The rows whose ODE is solved; 0 if the model is too large."""
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -54,9 +72,18 @@ class Subject:
         return "text" if self.dataset.alphabet else "image" if is_image(self.dataset.train) else "points"
 
     @cached_property
-    def small(self) -> bool:
-        """Whether the model is small enough that nothing is left out to save time."""
-        return self.model.num_parameters * math.prod(self.dataset.shape) <= SMALL
+    def work(self) -> Work:
+        """How much is computed, by what one row costs."""
+        cost = operations(self.model, self.dataset.train[:1])
+        share = min(1.0, BUDGETS["bound"] / (cost * 27_000)) ** 0.5  # the evaluations of 256 rows and 30 passes
+        latents = math.prod(self.model.latent_shape(self.dataset.shape))
+        divergences = latents if affordable_divergence(latents_like(self.model, self.dataset.train)) == "exact" else 4
+        solves = int(BUDGETS["ode"] / (EVALUATIONS * cost * (1 + divergences)))
+        samples = int(BUDGETS["samples"] / (cost * self.run.sampling_steps))
+        return Work(
+            max(16, round(256 * share)), max(4, round(30 * share)), min(32, solves) if solves > 1 else 0,
+            max(4, min(NUMBERS[self.kind], samples)),
+        )  # fmt: skip
 
     @cached_property
     def validation(self) -> Tensor:
@@ -65,7 +92,7 @@ class Subject:
         Raises:
             InputError: if there are none.
         """
-        rows = self.dataset.validation[: EXAMINED[self.small][0]]
+        rows = self.dataset.validation[: self.work.rows]
         if not len(rows):
             raise InputError(f"{self.dataset.name} has no validation rows")
         return rows.to(self.model.reference.device)
@@ -83,15 +110,14 @@ class Subject:
     @cached_property
     def diagnosis(self) -> Diagnosis:
         """What ``ndm doctor`` finds, with fewer rows if the model is large."""
-        _, passes, solves = EXAMINED[self.small]
-        return diagnose(self.model, self.validation, self.seed, passes, solves, self.dataset.unit)
+        work = self.work
+        return diagnose(self.model, self.validation, self.seed, work.passes, work.solves, self.dataset.unit)
 
     @cached_property
     def samples(self) -> Tensor:
         """Ancestral samples in data units, on the CPU."""
-        number = NUMBERS[self.kind] if self.small else 8
         parts = sample_in_batches(
-            self.model, self.dataset.shape, number, self.run.sampling_steps, generator=seeded(self.seed)
+            self.model, self.dataset.shape, self.work.samples, self.run.sampling_steps, generator=seeded(self.seed)
         )
         return torch.cat(list(parts))
 
@@ -99,3 +125,15 @@ class Subject:
     def how_sampled(self) -> str:
         """How the samples were drawn."""
         return f"ancestral sampling in {self.run.sampling_steps} steps, seed {self.seed}"
+
+
+@torch.no_grad()
+def operations(model: NDM, x: Tensor) -> float:
+    """The floating-point operations of the bound of one row in data units, ``(1, *)``, as PyTorch counts them."""
+    with warnings.catch_warnings():  # importing it uses a part of PyTorch that PyTorch warns of
+        warnings.simplefilter("ignore", FutureWarning)
+        from torch.utils.flop_counter import FlopCounterMode
+    counter = FlopCounterMode(display=False)
+    with counter:
+        bound(model, x.to(model.reference.device), model.process.schedule.steps, generator=seeded(0))
+    return float(max(1, counter.get_total_flops()))

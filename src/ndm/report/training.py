@@ -28,15 +28,15 @@ def tiles(subject: Subject) -> Html:
     config, snapshot = subject.run.config, subject.snapshot
     step = "?" if snapshot.step is None else f"{snapshot.step:,}"
     found = [
-        (subject.dataset.name, "data"),
-        (f"{subject.model.num_parameters:,}", "parameters"),
-        (f"{step} of {snapshot.last_step:,}", "training steps"),
-        (str(config.seed), "seed"),
+        (subject.dataset.name, "data", "tile"),
+        (f"{subject.model.num_parameters:,}", "parameters", "tile"),
+        (f"{step} of {snapshot.last_step:,}", "training steps", "tile"),
+        (str(config.seed), "seed", "tile"),
     ]
     if (best := best_estimate(subject)) is not None:
-        found.insert(0, best)
-    return element("div", *(element("div", element("b", a), element("span", b), class_="tile") for a, b in found),
-                   class_="tiles")  # fmt: skip
+        found.insert(0, (*best, "tile wide"))
+    parts = (element("div", element("b", value), element("span", name), class_=kind) for value, name, kind in found)
+    return element("div", *parts, class_="tiles")
 
 
 def what(subject: Subject) -> Html:
@@ -49,7 +49,7 @@ def what(subject: Subject) -> Html:
     pairs = [
         ("data set", subject.dataset.name),
         ("release", subject.dataset.release or "not recorded"),
-        ("checksum", subject.dataset.checksum or "in the release" if "sha256" in subject.dataset.release else "none"),
+        ("checksum", subject.dataset.checksum or "none is recorded"),
         ("rows", f"{rows} (train / validation / test)"),
         ("shape of a row", " x ".join(map(str, subject.dataset.shape))),
         ("F(x, t)", TRANSFORMS.get(transform, transform)),

@@ -62,10 +62,10 @@ def write_report(subjects: Sequence[Subject], out: Path) -> int:
             for key, title in titles_of(subject).items():
                 with phase(f"{subject.name}: {title}"):
                     content = shown_or_said(SECTIONS[key][1], subject)
-                parts.append(Section(f"{key}-{number + 1}", title, content))
+                parts.append(Section(f"{key}-{number + 1}", title, content, level=2 + (len(subjects) > 1)))
                 bar.advance(bar.task_ids[0])
             if len(subjects) > 1:
-                sections.append(Section(f"run-{number + 1}", subject.name, tiles(subject), level=2))
+                sections.append(Section(f"run-{number + 1}", subject.name, tiles(subject), card=False))
             sections += parts
         if len(subjects) > 1:
             with phase("comparing the runs"):

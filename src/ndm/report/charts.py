@@ -136,7 +136,7 @@ def bar_chart(
         parts.append(element("text", name, x=middle, y=HEIGHT - BOTTOM + 13, text_anchor="middle"))
         if len(bars) <= 4:  # where there is room
             top = min(top, up(height + error)) - 4
-            parts.append(element("text", f"{value:.4g}", x=middle, y=top, text_anchor="middle", class_="name"))
+            parts.append(element("text", short(value), x=middle, y=top, text_anchor="middle", class_="name"))
     parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=up(0.0), y2=up(0.0), class_="zero"))
     parts.append(element("text", x, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, text_anchor="middle"))
     return _svg(label, *parts)

@@ -16,6 +16,8 @@ from .html import Html, element, figure, joined, note, side_by_side, table
 from .subject import Subject
 from .training import curve_of, positive
 
+FEWEST = 3
+"""The fewest validations of each run with which their curves are drawn; else those of training batches are."""
 MOST_SETTINGS = 6
 """The most settings that are told as differences of two groups."""
 
@@ -109,7 +111,7 @@ def comparison(groups: Sequence[Group]) -> Html:
             values = list(first.values(name).values())
             rows.append([name, with_spread(values), f"{min(values):.4f}", f"{max(values):.4f}", str(len(values))])
     else:
-        header = [f"estimate, {unit}", first.name, "the other run or group", "its value", "difference", "reading"]
+        header = [f"estimate, {unit}", first.first.name, "other run", "its value", "difference", "reading"]
         rows = [row for name in names for group in groups[1:] if (row := compared(name, first, group)) is not None]
         parts.append(note(
             "A value is the mean over seeds with their standard deviation in brackets. A difference is a mean of those "
@@ -129,12 +131,12 @@ def told(group: Group, first: Group) -> str:
     """What a group is, or how its settings differ from those of the first group."""
     size = f"{group.first.model.num_parameters:,} parameters, {group.first.snapshot.progress}"
     if group is first:
-        return f"{size}. {group.first.run.config.description}"
+        return f"{size}; {group.first.run.config.description or 'the first run'}"
     changed = differences(settings_of(first.first), settings_of(group.first))
     words = [f"{name} {new} instead of {old}" for name, (old, new) in changed.items()]
     more = len(words) - MOST_SETTINGS
     listed = "; ".join(words[:MOST_SETTINGS]) + (f"; and {more} more settings" if more > 0 else "")
-    return f"{size}. {listed or 'The settings are those of the first.'}"
+    return f"{size}; {listed or 'the settings are those of the first'}"
 
 
 def cell(values: dict[int, float]) -> str:
@@ -148,7 +150,7 @@ def compared(name: str, first: Group, other: Group) -> list[str] | None:
     if not a or not b:
         return None
     pairs = [b[seed] - a[seed] for seed in b if seed in a]
-    row = [name, cell(a), other.name, cell(b)]
+    row = [name, cell(a), other.first.name, cell(b)]
     return [*row, difference(pairs) if pairs else "", reading(pairs)]
 
 
@@ -165,11 +167,11 @@ def reading(pairs: Sequence[float]) -> str:
 
 def curves(groups: Sequence[Group]) -> Html:
     """The validation bounds of all runs by steps, and the bits by time of the first run of each group."""
-    lines, profiles = [], []
+    lines, profiles, metrics = [], [], {s.run.folder: s.run.metrics() for group in groups for s in group.subjects}
+    validated = all(len(curve_of(records, "validation_bpd")) >= FEWEST for records in metrics.values())
     for colour, group in enumerate(groups):
         for number, subject in enumerate(group.subjects):
-            records = subject.run.metrics()
-            points = curve_of(records, "validation_bpd") or curve_of(records, "bpd")
+            points = curve_of(metrics[subject.run.folder], "validation_bpd" if validated else "bpd")
             lines.append(Curve(group.name if number == 0 else "", points, colour))
         if "diagnosis" in group.first.__dict__:
             profile = group.first.diagnosis.profile
@@ -177,9 +179,9 @@ def curves(groups: Sequence[Group]) -> Html:
             profiles.append(Curve(group.first.name, middles, colour))
     unit = groups[0].first.dataset.unit
     log = positive([point for line in lines for point in line.points] or [(0.0, 1.0)])
-    parts = [figure(line_chart(lines, "step", f"bound, {unit}", "bounds of all runs by step", log=log),
-                    "The validation bound of every run, or the bound of its training batches if it has none. Runs of a "
-                    "group have one colour.")]  # fmt: skip
+    rows = "validation rows" if validated else "training batches"
+    chart = line_chart(lines, "step", f"bound, {unit}", "bounds of all runs by step", log=log)
+    parts = [figure(chart, f"The bound of every run on {rows}. Runs of a group have one colour.")]
     if profiles:
         parts.append(figure(line_chart(profiles, "t", unit, "diffusion term by time", y_range=(0.0, 0.0)),
                             "The part of the diffusion term from each tenth of time."))  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..experiment import Run
 from ..support.journal import read_lines
-from .html import Html, element, joined, note, table
+from .html import Html, head, joined, note, table
 from .subject import Subject
 
 
@@ -109,7 +109,7 @@ def qualities(subject: Subject) -> list[Html]:
         ]  # fmt: skip
         header = ["metric", "samples", "s.e.", "training rows", "reading"]
         parts += [
-            element("h4", f"Metrics of {text(record.get('rows'))} samples ({how})"),
+            head(f"Metrics of {text(record.get('rows'))} samples ({how})"),
             table(header, rows, "metrics of samples"),
         ]
     if parts:

@@ -85,6 +85,11 @@ def side_by_side(*parts: str) -> Html:
     return element("div", *parts, class_="figures")
 
 
+def head(text: str) -> Html:
+    """A small title over a part of a section."""
+    return element("p", text, class_="head")
+
+
 def note(text: str) -> Html:
     """A paragraph that says what is missing, or how something is to be read."""
     return element("p", text, class_="note")

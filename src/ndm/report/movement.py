@@ -21,9 +21,9 @@ from .subject import Subject
 
 FRAMES = 21
 """The number of times at which a slider stops."""
-IMAGES, POINTS, PATHS, KERNELS, CELLS = 6, 200, 80, 600, 64
+IMAGES, POINTS, PATHS, KERNELS, CELLS = 6, 200, 80, 1500, 72
 """The numbers of images and points that move, of paths of the ODE, and of rows and cells of the density behind them."""
-BANDWIDTH = 0.08
+BANDWIDTH = 0.12
 """The standard deviation that smooths the density, in model units."""
 
 

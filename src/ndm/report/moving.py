@@ -96,7 +96,7 @@ def moving_points(
     data = {"points": [[_float(v) for v in places[:, k].flatten()] for k in range(places.shape[1])], "contours": lines}
     block = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     script = element("script", Html(block), type="application/json")
-    return figure(Html(slider(times, start, label) + picture + script), caption, class_="moving")
+    return figure(Html(slider(times, start, label) + picture + script), caption, class_="moving points")
 
 
 def _float(value: float) -> float:

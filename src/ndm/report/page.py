@@ -27,8 +27,15 @@ class Section(NamedTuple):
     """Its name in the address, which no other section has."""
     title: str
     content: Html
-    level: int = 3
-    """The level of its title: 2 for a run, 3 for a part of it."""
+    level: int = 2
+    """The level of its title."""
+    card: bool = True
+    """Whether it stands in a frame; the title of a run, below which its parts stand, does not."""
+
+    @property
+    def style(self) -> str:
+        """The class of its elements."""
+        return "card" if self.card else "run"
 
 
 def page(title: str, lead: Html, sections: list[Section]) -> str:
@@ -42,7 +49,7 @@ def page(title: str, lead: Html, sections: list[Section]) -> str:
     style, script = (files(__package__).joinpath(f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    links = [element("a", part.title, href=f"#{part.key}", class_=f"level{part.level}") for part in sections]
+    links = [element("a", part.title, href=f"#{part.key}", class_=part.style) for part in sections]
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -66,7 +73,7 @@ def page(title: str, lead: Html, sections: list[Section]) -> str:
 def _shown(part: Section) -> Html:
     heading = element(f"h{part.level}", part.title, id=f"{part.key}-title")
     return element(
-        "section", heading, part.content, id=part.key, aria_labelledby=f"{part.key}-title", class_=f"level{part.level}"
+        "section", heading, part.content, id=part.key, aria_labelledby=f"{part.key}-title", class_=part.style
     )
 
 

@@ -12,7 +12,7 @@ from ..evaluation.canvas import spread
 from ..evaluation.figures import Plane
 from ..symbols import SymbolDecoder
 from .charts import frame_of, scatter_chart, steps_chart
-from .html import Html, element, figure, joined, note, side_by_side
+from .html import Html, element, figure, head, joined, note, side_by_side
 from .images import colours, png_address, shown_range
 from .subject import Subject
 
@@ -73,7 +73,7 @@ def images(subject: Subject) -> Html:
             )
         ]  # fmt: skip
         title = f"Samples, and below each {among}" if name == "samples" else f"Test rows, and below each {among}"
-        parts += [element("h4", title), element("div", *pairs, class_="grid")]
+        parts += [head(title), element("div", *pairs, class_="grid")]
     texts = [f"The median distance of the {name} is {value:.3g}." for name, value in medians.items()]
     if len(medians) < 2:
         texts.append("The data have no test rows to compare with.")
@@ -110,13 +110,13 @@ def texts(subject: Subject) -> Html:
     """Windows of sampled text beside windows of test text."""
     decoder = subject.model.decoder
     assert isinstance(decoder, SymbolDecoder)
-    groups = {"samples": subject.samples}
+    groups = {"sampled windows": subject.samples}
     if len(subject.dataset.test):
         groups["test windows"] = subject.test(len(subject.samples))
     columns = []
     for name, rows in groups.items():
         windows = [element("pre", window, class_="wrap") for window in decoder.texts(rows)]
-        columns.append(element("div", element("h4", name.capitalize()), *windows))
+        columns.append(element("div", head(name.capitalize()), *windows))
     return joined(
         [element("div", *columns, class_="windows"), note(f"The samples were drawn by {subject.how_sampled}.")]
     )

@@ -33,6 +33,7 @@ def make_parser() -> ArgumentParser:
 
 def run(args: Namespace) -> int:
     from ..support.progress import console, warn
+    from ..support.weights import not_finite
     from .sample import make_folder
 
     if args.out.suffix not in (".html", ".htm"):
@@ -49,6 +50,8 @@ def run(args: Namespace) -> int:
     subjects = []
     for folder in args.runs:
         found, snapshot, dataset = open_run(args, folder)
+        if weights := not_finite(snapshot.model.state_dict()):
+            raise InputError(f"{folder}: the model has {weights}; try --checkpoint best, or train it again")
         subjects.append(Subject(found, snapshot, dataset, snapshot.model.to(device), args.seed))
     if args.out.exists():
         warn(f"{args.out} exists and will be replaced")

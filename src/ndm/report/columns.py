@@ -19,7 +19,7 @@ COLUMNS, PAIRS, CATEGORIES, BINS = 12, 4, 10, 30
 """The most columns and pairs that are drawn, the most categories of a column, and the bins of a histogram."""
 SCORED, ODDEST, SHOWN = 100, 5, 12
 """The number of test rows that are scored, how many of them are shown, and the most columns that are shown."""
-EXPLAINED = 600
+EXPLAINED = 400
 """The most log-densities that are computed to explain odd rows. A row takes 32 for each column."""
 YEAR = 365.2425 * 86_400_000_000
 """Microseconds."""

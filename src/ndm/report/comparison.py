@@ -77,20 +77,21 @@ def figures_of(subject: Subject) -> dict[str, float]:
         k.name: float(k.estimate["bpd"]) for k in kept_estimates(subject.run)
         if k.facts.get("step") == subject.snapshot.step and k.facts.get("weights") == "EMA"
     }  # fmt: skip
-    name, value = own_bound(subject)
-    return kept | {name: value}
+    return kept | own_bound(subject)
 
 
-def own_bound(subject: Subject) -> tuple[str, float]:
-    """The bound on validation rows, which every run gets here with the same seed, and its name."""
+def own_bound(subject: Subject) -> dict[str, float]:
+    """The bound on validation rows by its name, which every run gets here with the same seed; nothing without rows."""
+    if not len(subject.dataset.validation):
+        return {}
     protocol = Protocol("bound", subject.model.process.schedule.steps, subject.work.passes, seed=subject.seed)
     rows = subject.validation
     name = f"{protocol.name(subject.model.decoder.drawn)}, {len(rows)} validation rows, made for this report"
     if "diagnosis" in subject.__dict__:  # the same estimate
-        return name, subject.diagnosis.bound
+        return {name: subject.diagnosis.bound}
     if name not in subject.made:
         subject.made[name] = evaluate(subject.model, rows, protocol).bpd
-    return name, subject.made[name]
+    return {name: subject.made[name]}
 
 
 def comparison(groups: Sequence[Group]) -> Html:

@@ -16,8 +16,8 @@ from matplotlib.image import imsave
 
 from ..evaluation.grids import finite_range, to_bytes
 
-LARGEST_SIDE = 64
-"""The most pixels of a side; larger images are made smaller, so that the page stays small."""
+LARGEST_SIDE, LARGEST_FRAME = 48, 32
+"""The most pixels of a side of an image, and of one that moves; larger ones are made smaller to keep the page small."""
 
 
 def is_image(x: Tensor) -> bool:
@@ -25,9 +25,9 @@ def is_image(x: Tensor) -> bool:
     return x.ndim == 4 and min(x.shape[1:]) > 0
 
 
-def smaller(x: Tensor) -> Tensor:
-    """Images ``(N, C, H, W)`` of at most ``LARGEST_SIDE`` pixels on each side; squares of pixels are averaged."""
-    factor = -(-max(x.shape[2:]) // LARGEST_SIDE)
+def smaller(x: Tensor, side: int) -> Tensor:
+    """Images ``(N, C, H, W)`` of at most ``side`` pixels on each side; squares of pixels are averaged."""
+    factor = -(-max(x.shape[2:]) // side)
     x = x.cpu().double()
     return functional.avg_pool2d(x, factor, ceil_mode=True) if factor > 1 else x
 
@@ -37,14 +37,14 @@ def shown_range(x: Tensor, levels: int | None) -> tuple[float, float]:
     return finite_range(x) if levels is None else (0.0, float(levels - 1))
 
 
-def colours(x: Tensor, low: float, high: float) -> np.ndarray:
-    """Images ``(N, C, H, W)`` as 8-bit colours ``(N, H, W, 3)``, made smaller where they are large."""
-    return to_bytes(smaller(x), low, high)
+def colours(x: Tensor, low: float, high: float, side: int = LARGEST_SIDE) -> np.ndarray:
+    """Images ``(N, C, H, W)`` as 8-bit colours ``(N, H, W, 3)`` of at most ``side`` pixels on each side."""
+    return to_bytes(smaller(x, side), low, high)
 
 
 def signed_colours(x: Tensor, limit: float) -> np.ndarray:
     """Signed images ``(N, C, H, W)`` as colours from blue at ``-limit`` to red; a mean over the channels."""
-    values = smaller(torch.nan_to_num(x)).mean(1).numpy()
+    values = smaller(torch.nan_to_num(x), LARGEST_FRAME).mean(1).numpy()
     return colormaps["coolwarm"]((values / (limit or 1.0) + 1) / 2, bytes=True)[..., :3]
 
 

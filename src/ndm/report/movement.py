@@ -11,16 +11,17 @@ from ..errors import InputError
 from ..evaluation.canvas import spread
 from ..evaluation.figures import Plane, ode_paths
 from ..evaluation.moves import MOST, moves, names_of, report_moves
+from ..gaussian import Gaussian
 from ..support.tensors import full_times, seeded
 from ..transform import Identity
 from .charts import Curve, line_chart
 from .html import Html, details, element, figure, joined, note, side_by_side
-from .images import colours, is_image, shown_range, signed_colours
+from .images import LARGEST_FRAME, colours, is_image, shown_range, signed_colours
 from .moving import Frame, moving_images, moving_points
 from .subject import Subject
 
-FRAMES = 21
-"""The number of times at which a slider stops."""
+FRAMES, SHEETS = 21, 11
+"""The numbers of times at which a slider of points and one of images stop."""
 IMAGES, POINTS, PATHS, KERNELS, CELLS = 6, 200, 80, 1500, 72
 """The numbers of images and points that move, of paths of the ODE, and of rows and cells of the density behind them."""
 BANDWIDTH = 0.12
@@ -42,7 +43,7 @@ def transform(subject: Subject) -> Html:
     x = subject.model.encode(subject.test(POINTS).to(subject.model.reference.device))
     if x.flatten(1).shape[1] < 2:
         return note("The rows have one number each, so that F is not drawn in a plane.")
-    times, values = over_time(subject, x)
+    times, values = over_time(subject, x, FRAMES)
     plane = Plane.of(x, 0.1, "model units")
     places = np.stack([plane.project(value.flatten(1)) for value in values])
     words = f"F(x, t) of {len(x)} test rows ({plane.names[0]} and {plane.names[1]}), with their paths from t = 0 on."
@@ -50,9 +51,9 @@ def transform(subject: Subject) -> Html:
                          start=FRAMES - 1, trails=True)  # fmt: skip
 
 
-def over_time(subject: Subject, x: Tensor) -> tuple[list[float], list[Tensor]]:
+def over_time(subject: Subject, x: Tensor, count: int) -> tuple[list[float], list[Tensor]]:
     """The times of a slider, and F(x, t) at each of them for rows in model units, on the CPU."""
-    process, times = subject.model.process, [k / (FRAMES - 1) for k in range(FRAMES)]
+    process, times = subject.model.process, [k / (count - 1) for k in range(count)]
     curve, values = process.transform(x), []
     for time in times:
         t = full_times(time, x)
@@ -64,7 +65,7 @@ def images_over_time(subject: Subject) -> Html:
     """F(x, t) of test images, how far it is from x, and the noisy images of which the model learns."""
     process = subject.model.process
     x = subject.model.encode(subject.test(IMAGES).to(subject.model.reference.device))
-    times, values = over_time(subject, x)
+    times, values = over_time(subject, x, SHEETS)
     frames = torch.stack(values)
     if not is_image(frames[0]) or frames[0].shape != x.shape:
         return note("F does not give images of the shape of the data, so it is not drawn.")
@@ -72,7 +73,7 @@ def images_over_time(subject: Subject) -> Html:
     q, eps = process(x), torch.randn(x.shape, generator=seeded(subject.seed)).to(x)
     noisy = torch.stack([q.marginal(full_times(time, x)).at(eps).cpu() for time in times])
     limit = (frames - frames[0]).mean(2).abs().max().item()
-    rows = [("F(x, t)", np.stack([colours(f, low, high) for f in frames]))]
+    rows = [("F(x, t)", np.stack([colours(f, low, high, LARGEST_FRAME) for f in frames]))]
     words = f"{len(x)} test rows in model units: {low:.3g} is black and {high:.3g} is white."
     if isinstance(process.transform, Identity):
         words = f"F is the identity, so F(x, t) = x: this is a conventional diffusion model. {words}"
@@ -80,9 +81,9 @@ def images_over_time(subject: Subject) -> Html:
         rows.append(("F(x, t) - x", np.stack([signed_colours(f - frames[0], limit) for f in frames])))
         words += f" The difference is blue at {-limit:.2g} and red at {limit:.2g}."
     edge = max(abs(low), abs(high)) + 1
-    rows.append(("z at time t", np.stack([colours(z, -edge, edge) for z in noisy])))
+    rows.append(("z at time t", np.stack([colours(z, -edge, edge, LARGEST_FRAME) for z in noisy])))
     words += " The last row has z, which is alpha F(x, t) plus sigma times the same noise at all times."
-    return moving_images(rows, times, words, "F(x, t) of test images", start=FRAMES // 2)
+    return moving_images(rows, times, words, "F(x, t) of test images", start=SHEETS // 2)
 
 
 def symbols(subject: Subject) -> Html:
@@ -129,12 +130,7 @@ def ode(subject: Subject) -> Html:
     for time in times:
         places.append(q.marginal(full_times(time, x)))
     frame = Frame.of(np.concatenate([states.reshape(-1, 2), *(place.mean.cpu().numpy() for place in places)]), 0.12)
-    grid = torch.from_numpy(frame.grid(CELLS)).reshape(-1, 2)
-    densities = []
-    for place in places:
-        width = (place.std[0].cpu().double() ** 2 + BANDWIDTH**2).sqrt()
-        distance = torch.cdist(grid / width, place.mean.cpu().double() / width)
-        densities.append((-(distance**2) / 2).exp().mean(1).reshape(CELLS, CELLS).numpy())
+    densities = [density(place, frame) for place in places]
     words = (
         f"{PATHS} paths of the ODE from noise at t = 1 to samples at t = 0, in model units. The lines are contours of "
         f"the density of the forward process at the time of the slider, over {len(x)} training rows and smoothed by "
@@ -142,6 +138,17 @@ def ode(subject: Subject) -> Html:
     )
     return moving_points(states, frame, times, words, "paths of the generative ODE", start=FRAMES - 1, trails=True,
                          densities=densities)  # fmt: skip
+
+
+def density(place: Gaussian, frame: Frame) -> np.ndarray:
+    """The smoothed density of rows in the plane that have normal distributions ``place``, on ``frame.grid(CELLS)``."""
+    mean = place.mean.cpu().double()
+    width = (place.std[0].cpu().double() ** 2 + BANDWIDTH**2).sqrt().expand(2)
+    kernels = []  # of each row in each coordinate, (CELLS, N)
+    for axis, middle in enumerate(frame.middle):
+        line = torch.linspace(middle - frame.half, middle + frame.half, CELLS, dtype=torch.float64)
+        kernels.append((-(((line[:, None] - mean[:, axis]) / width[axis]) ** 2) / 2).exp())
+    return (kernels[1] @ kernels[0].T / len(mean)).numpy()
 
 
 @torch.no_grad()

@@ -89,7 +89,6 @@ def write_page(path: Path, text: str) -> int:
     """
     size = len(text.encode())
     if size > LARGEST:
-        raise InputError(f"the report has {size / 1e6:.1f} MB, and at most {LARGEST / 1e6:.0f} are written; "
-                         "give fewer runs")  # fmt: skip
+        raise InputError(f"the report has {size:,} bytes, and at most {LARGEST:,} are written; give fewer runs")
     write_whole(path, text)
     return size

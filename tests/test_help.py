@@ -31,7 +31,7 @@ for arguments in json.loads(sys.argv[1]):
     texts[" ".join(arguments)] = text.getvalue()
 print(json.dumps([texts, sorted(sys.modules)]))
 """
-    names = "demo", "train", "evaluate", "doctor", "sample", "score", "quality", "recipes"
+    names = "demo", "train", "evaluate", "doctor", "report", "sample", "score", "quality", "recipes"
     calls = [["--help"], ["--version"], ["train", "digits", "--help"], ["trian"], *([name, "--help"] for name in names)]
     texts, modules = json.loads(python(code, json.dumps(calls)))
     assert "torch" not in modules and "rich" not in modules

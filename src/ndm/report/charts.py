@@ -15,7 +15,7 @@ import numpy as np
 from .html import Html, element, joined
 
 WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 48, 8, 10, 34
+LEFT, RIGHT, TOP, BOTTOM = 54, 10, 12, 34
 """The margins around the part of a chart in which the data are."""
 COLOURS = 8
 MOST_POINTS = 250
@@ -135,7 +135,7 @@ def bar_chart(
                                  class_="error"))  # fmt: skip
         parts.append(element("text", name, x=middle, y=HEIGHT - BOTTOM + 13, text_anchor="middle"))
         if len(bars) <= 4:  # where there is room
-            top = min(top, up(height + error)) - 4
+            top = min(zero, up(height + error)) - 4
             parts.append(element("text", short(value), x=middle, y=top, text_anchor="middle", class_="name"))
     parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=up(0.0), y2=up(0.0), class_="zero"))
     parts.append(element("text", x, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, text_anchor="middle"))
@@ -267,8 +267,9 @@ def short(value: float) -> str:
     """A number at an axis in a few letters."""
     if value == 0 or abs(value) < 1e-12:
         return "0"
-    if abs(value) >= 1e5 or abs(value) < 1e-3:
-        return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e")
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 

@@ -21,6 +21,8 @@ SCORED, ODDEST, SHOWN = 100, 5, 12
 """The number of test rows that are scored, how many of them are shown, and the most columns that are shown."""
 EXPLAINED = 400
 """The most log-densities that are computed to explain odd rows. A row takes 32 for each column."""
+LONGEST = 30
+"""The most letters of a cell."""
 YEAR = 365.2425 * 86_400_000_000
 """Microseconds."""
 
@@ -114,7 +116,7 @@ def pairs(subject: Subject) -> Html:
         right = scatter_chart([groups[0][:0], groups[1]], ["", "samples"], *axes, f"{label}, samples", like=groups[0])
         pair = figure(left, f"Test rows: {words[0]}."), figure(right, f"Samples: {words[1]}.")
         parts.append(element("div", *pair, class_="twins"))
-    about = f"The {min(PAIRS, len(found))} pairs of {len(found)} with the largest correlation among test rows."
+    about = f"These pairs have the largest correlation among test rows: {min(PAIRS, len(found))} of {len(found)}."
     return joined([element("div", *parts, class_="pairs"), note(about)])
 
 
@@ -172,4 +174,5 @@ def shown(value: object) -> str:
     """A value of a cell in a few letters."""
     if isinstance(value, (float, np.floating)):
         return f"{value:.6g}"
-    return str(value)[:60]
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"

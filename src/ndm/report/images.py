@@ -16,7 +16,7 @@ from matplotlib.image import imsave
 
 from ..evaluation.grids import finite_range, to_bytes
 
-LARGEST_SIDE, LARGEST_FRAME = 48, 32
+LARGEST_SIDE, LARGEST_FRAME = 40, 32
 """The most pixels of a side of an image, and of one that moves; larger ones are made smaller to keep the page small."""
 
 

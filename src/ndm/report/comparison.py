@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..data import identity
+from ..data import identity, same_data
 from ..evaluation import Protocol, evaluate
 from ..experiment.comparison import interval
 from ..experiment.differences import difference, with_spread
 from ..experiment.settings import Config, differences
 from .charts import Curve, line_chart
-from .estimates import kept_estimates
 from .html import Html, element, figure, joined, note, side_by_side, table
+from .kept import curve_of
 from .subject import Subject
-from .training import curve_of, positive
+from .training import positive
 
 FEWEST = 3
 """The fewest validations of each run with which their curves are drawn; else those of training batches are."""
@@ -63,7 +63,12 @@ def groups_of(subjects: Sequence[Subject]) -> list[Group]:
 def same_settings(a: Subject, b: Subject) -> bool:
     """Whether two runs differ by nothing but the seed."""
     same = settings_of(a) == settings_of(b) and a.snapshot.step == b.snapshot.step
-    return same and identity(a.dataset) == identity(b.dataset)
+    return same and same_rows(a, b)
+
+
+def same_rows(a: Subject, b: Subject) -> bool:
+    """Whether two runs were trained on the same data."""
+    return same_data(identity(a.dataset), identity(b.dataset))
 
 
 def settings_of(subject: Subject) -> Config:
@@ -74,7 +79,7 @@ def settings_of(subject: Subject) -> Config:
 def figures_of(subject: Subject) -> dict[str, float]:
     """The estimates of a run by names that mean the same in every run, and the bound that the report makes."""
     kept = {
-        k.name: float(k.estimate["bpd"]) for k in kept_estimates(subject.run)
+        k.name: float(k.estimate["bpd"]) for k in subject.estimates
         if k.facts.get("step") == subject.snapshot.step and k.facts.get("weights") == "EMA"
     }  # fmt: skip
     return kept | own_bound(subject)
@@ -87,7 +92,7 @@ def own_bound(subject: Subject) -> dict[str, float]:
     protocol = Protocol("bound", subject.model.process.schedule.steps, subject.work.passes, seed=subject.seed)
     rows = subject.validation
     name = f"{protocol.name(subject.model.decoder.drawn)}, {len(rows)} validation rows, made for this report"
-    if "diagnosis" in subject.__dict__:  # the same estimate
+    if subject.examined:  # the same estimate
         return {name: subject.diagnosis.bound}
     if name not in subject.made:
         subject.made[name] = evaluate(subject.model, rows, protocol).bpd
@@ -100,7 +105,7 @@ def comparison(groups: Sequence[Group]) -> Html:
     items = [element("li", element("b", group.name), f": {told(group, first)}") for group in groups]
     parts = [element("ul", *items, class_="advice")]
     names = list(dict.fromkeys(name for group in groups for s in group.subjects for name in figures_of(s)))
-    if len({group.first.dataset.unit for group in groups}) > 1 or not all(same_data(first, g) for g in groups):
+    if not all(same_rows(first.first, group.first) for group in groups):
         parts.append(note("The runs were trained on different data, so their estimates stand side by side and are not "
                           "compared."))  # fmt: skip
         header = ["estimate", *(group.name for group in groups)]
@@ -121,11 +126,6 @@ def comparison(groups: Sequence[Group]) -> Html:
         ))  # fmt: skip
     parts.append(table(header, rows, "comparison of the runs"))
     return joined([*parts, curves(groups)])
-
-
-def same_data(a: Group, b: Group) -> bool:
-    """Whether two groups were trained on the same data."""
-    return identity(a.first.dataset) == identity(b.first.dataset)
 
 
 def told(group: Group, first: Group) -> str:
@@ -168,13 +168,13 @@ def reading(pairs: Sequence[float]) -> str:
 
 def curves(groups: Sequence[Group]) -> Html:
     """The validation bounds of all runs by steps, and the bits by time of the first run of each group."""
-    lines, profiles, metrics = [], [], {s.run.folder: s.run.metrics() for group in groups for s in group.subjects}
-    validated = all(len(curve_of(records, "validation_bpd")) >= FEWEST for records in metrics.values())
+    lines, profiles, subjects = [], [], [subject for group in groups for subject in group.subjects]
+    validated = all(len(curve_of(subject.training, "validation_bpd")) >= FEWEST for subject in subjects)
     for colour, group in enumerate(groups):
         for number, subject in enumerate(group.subjects):
-            points = curve_of(metrics[subject.run.folder], "validation_bpd" if validated else "bpd")
+            points = curve_of(subject.training, "validation_bpd" if validated else "bpd")
             lines.append(Curve(group.name if number == 0 else "", points, colour))
-        if "diagnosis" in group.first.__dict__:
+        if group.first.examined:
             profile = group.first.diagnosis.profile
             middles = [((k + 0.5) / len(profile), value) for k, value in enumerate(profile)]
             profiles.append(Curve(group.first.name, middles, colour))

@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..experiment import Run
-from ..support.journal import read_lines
 from .html import Html, head, joined, note, table
+from .kept import is_number
 from .subject import Subject
-
-
-class Kept(NamedTuple):
-    """An estimate of the likelihood, with the facts of the evaluation that made it."""
-
-    facts: dict[str, Any]
-    estimate: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The estimator and the rows: estimates with the same name may be compared."""
-        rows = self.estimate.get("rows", self.facts.get("rows", "?"))
-        return f"{self.estimate['estimator']}, {rows} {self.facts.get('split', '?')} rows"
-
-
-def kept_estimates(run: Run) -> list[Kept]:
-    """The estimates in a run's ``evaluations.jsonl``; of those made twice in the same way, the last one."""
-    found: dict[tuple[Any, ...], Kept] = {}
-    for record in read_lines(run.evaluations_file, lambda line: isinstance(line, dict) and "estimates" in line):
-        facts = {key: value for key, value in record.items() if key != "estimates"}
-        for estimate in record["estimates"] if isinstance(record["estimates"], list) else ():
-            if isinstance(estimate, dict) and is_number(estimate.get("bpd")) and "estimator" in estimate:
-                kept = Kept(facts, estimate)
-                key = (kept.name, estimate.get("seed"), *(facts.get(k) for k in ("step", "weights", "dtype", "data")))
-                found[tuple(map(str, key))] = kept
-    return list(found.values())
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def best_estimate(subject: Subject) -> tuple[str, str] | None:
     """The newest bound of test rows as a number and words, else any other estimate; None if there is none."""
-    kept = [k for k in kept_estimates(subject.run) if k.facts.get("step") == subject.snapshot.step]
+    kept = [k for k in subject.estimates if k.facts.get("step") == subject.snapshot.step]
     kept.sort(key=lambda k: (k.facts.get("split") == "test", "continuous" in str(k.estimate["estimator"])))
     if not kept:
         return None
@@ -67,7 +34,7 @@ def estimates(subject: Subject) -> Html:
 
 def likelihoods(subject: Subject) -> Html:
     """A table of the estimates of the likelihood."""
-    kept = kept_estimates(subject.run)
+    kept = subject.estimates
     if not kept:
         return note(
             f"The run has no estimates of the likelihood yet. This command makes them: ndm evaluate {subject.name}"
@@ -89,19 +56,14 @@ def likelihoods(subject: Subject) -> Html:
     )
     entropy = next((f["entropy_nats"] for f, _ in kept if is_number(f.get("entropy_nats"))), None)
     if entropy is not None:
-        words += f" The entropy of the data is {entropy:.3f} nats per row, and no likelihood is below it."
+        words += f" The entropy of the data is {entropy:.3f} nats per row. The best model would reach it."
     return joined([table(header, rows, "estimates of the likelihood"), note(words)])
 
 
 def qualities(subject: Subject) -> list[Html]:
     """Tables of the metrics of samples, the newest result of each way to draw them."""
-    found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
-    for record in read_lines(subject.run.qualities_file, lambda line: isinstance(line, dict) and "scores" in line):
-        how = ", ".join(f"{key} {record[key]}" for key in ("solver", "steps", "samples", "step") if key in record)
-        scores = record["scores"] if isinstance(record["scores"], list) else []
-        found[how] = record, [s for s in scores if isinstance(s, dict) and is_number(s.get("value"))]
     parts = []
-    for how, (record, scores) in found.items():
+    for how, count, scores in subject.metrics:
         rows = [
             [text(s.get("name")), number(s["value"]), number(s.get("standard_error")), number(s.get("baseline")),
              text(s.get("direction"))]
@@ -109,7 +71,7 @@ def qualities(subject: Subject) -> list[Html]:
         ]  # fmt: skip
         header = ["metric", "samples", "s.e.", "training rows", "reading"]
         parts += [
-            head(f"Metrics of {text(record.get('rows'))} samples ({how})"),
+            head(f"Metrics of {count} samples ({how})"),
             table(header, rows, "metrics of samples"),
         ]
     if parts:

@@ -6,7 +6,7 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from ..objective import bound
 from ..sampling import sample_in_batches
 from ..support.tensors import seeded
 from .images import is_image
+from .kept import Kept, Metrics, kept_estimates, kept_metrics
 
 BUDGETS = {"bound": 5e10, "ode": 1e12, "samples": 2e11}
 """The floating-point operations that the diagnosis of the bound, that of the ODE and the samples may take, so that a
@@ -70,6 +71,26 @@ class Subject:
         if self.dataset.schema is not None:
             return "table"
         return "text" if self.dataset.alphabet else "image" if is_image(self.dataset.train) else "points"
+
+    @cached_property
+    def estimates(self) -> list[Kept]:
+        """The estimates of the likelihood that the run's folder has."""
+        return kept_estimates(self.run)
+
+    @cached_property
+    def metrics(self) -> list[Metrics]:
+        """The metrics of samples that the run's folder has."""
+        return kept_metrics(self.run)
+
+    @cached_property
+    def training(self) -> list[dict[str, Any]]:
+        """The figures of training by steps."""
+        return self.run.metrics()
+
+    @property
+    def examined(self) -> bool:
+        """Whether the diagnosis has been made."""
+        return "diagnosis" in self.__dict__
 
     @cached_property
     def work(self) -> Work:

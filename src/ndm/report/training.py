@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 from ..data import identity
 from ..saving import weights_checksum
 from ..support.files import read_text
 from .charts import Curve, line_chart
 from .estimates import best_estimate
 from .html import Html, details, element, facts, figure, joined, note, side_by_side
+from .kept import curve_of, is_number
 from .subject import Subject
 
 TRANSFORMS = {
@@ -74,8 +72,8 @@ def what(subject: Subject) -> Html:
 
 
 def learning_curves(subject: Subject) -> Html:
-    """The training and the validation bound, the norm of the gradient, and the learning rate, by steps."""
-    records = subject.run.metrics()
+    """The training and the validation bound, and the norm of the gradient, by steps."""
+    records = subject.training
     training, validation = curve_of(records, "bpd"), curve_of(records, "validation_bpd")
     if not training and not validation:
         return note("The run's metrics.jsonl has no figures of training, so there are no learning curves.")
@@ -86,18 +84,12 @@ def learning_curves(subject: Subject) -> Html:
     )  # fmt: skip
     norm = line_chart([Curve("", curve_of(records, "gradient_norm"))], "step", "norm of the gradient",
                       "norm of the gradient by training step", log=True)  # fmt: skip
-    seconds = max((float(r["seconds"]) for r in records if isinstance(r.get("seconds"), (int, float))), default=0.0)
+    seconds = max((float(r["seconds"]) for r in records if is_number(r.get("seconds"))), default=0.0)
     took = f" Training took {seconds:,.0f} seconds." if seconds else ""
     return side_by_side(
         figure(bound, f"The bound on training batches and on validation rows, in {unit}.{took}"),
         figure(norm, "The norm of the gradient before clipping."),
     )
-
-
-def curve_of(records: list[dict[str, Any]], name: str) -> list[tuple[float, float]]:
-    """The finite values of one figure by steps."""
-    pairs = ((record["step"], record.get(name)) for record in records)
-    return [(float(step), float(v)) for step, v in pairs if isinstance(v, (int, float)) and math.isfinite(v)]
 
 
 def positive(points: list[tuple[float, float]]) -> bool:

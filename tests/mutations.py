@@ -761,6 +761,21 @@ MUTATIONS = [
         ("training never stops early", "training/loop.py::Trainer.stalled",
          "patience > 0",
          "False", "test_density"),
+        ("report: any difference exceeds the spread of the seeds", "report/comparison.py::reading",
+         "abs(mean) <= half",
+         "abs(mean) <= 0", "test_report"),
+        ("report: the nearest row of a block has the place in the block", "report/samples.py::nearest",
+         "torch.where(distance < best, start + place, index)",
+         "torch.where(distance < best, place, index)", "test_report"),
+        ("report: text is not escaped", "report/html.py::joined",
+         "child if isinstance(child, Html) else escape(child)",
+         "child", "test_report"),
+        ("report: the density of rows is not that of their time", "report/movement.py::density",
+         "place.std[0].cpu().double() ** 2 + BANDWIDTH ** 2",
+         "BANDWIDTH ** 2 + 0 * place.std[0].cpu().double()", "test_report"),
+        ("report: a style or a script of others is allowed", "report/page.py::page",
+         "hashlib.sha256(script.encode())",
+         "hashlib.sha256(style.encode())", "test_report"),
     )
 ]  # fmt: skip
 

@@ -19,6 +19,7 @@ from ndm.data import Dataset, register
 from ndm.evaluation import Protocol, evaluate
 from ndm.evaluation.figures import ode_paths
 from ndm.experiment import Run
+from ndm.gaussian import Gaussian
 from ndm.report import Subject, subject, write_report
 from ndm.report.build import DETAILED
 from ndm.report.charts import Axis, Curve, line_chart, short
@@ -26,7 +27,7 @@ from ndm.report.columns import oddest
 from ndm.report.comparison import groups_of, reading
 from ndm.report.html import Html, element
 from ndm.report.images import LARGEST_FRAME, LARGEST_SIDE, png_address, smaller
-from ndm.report.movement import IMAGES, SHEETS
+from ndm.report.movement import BANDWIDTH, CELLS, IMAGES, SHEETS, density
 from ndm.report.moving import SIDE, Frame, contours
 from ndm.report.page import LARGEST, write_page
 from ndm.report.samples import nearest
@@ -225,6 +226,15 @@ def test_contours_are_where_the_density_has_its_share_of_the_peak():
         assert np.abs(radius - math.sqrt(-2 * math.log(share))).max() < 0.03
 
 
+def test_the_density_behind_the_ode_is_that_of_the_rows_with_their_noise():
+    """A row of the standard deviations 0.5 and 1 at (1, -1), whose variances grow by that of the kernel."""
+    frame = Frame(np.zeros(2), 4.0)
+    found = density(Gaussian(torch.tensor([[1.0, -1.0]]), torch.tensor([[0.5, 1.0]])), frame)
+    x, y = frame.grid(CELLS)[..., 0], frame.grid(CELLS)[..., 1]
+    wanted = np.exp(-((x - 1) ** 2) / (0.25 + BANDWIDTH**2) / 2 - (y + 1) ** 2 / (1 + BANDWIDTH**2) / 2)
+    assert np.allclose(found, wanted)
+
+
 def test_points_and_trails_follow_the_ode(tmp_path, little):
     untrained(tmp_path / "run", "moons", **{"model.transform": "linear"})
     page = report(tmp_path / "run", tmp_path / "page.html")
@@ -241,12 +251,12 @@ def test_points_and_trails_follow_the_ode(tmp_path, little):
     assert [s["data-times"].split()[0] for s in page.all("input")] == ["0.00", "1.00"]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "log"), [(0, 1, False), (-7, 5, False), (3.02, 3.07, False), (1e-4, 2e3, True)]
-)
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-7, 5), (3.02, 3.07), (1e-4, 2e3), (0.3, 4), (1, 3e9)])
+@pytest.mark.parametrize("log", [False, True])
 def test_the_numbers_at_an_axis_are_inside_of_it(low, high, log):
-    ticks = Axis(low, high, 40, 350, log).ticks()
-    assert 2 <= len(ticks) <= 8 and all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
+    ticks = Axis(low, high, 40, 350, log=log and low > 0).ticks()
+    edge = 1e-8 * (high - low)
+    assert 2 <= len(ticks) <= 8 and all(low - edge <= tick <= high + edge for tick in ticks)
     assert [float(short(tick).replace(",", "")) for tick in ticks] == pytest.approx(ticks, rel=1e-3)
 
 

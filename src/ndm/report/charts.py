@@ -53,10 +53,13 @@ class Axis:
         return self.start + (at - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, most: int = 5) -> list[float]:
-        """The values at which numbers are drawn: round ones, or powers of ten."""
-        if self.log and self.high / self.low >= 10:
-            first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-            return [10.0**power for power in range(first, last + 1, max(1, -(-(last - first + 1) // most)))]
+        """The values at which numbers are drawn: round ones, and powers of ten where they suffice."""
+        if self.log and self.high / self.low >= 4:
+            first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
+            factors = (1, 2, 5) if last - first <= 2 else (1,)
+            every = max(1, -(-(last - first - 1) // most))
+            found = [factor * 10.0**power for power in range(first, last + 1, every) for factor in factors]
+            return [value for value in found if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)]
         raw = (self.high - self.low) / most
         unit = 10.0 ** math.floor(math.log10(raw))
         step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * (1 - 1e-9))

@@ -100,14 +100,8 @@ def symbols(subject: Subject) -> Html:
     marks = ["␣" if name == "space" else "⏎" if name == "newline" else name for name in names]
     picture = moving_points(plane, Frame.of(plane.reshape(-1, 2), 0.06), times, words, "paths of the symbols",
                             trails=True, names=marks)  # fmt: skip
-    return joined(
-        [
-            picture,
-            details(
-                "Which symbols noise makes one, and when", element("pre", report_moves(found, names_of(subject.model)))
-            ),
-        ]
-    )
+    mergers = element("pre", report_moves(found, names_of(subject.model)))
+    return joined([picture, details("Which symbols noise makes one, and when", mergers)])
 
 
 @torch.no_grad()

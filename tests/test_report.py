@@ -424,7 +424,7 @@ def test_runs_on_different_data_are_not_compared(tmp_path, little):
 def test_differences_are_read_by_their_interval():
     assert reading([0.1]).startswith("cannot")
     assert reading([-0.1, -0.11, -0.09]) == "lower beyond the spread of the seeds"
-    assert reading([-0.1, 0.1]) == "within the spread of the seeds"
+    assert reading([-0.1, 0.12]) == "within the spread of the seeds"
 
 
 # How much is computed, and the command

@@ -116,8 +116,9 @@ def open_run(args: Namespace, folder: Path | None = None) -> tuple[Run, Snapshot
     folder = args.run if folder is None else folder
     if is_borrowed(folder):
         raise InputError(
-            f"{folder} is no folder of yours, and this command writes into the run's folder; only ndm sample and ndm "
-            "score take such a name. Get a copy with hf download user/model --local-dir RUN, or train the recipe"
+            f"{folder} is no folder of yours, and this command writes into the run's folder; only ndm sample, ndm "
+            "score and ndm report take such a name. Get a copy with hf download user/model --local-dir RUN, or train "
+            "the recipe"
         )
     run = Run.open(folder) if args.checkpoint is None else Run.started(folder)
     dataset = run.load_dataset(args.data.path)

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..support.devices import select_device
 from ..support.files import destination
 from .commands import COMMANDS, Command, parsed_by
-from .common import INTERRUPTED, add_common, add_source, open_run
+from .common import INTERRUPTED, add_common, add_source, folder_of, open_run
 
 DESCRIPTION = (
     "Write one page of HTML about a run, which opens without a network: what was trained on what, every estimate that "
@@ -24,7 +24,7 @@ DESCRIPTION = (
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="ndm report", exit_on_error=False, description=DESCRIPTION)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs; digits-tiny and hf:user/model, too")
     add_source(parser)
     parser.add_argument("--out", type=Path, default=Path("report.html"), help="the file, which ends in .html")
     add_common(parser)
@@ -39,7 +39,8 @@ def run(args: Namespace) -> int:
     if args.out.suffix not in (".html", ".htm"):
         raise InputError(f"--out must end in .html, got {args.out}")
     destination(args.out)
-    folders = [folder.resolve() for folder in args.runs]
+    runs = [folder_of(name, args.quiet, "config.yaml") for name in args.runs]
+    folders = [folder.resolve() for folder in runs]
     if twice := next((f for f in folders if folders.count(f) > 1), None):
         raise InputError(f"{twice} is given twice; give each run once")
     device = select_device(args.device)
@@ -48,7 +49,7 @@ def run(args: Namespace) -> int:
     from ..report import Subject, write_report
 
     subjects = []
-    for folder in args.runs:
+    for folder in runs:
         found, snapshot, dataset = open_run(args, folder)
         if weights := not_finite(snapshot.model.state_dict()):
             raise InputError(f"{folder}: the model has {weights}; try --checkpoint best, or train it again")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..data import Dataset
 from ..density.plan import FEWEST_VALIDATED, PATIENCE, Plan, plan_for
 from ..support.checks import require
 from ..training.settings import TrainingConfig
 from .settings import Config, ModelConfig
+
+if TYPE_CHECKING:
+    from ..data import Dataset
 
 MODEL = tuple(f.name for f in fields(ModelConfig) if f.name in {size.name for size in fields(Plan)})
 TRAINING = tuple(f.name for f in fields(TrainingConfig) if f.name in {size.name for size in fields(Plan)})

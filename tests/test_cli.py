@@ -109,7 +109,9 @@ def test_the_demo_leaves_what_it_promises(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ndm.demo.load_dataset", lambda _: replace(digits, test=digits.test[:64]))
     assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "3"]) == 0
     names = {p.name for p in (tmp_path / "demo").iterdir()}
-    assert {"samples.png", "transform.png", "trajectories.png", "summary.md"} <= names
+    assert {"samples.png", "transform.png", "trajectories.png", "summary.md", "report.html"} <= names
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "2 runs compared" in page and "ODE through the decoder" in page
     summary = (tmp_path / "demo" / "summary.md").read_text()
     for text in (
         "bound, T=10",

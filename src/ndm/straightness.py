@@ -24,6 +24,7 @@ from .sampling import velocity_field
 from .solvers.fixed import heun
 from .solvers.methods import uniform_grid
 from .support.tensors import full_times, sum_rows
+from .transform import prepare_forward_mode
 
 
 def acceleration(model: NDM, z: Tensor, t: Tensor) -> Tensor:
@@ -36,6 +37,7 @@ def acceleration(model: NDM, z: Tensor, t: Tensor) -> Tensor:
     Raises:
         InputError: if the model has no ODE.
     """
+    prepare_forward_mode()
     field, t = velocity_field(model), t.contiguous()  # forward-mode AD refuses tensors whose elements share memory
     return torch.func.jvp(field, (t, z), (torch.ones_like(t), field(t, z)))[1]
 

@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -102,6 +104,15 @@ FORWARD_MODE = threading.RLock()
 """PyTorch has one forward-mode level for all threads, and refuses a second one while it is open."""
 
 
+@cache
+def prepare_forward_mode() -> None:
+    """Use PyTorch's forward mode once: what it loads then warns of PyTorch itself, which no user can mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        zero = torch.zeros(1, device="cpu")
+        torch.func.jvp(torch.sin, (zero,), (zero,))
+
+
 def with_time_derivative(function: Callable[[Tensor], Any], t: Tensor) -> tuple[Any, Any]:
     """The result of ``function(t)`` and its exact derivative, by one forward-mode pass.
 
@@ -111,8 +122,10 @@ def with_time_derivative(function: Callable[[Tensor], Any], t: Tensor) -> tuple[
     """
     # Forward-mode AD refuses tensors whose elements share memory, such as expanded times.
     t = t.contiguous()
-    # torch.compile cannot trace a lock.
+    # torch.compile can trace neither a lock nor a cache.
     with nullcontext() if torch.compiler.is_compiling() else FORWARD_MODE:
+        if not torch.compiler.is_compiling():
+            prepare_forward_mode()
         value, derivative = torch.func.jvp(function, (t,), (torch.ones_like(t),))  # type: ignore[misc]
     return value, derivative
 

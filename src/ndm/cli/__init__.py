@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import warnings
 from contextlib import suppress
 
 from ..errors import InputError
@@ -73,8 +72,6 @@ def main(arguments: list[str] | None = None) -> int:
     It is 0; 2 for bad input, with one line on stderr; 130 for Ctrl-C; or 141 if the reader of the output has left.
     """
     escape_unknown_characters()
-    # PyTorch's forward mode uses what PyTorch warns of.
-    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
     try:
         return answer(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:

@@ -122,9 +122,9 @@ def with_time_derivative(function: Callable[[Tensor], Any], t: Tensor) -> tuple[
     """
     # Forward-mode AD refuses tensors whose elements share memory, such as expanded times.
     t = t.contiguous()
-    # torch.compile can trace neither a lock nor a cache.
-    with nullcontext() if torch.compiler.is_compiling() else FORWARD_MODE:
-        if not torch.compiler.is_compiling():
+    compiled = torch.compiler.is_compiling()  # which can trace neither a lock nor a cache
+    with nullcontext() if compiled else FORWARD_MODE:
+        if not compiled:
             prepare_forward_mode()
         value, derivative = torch.func.jvp(function, (t,), (torch.ones_like(t),))  # type: ignore[misc]
     return value, derivative

@@ -7,11 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 import ndm
 from ndm.cli import main
+from ndm.experiment.recipe import read_settings
 from ndm.support.files import BadFile
 
 from conftest import command, refused
@@ -141,13 +143,16 @@ def test_a_pushed_table_scores_the_same_rows(server, float32, tmp_path, capsys):
     assert capsys.readouterr().out == expected
 
 
-def test_estimates_of_other_weights_are_not_on_the_card(server, run, capsys):
+def test_estimates_of_other_weights_and_paths_are_not_on_the_card(server, run, tmp_path, capsys):
     assert main(["evaluate", str(run), "--estimator", "bound", "--steps", "2", "--passes", "1", "--quiet"]) == 0
     model = ndm.NDM.from_pretrained(run)
     with torch.no_grad():
         next(model.parameters()).add_(1)
     model.save_pretrained(run / "model")
+    run_config = read_settings(run / "config.yaml", resolved=True)
+    (run / "config.yaml").write_text(yaml.safe_dump({**run_config, "init": str(tmp_path)}))
     assert main(["push", str(run), "user/digits"]) == 0
+    assert all(str(tmp_path).encode() not in content for content in server.repositories["user/digits"].values())
     assert "the card has no estimates" in capsys.readouterr().err
     text = server.repositories["user/digits"]["README.md"].decode()
     assert "No likelihood of this model has been estimated" in text and "model-index" not in text
@@ -157,11 +162,22 @@ MISTAKES = {
     "no such repository": (["sample", "hf:user/none"], "there is no model user/none that you may see"),
     "no name of a repository": (["sample", "hf:digits"], "a repository on the Hub has the form user/model"),
     "no model in it": (["sample", "hf:user/empty"], "user/empty has no model of ndm"),
-    "a model without a run": (["sample", "hf:user/points"], "hf:user/points has no config.yaml: this command needs"),
-    "a model of no table": (["score", "hf:user/points", "rows.csv"], "needs a run of a table that ndm push"),
-    "a command that writes": (["evaluate", "hf:user/points"], "hf download user/model --local-dir RUN"),
-    "a package's model, to write": (["doctor", "digits-tiny"], "is no folder of yours"),
-    "no name to push to": (["push", "RUN", "digits"], "has the form user/model, got digits"),
+    "a model without a run": (
+        ["sample", "hf:user/points"],
+        "hf:user/points has no config.yaml: this command needs a run that ndm push",
+    ),
+    "a model of no table": (
+        ["score", "hf:user/points", "rows.csv"],
+        "has no schema.json: this command needs a run of a table;",
+    ),
+    "a command that writes": (["evaluate", "hf:user/points"], "hf download user/points --local-dir RUN"),
+    "a package's model, to write": (["doctor", "digits-tiny"], "Get a run by ndm train digits-tiny"),
+    "a package's model, to push": (["push", "digits-tiny", "user/x"], "digits-tiny is no run of yours"),
+    "no name at all": (["sample", "hf:"], "has the form user/model, got ''"),
+    "no name to push to": (["push", "RUN", "digits"], "has the form user/model, got 'digits'"),
+    "a licence without a name": (["push", "RUN", "user/x", "--license", " "], "the licence must have a name"),
+    "settings that name a file": (["sample", "hf:user/path"], "config.yaml of user/path names files of a machine"),
+    "settings that name a run": (["report", "hf:user/init"], "config.yaml of user/init names files of a machine"),
     "no run to push": (["push", "nothing", "user/digits"], "nothing is not a run folder"),
 }
 
@@ -170,6 +186,9 @@ MISTAKES = {
 def test_a_mistake_is_one_line(server, finished_run, mistake, model, capsys):
     model.push_to_hub("user/points")
     server.repositories["user/empty"] = {"README.md": b"nothing", "pytorch_model.bin": b"a pickle"}
+    run = {f"model/{name}": content for name, content in server.repositories["user/points"].items()}
+    for name, settings in (("path", b"data: {name: images, path: /etc}"), ("init", b"init: /etc\ndata: {name: ring}")):
+        server.repositories[f"user/{name}"] = {**run, "config.yaml": settings}
     arguments, line = MISTAKES[mistake]
     capsys.readouterr()
     assert line in refused([finished_run if word == "RUN" else word for word in arguments], capsys)

@@ -13,6 +13,7 @@ import ndm
 from ndm.cli import main
 from ndm.data import load_dataset
 from ndm.experiment import Run, read_config
+from ndm.experiment.build import count_parameters
 from ndm.experiment.settings import differences
 from ndm.hub import located, packaged
 from ndm.support.files import sha256
@@ -45,6 +46,9 @@ def test_it_is_the_run_of_its_recipe():
     run = Run.open(located("digits-tiny"))
     assert set(differences(run.config, read_config("digits-tiny"))) == set()
     run.check_data(run.load_dataset())
+    snapshot = run.snapshot()
+    assert f"the average at step {snapshot.step}, which" in PAGE
+    assert count_parameters(run.config) == snapshot.model.num_parameters
     estimates = json.loads(run.evaluations_file.read_text())["estimates"]
     for e in estimates[1:]:
         assert f"{e['bpd']:.3f} (standard error {e['standard_error']:.3f}): {e['estimator']}" in PAGE
@@ -73,6 +77,16 @@ def test_its_samples_look_like_digits(digits):
     assert near < 1.4 * classifier.kneighbors(test, 1)[0].mean() < far / 1.4
     assert sure > 0.8 > unsure + 0.05
     assert len(set(classifier.predict(samples))) >= 8
+
+
+def test_training_starts_from_it_by_its_name(tmp_path):
+    line = ["train", "digits-tiny", "--init", "digits-tiny", "--out", str(tmp_path / "run"), "--training.steps", "1"]
+    assert (
+        main([*line, "--training.learning_rate", "1e-12", "--training.patience", "0", "--device", "cpu", "--quiet"])
+        == 0
+    )
+    new, old = (ndm.NDM.from_pretrained(name).state_dict() for name in (str(tmp_path / "run"), "digits-tiny"))
+    torch.testing.assert_close(new, old, rtol=0, atol=1e-6)
 
 
 def test_it_is_sampled_by_its_name(tmp_path, monkeypatch, capsys):

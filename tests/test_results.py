@@ -371,3 +371,18 @@ def test_advice_needs_more_than_two_standard_errors(monkeypatch):
     assert not any(
         "the prior gap" in line for line in diagnose(model, calm[:1], passes=4).advice
     )  # no error, no advice
+
+
+def test_the_best_weights_are_of_their_own_step(tmp_path, monkeypatch, capsys):
+    """With patience the model is that of the best validation, and everything says so."""
+    values = iter([3.0, 2.0, 2.5, 2.6])
+    monkeypatch.setattr("ndm.training.loop.Trainer.validate", lambda self: next(values))
+    line = ["train", "digits-conventional", "--out", str(tmp_path / "run"), *TINY, "--training.steps", "16"]
+    assert main([*line, "--training.patience", "2"]) == 0
+    run = Run(tmp_path / "run")
+    best, found = run.snapshot("best"), run.snapshot()
+    assert (found.step, best.step, found.progress) == (8, 8, "step 8 of 16")
+    newest = run.snapshot("newest")
+    assert newest.step == 16
+    weights, of_best, of_newest = (s.model.predictor.net.head.weight for s in (found, best, newest))
+    assert torch.equal(weights, of_best) and not torch.equal(weights, of_newest)

@@ -21,6 +21,7 @@ from typing import Any
 
 from .errors import InputError
 from .support.checks import shown
+from .support.plain_yaml import read_yaml
 from .version import __version__
 
 PREFIX = "hf:"
@@ -81,7 +82,7 @@ def check_repository(repository: str) -> None:
     """
     bad = "--" in repository or ".." in repository or repository.endswith((".git", ".", "-"))
     if bad or not REPOSITORY.fullmatch(repository):
-        raise InputError(f"a repository on the Hub has the form user/model, got {shown(repository)}")
+        raise InputError(f"a repository on the Hub has the form user/model, got {shown(repr(repository))}")
 
 
 def download(repository: str) -> Path:
@@ -90,8 +91,8 @@ def download(repository: str) -> Path:
     Without a connection it is the folder that was downloaded last.
 
     Raises:
-        InputError: if huggingface_hub is missing, there is no such repository, it has no model of ndm, or the Hub does
-            not answer.
+        InputError: if huggingface_hub is missing, there is no such repository, it has no model of ndm or settings that
+            name files of a machine, or the Hub does not answer.
     """
     check_repository(repository)
     api = client()
@@ -101,7 +102,24 @@ def download(repository: str) -> Path:
         raise InputError(
             f"{repository} has no model of ndm, neither model.safetensors nor model/model.safetensors; choose another"
         )
+    check_no_paths(folder, repository)
     return folder
+
+
+def check_no_paths(folder: Path, repository: str) -> None:
+    """Refuse settings that name files of a machine: they would be read from this one.
+
+    Raises:
+        InputError: if the settings do, or cannot be read.
+    """
+    settings = read_yaml(folder / "config.yaml") if (folder / "config.yaml").is_file() else None
+    data = settings.get("data") if isinstance(settings, dict) else None
+    named = isinstance(settings, dict) and settings.get("init") is not None
+    if named or (isinstance(data, dict) and data.get("path") is not None):
+        raise InputError(
+            f"the config.yaml of {repository} names files of a machine (data.path or init), which ndm push never does; "
+            "choose another"
+        )
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from .hub import check_login, upload
+from .support.checks import require
 from .support.files import write_whole
 from .version import __version__
 
@@ -105,8 +106,18 @@ def parts_of(model: NDM) -> str:
     return "\n".join([f"## Model\n\nThis is a model of ndm {__version__}.\n", *lines, *size])
 
 
+def check_license(license: str) -> None:
+    """Refuse a licence without a name.
+
+    Raises:
+        InputError: with what to give.
+    """
+    require(bool(license.strip()), "the licence must have a name, such as apache-2.0, or be left out", repr(license))
+
+
 def push_model(model: NDM, repository: str, private: bool = False, license: str = UNKNOWN) -> str:
     """Upload a model with a card; see :meth:`ndm.NDM.push_to_hub`."""
+    check_license(license)
     check_login(repository)
     with TemporaryDirectory() as folder:
         model.save_pretrained(folder)

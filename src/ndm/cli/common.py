@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from ..errors import InputError
-from ..hub import is_borrowed, located
+from ..hub import PREFIX, is_borrowed, located
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,10 +85,9 @@ def folder_of(name: Path, quiet: bool, file: str) -> Path:
     hide_bars(quiet)
     folder = located(name)
     if not (folder / file).is_file():
-        kind = "a run of a table" if file == "schema.json" else "a run"
+        kind = "a run of a table" if file == "schema.json" else "a run that ndm push has uploaded"
         raise InputError(
-            f"{name} has no {file}: this command needs {kind} that ndm push has uploaded; load this one in Python by "
-            "ndm.NDM.from_pretrained"
+            f"{name} has no {file}: this command needs {kind}; load this one in Python by ndm.NDM.from_pretrained"
         )
     return folder
 
@@ -100,6 +99,22 @@ def hide_bars(quiet: bool) -> None:
     if quiet or not console.animated:
         with suppress(ImportError):
             import_module("huggingface_hub.utils").disable_progress_bars()
+
+
+def check_own(folder: Path) -> None:
+    """Refuse the name of a model of the package or on the Hub where a command needs a run of the user's own.
+
+    Raises:
+        InputError: with the way to such a run.
+    """
+    if not is_borrowed(folder):
+        return
+    name = str(folder)
+    own = f"hf download {name.removeprefix(PREFIX)} --local-dir RUN" if name.startswith(PREFIX) else f"ndm train {name}"
+    raise InputError(
+        f"{name} is no run of yours, which this command needs; only ndm sample, ndm score and ndm report take such a "
+        f"name. Get a run by {own}"
+    )
 
 
 def open_run(args: Namespace, folder: Path | None = None) -> tuple[Run, Snapshot, Dataset]:
@@ -114,12 +129,7 @@ def open_run(args: Namespace, folder: Path | None = None) -> tuple[Run, Snapshot
     from ..experiment import Run
 
     folder = args.run if folder is None else folder
-    if is_borrowed(folder):
-        raise InputError(
-            f"{folder} is no folder of yours, and this command writes into the run's folder; only ndm sample, ndm "
-            "score and ndm report take such a name. Get a copy with hf download user/model --local-dir RUN, or train "
-            "the recipe"
-        )
+    check_own(folder)
     run = Run.open(folder) if args.checkpoint is None else Run.started(folder)
     dataset = run.load_dataset(args.data.path)
     return run, run.snapshot(args.checkpoint, dataset), dataset

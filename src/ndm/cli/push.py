@@ -7,7 +7,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from .commands import COMMANDS, Command, parsed_by
-from .common import hide_bars
+from .common import check_own, hide_bars
 
 DESCRIPTION = (
     "Upload a run's finished model to the Hugging Face Hub. The repository gets the model, the settings without the "
@@ -39,6 +39,7 @@ def run(args: Namespace) -> None:
     from ..experiment import Run
     from ..experiment.push import push_run
 
+    check_own(args.run)
     hide_bars(args.quiet)
     print(push_run(Run.open(args.run), args.repository, args.license, args.private))
 

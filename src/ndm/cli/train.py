@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..experiment.plan import PLANNED, planned_for
 from ..experiment.recipe import find_recipe, read_settings
 from ..experiment.settings import Config, add_settings, config_of, differences, make_config, named_settings
+from ..hub import is_borrowed
 from ..support.devices import select_device
 from .commands import COMMANDS, Command
 from .common import INTERRUPTED, add_common
@@ -97,6 +98,8 @@ def parse(arguments: list[str]) -> Namespace:
     args.config, args.given = config_of(args), given
     paths = {"init": args.config.init, "data": args.config.data.path}
     found = {name: os.path.realpath(absolute(path)) for name, path in paths.items() if path is not None}
+    if args.config.init is not None and is_borrowed(args.config.init):
+        found["init"] = args.config.init
     data = replace(args.config.data, path=found.get("data"))  # the paths must hold from any directory
     args.config = replace(args.config, init=found.get("init"), data=data)
     return args

@@ -31,12 +31,15 @@ def _pixels() -> Tensor:
     return torch.from_numpy(images[np.random.default_rng(0).permutation(1797)].astype(np.uint8))[:, None]
 
 
-@register("digits", shape=(1, 8, 8))
+LEVELS = 17
+
+
+@register("digits", shape=(1, 8, 8), levels=LEVELS)
 def digits() -> Dataset:
     """The 8x8 digits with 17 levels, in a fixed random order: 1350 rows train, 150 validate and 297 test."""
     x = _pixels()
     return Dataset(
-        "digits", x[:1350], x[1350:1500], x[1500:], levels=17,
+        "digits", x[:1350], x[1350:1500], x[1500:], levels=LEVELS,
         release="UCI optical digits, test part, as in scikit-learn; permutation seed 0, split 1350/150/297",
     )  # fmt: skip
 

@@ -31,19 +31,22 @@ class Source(NamedTuple):
     load: Callable[..., Dataset]
     shape: Shape | None = None
     """Shape of a row. None in place of a side stands for the ``size`` that the user sets."""
+    levels: int = 256
+    """The number of values that an element can take, if the data are quantised."""
 
 
 DATASETS = Registry[Source]("data set")
 """Every data set, by name."""
 
 
-def register(name: str, shape: Shape | None = None) -> Callable[[Load], Load]:
+def register(name: str, shape: Shape | None = None, levels: int = 256) -> Callable[[Load], Load]:
     """A decorator that registers a function as the loader of a data set.
 
     Args:
         name: the data set's name.
         shape: the shape of a row, if it is known before the data are loaded. The parameters of a recipe can then be
             counted without its data. None in place of a side stands for the ``size`` that the user sets.
+        levels: the number of values that an element can take, if the data are quantised.
 
     Raises:
         InputError: if another data set has that name.
@@ -59,7 +62,7 @@ def register(name: str, shape: Shape | None = None) -> Callable[[Load], Load]:
     """
 
     def join(load: Load) -> Load:
-        DATASETS.add(name, Source(load, shape))
+        DATASETS.add(name, Source(load, shape, levels))
         return load
 
     return join

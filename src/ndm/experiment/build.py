@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..data import Dataset, shape_of
+from ..data import DATASETS, Dataset, shape_of
 from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from ..density.build import Form, table_model
 from ..errors import InputError
@@ -260,4 +260,4 @@ def count_parameters(config: Config) -> int | None:
     if shape is None:
         return None
     with torch.device("meta"):
-        return build_model(config, shape, CategoricalDecoder(levels=256)).num_parameters
+        return build_model(config, shape, CategoricalDecoder(DATASETS[config.data.name].levels)).num_parameters

@@ -20,7 +20,7 @@ from ..evaluation.tables import markdown_table
 from ..hub import check_login, upload
 from ..model import NDM
 from ..saving import weights_checksum
-from ..sharing import UNKNOWN, Result, model_card, parts_of, usage
+from ..sharing import UNKNOWN, Result, check_license, model_card, parts_of, usage
 from ..support.checks import shown
 from ..support.files import read_json, write_whole
 from ..support.journal import read_lines
@@ -45,9 +45,10 @@ def push_run(run: Run, repository: str, license: str = UNKNOWN, private: bool = 
         The address of the repository.
 
     Raises:
-        InputError: if the run's files cannot be read, huggingface_hub is missing, nobody is logged in, or the Hub
-            refuses the repository.
+        InputError: if the run's files cannot be read, the licence has no name, huggingface_hub is missing, nobody is
+            logged in, or the Hub refuses the repository.
     """
+    check_license(license)
     check_login(repository)
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -105,6 +106,8 @@ def card_of(run: Run, model: NDM, repository: str, license: str, estimates: list
         command = f"ndm sample hf:{repository} --num 64 --out samples.png"
     step = step_of_model(run.model_folder, [], config.training.steps)
     trained = f"The weights are the average after step {step} of {config.training.steps}, from seed {config.seed}."
+    if config.training.patience:
+        trained += " This step has the best bound on validation rows."
     sections = [
         config.description, trained, parts_of(model), usage(repository, command), data_section(run),
         estimates_section(estimates, table),

@@ -158,7 +158,7 @@ class Run(RunFolder):
                     schema = None
                     if dataset.schema is not None:
                         schema = keep_schema(dataset.schema, len(dataset.train), self.model_folder)
-                    save_model(average, self.model_folder, trainer.step, schema)
+                    save_model(average, self.model_folder, trainer.averaged_step, schema)
             if trainer.skipped:
                 warn(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")
             if not trainer.finished:

@@ -332,6 +332,11 @@ class Trainer:
             best = state if self.best_step == self.step else self.checkpoints.load(self.best_step)
             self.best_weights = part_of(best.tensors, "average.")
 
+    @property
+    def averaged_step(self) -> int:
+        """The step of the weights of :meth:`averaged`."""
+        return self.best_step if self.best_weights and self.best_step is not None else self.step
+
     def averaged(self) -> NDM:
         """The averaged model with complete (not sharded) weights, in evaluation mode, on this process's device.
 

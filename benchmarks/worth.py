@@ -12,8 +12,8 @@ The sets are ``checkerboard``, ``gmm-digits``, ``digits``, ``mnist`` (28 x 28, a
   schedule is linear, the variance is fixed, and both are trained in continuous time.
 * ``fair``: every variant has the parameters of the conventional model, whose width gives way. Images have levels, and
   times are drawn where the loss is large.
-* ``few-2``, ``few-4``: the same, trained for two or four steps, with a learned schedule, end and reverse variance on
-  both sides.
+* ``few-2``, ``few-4``: the same, trained for two or four steps, with a learned schedule, end and reverse variance for
+  all variants; only ``nfdm`` keeps its own path, and models of tables have none of the three.
 
 Choose by ``--split validation`` with seeds 0 and 1, and confirm with ``--seed 2``, which is the default. Runs lie in
 the work folder, and finished ones are not repeated. The figures of each question are kept beside this file, and

@@ -95,6 +95,28 @@ def test_the_reverse_process_given_x_has_the_marginals_whatever_the_scale():
         torch.testing.assert_close(found.std(0), expected.std[0], rtol=0.06, atol=0)
 
 
+@pytest.mark.parametrize("eta", [1.0, 0.3])
+def test_a_step_back_keeps_the_marginal_whatever_the_scale(eta):
+    """E and Var of q(z_s | z_t, x) over q(z_t | x) are those of q(z_s | x); and the weight of a variance of x."""
+    process, _ = flow()
+    q, z = process(draw(3, 2), eta=eta), draw(3, 2, seed=1)
+    at_s, at_t, step = q.marginal(S), q.marginal(T), q.posterior(z, S, T)
+    kappa = (step.mean - at_s.mean) / (z - at_t.mean)
+    torch.testing.assert_close(step.std**2 + kappa**2 * at_t.std**2, at_s.std**2)
+    wide = process(draw(3, 2), torch.full((3, 2), 0.7, dtype=torch.float64), eta).posterior(z, S, T)
+    weight = expand(process.schedule(S).alpha, z) - kappa * expand(process.schedule(T).alpha, z)
+    torch.testing.assert_close(wide.std**2 - step.std**2, 0.7 * weight**2)
+
+
+def test_a_scale_that_follows_the_noise_has_its_derivative():
+    _, net = flow()
+    process = ndm.ForwardProcess(ndm.CosineSchedule(-6.0, 4.0), ndm.GaussianFlow(net), tied_to="noise")
+    q = process(draw(3, 2))
+    _, _, d_mean, d_std = q.affine_with_derivative(T)
+    torch.testing.assert_close(d_mean, slope_of(lambda t: q.marginal(t).mean, T), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(d_std, slope_of(lambda t: q.marginal(t).std, T), rtol=1e-6, atol=1e-8)
+
+
 def test_a_target_is_not_predicted_where_the_noise_depends_on_x():
     process, _ = flow()
     with pytest.raises(ndm.InputError, match="GaussianFlow scales it; predict x"):
@@ -114,13 +136,13 @@ def elementwise(shape=(2, 3)):
 
 
 def test_the_schedule_of_mulan_is_its_polynomial():
-    """gamma = gamma_min + (gamma_max - gamma_min) f(t) / f(1) with f' = (a t^2 + b t + c)^2 and a floor."""
+    """gamma = gamma_min + (gamma_max - gamma_min) f(t) / f(1) with f' = (a t^2 + b t + c)^2, but for a thousandth."""
     schedule = elementwise()
     a, b, c = (p.detach() for p in schedule.parameters())
     f = lambda t: a**2 / 5 * t**5 + a * b / 2 * t**4 + (b**2 + 2 * a * c) / 3 * t**3 + b * c * t**2 + c**2 * t  # noqa: E731
     t = torch.linspace(0, 1, 101)
     gamma, slope = schedule.gamma_with_derivative(t)
-    expected = torch.stack([-6 + 10 * (f(u) + FLOOR * u) / (f(1.0) + FLOOR) for u in t.tolist()])
+    expected = torch.stack([-6 + 10 * ((1 - FLOOR) * f(u) / f(1.0) + FLOOR * u) for u in t.tolist()])
     torch.testing.assert_close(gamma, expected)
     assert (slope > 0).all() and (gamma.diff(dim=0) > 0).all()
     inside = t[1:-1]
@@ -223,9 +245,9 @@ def test_a_learned_eta_is_the_rate_of_its_clock(schedule):
     x, z = draw(3, 2), draw(3, 2, seed=1)
     plain = ndm.ForwardProcess(schedule, transform)
     q, flat = plain(x), ndm.ForwardProcess(schedule, transform, clock=learned_clock(True, schedule))(x)
-    for one, other in ((q.posterior(z, S, T), flat.posterior(z, S, T)),):
-        torch.testing.assert_close(one.mean, other.mean)
-        torch.testing.assert_close(one.std, other.std)
+    one, other = q.posterior(z, S, T), flat.posterior(z, S, T)
+    torch.testing.assert_close(one.mean, other.mean)
+    torch.testing.assert_close(one.std, other.std)
     torch.testing.assert_close(q.reverse_drift(z, T), flat.reverse_drift(z, T))
 
     clock = learned_clock(False, schedule)
@@ -253,8 +275,10 @@ def test_a_learned_eta_is_trained_by_the_bound_and_not_for_targets():
     model = ndm.NDM(process, ndm.Predictor(SmoothNet(2, 2).double()), ndm.GaussianDecoder(), shape=(2,)).double()
     ndm.bound(model, draw(8, 2), steps=3).total.mean().backward()
     assert all(p.grad.abs().sum() > 0 for p in clock.parameters())
-    with pytest.raises(ndm.InputError, match="leave out the clock"):
+    with pytest.raises(ndm.InputError, match="do not learn eta"):
         process.toward(draw(3, 2))
+    with pytest.raises(ndm.InputError, match="do not learn eta, or predict x"):
+        ndm.NDM(process, ndm.Predictor(SmoothNet(2, 2).double(), target=True), ndm.GaussianDecoder(), shape=(2,))
     with pytest.raises(ndm.InputError, match="end points of the schedule"):
         ndm.ForwardProcess(schedule, clock=ndm.LearnedSchedule(-5.0, 3.0))
     with pytest.raises(ndm.InputError, match="clock must be"):
@@ -288,9 +312,34 @@ def test_a_run_of_each_is_trained_saved_and_read(form, tmp_path, float32):
     again = ndm.NDM.from_pretrained(tmp_path / "run")
     figures = [ndm.bound(m, x, generator=torch.Generator().manual_seed(0)).total for m in (model, again)]
     assert figures[0].isfinite().all() and (figures[0] == figures[1]).all()
-    assert ndm.sample(model, 2, steps=2).shape == x.shape
+    for solver in ("ancestral", "heun", "euler_maruyama", "stochastic_heun"):
+        assert ndm.sample(model, 2, steps=2, solver=solver).shape == x.shape
     kinds = {type(part).__name__ for part in (model.process.schedule, model.process.transform, model.process.clock)}
     assert kinds & {"GaussianFlow", "ElementwiseSchedule", "Blur", "LinearBasis", "LearnedSchedule"}
+
+
+def test_what_does_not_go_together_is_refused(capsys):
+    symbols = ["--model.transform", "embedding", "--model.parameterization", "symbols"]
+    for options, line in (
+        ([*symbols, "--model.schedule", "elementwise"], "symbols need one noise for all of their point"),
+        (["--model.transform", "network", "--model.predict_target", "true", "--model.learned_eta", "true"], "exclude"),
+        (["--model.schedule", "geometric", "--model.gamma_max", "-4"], "gamma_max must not be negative"),
+    ):
+        assert main(["train", "digits-conventional", *options, "--device", "cpu"]) == 2
+        assert line in capsys.readouterr().err
+
+
+def test_blurring_keeps_its_precision_and_needs_no_room(tmp_path):
+    """Its matrices are neither weights nor buffers, so that another dtype does not damage them."""
+    x = draw(2, 1, 300, 300)
+    net = torch.nn.Conv2d(1, 1, 1)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0), ndm.Blur((1, 300, 300), 90.0))
+    model = ndm.NDM(process, ndm.Predictor(net), ndm.GaussianDecoder(), shape=(1, 300, 300))
+    before = process.transform(x)(T[:2])
+    torch.testing.assert_close(model.to(torch.bfloat16).double().process.transform(x)(T[:2]), before)
+    model.save_pretrained(tmp_path)
+    again = ndm.NDM.from_pretrained(tmp_path, predictor=net)
+    torch.testing.assert_close(again.process.transform(x)(T[:2]), before)
 
 
 def test_blurring_needs_images(capsys):

@@ -404,6 +404,8 @@ def test_tables_that_cannot_be_trained_on_are_one_line(folder, tmp_path, capsys)
     data = folder / "x.csv"
     assert "needs path" in refused(["train", "table", "--out", tmp_path / "run"], capsys)
     assert "model.schedule is not for tables" in refused([*train, data, "--model.schedule", "learned"], capsys)
+    assert "model.tied_to is not for tables" in refused([*train, data, "--model.tied_to", "noise"], capsys)
+    assert "model.num_basis is not for tables" in refused([*train, data, "--model.num_basis", 5], capsys)
     assert "F moves the categories" in refused([*train, data, "--model.transform", "linear"], capsys)
     assert "training.sample_every" in refused([*train, data, "--training.sample_every", 5], capsys)
     assert "did you mean height" in refused([*train, data, "--data.columns", "{heigt: real}"], capsys)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -65,12 +66,6 @@ class Blur(Transform):
     """
 
     linear = True
-    columns: Tensor
-    """The cosine transform of a column, ``(H, H)``."""
-    lines: Tensor
-    """That of a line, ``(W, W)``."""
-    rates: Tensor
-    """lambda of each frequency, ``(H, W)``."""
 
     def __init__(self, shape: Sequence[int], width: float) -> None:
         super().__init__()
@@ -79,11 +74,6 @@ class Blur(Transform):
         require_number(width=width)
         require(width > 0, "the width of the blur must be positive", width)
         self.width = width
-        height, breadth = self.shape[1:]
-        self.register_buffer("columns", cosine_matrix(height), persistent=False)
-        self.register_buffer("lines", cosine_matrix(breadth), persistent=False)
-        i, j = torch.arange(height)[:, None] / height, torch.arange(breadth) / breadth
-        self.register_buffer("rates", (math.pi**2 * (i**2 + j**2)), persistent=False)
 
     @classmethod
     def build(cls, blueprint: Blueprint) -> Blur:
@@ -93,19 +83,22 @@ class Blur(Transform):
 
     def cosine(self, x: Tensor) -> Tensor:
         """The orthonormal discrete cosine transform of images, ``(B, C, H, W)``."""
+        columns, lines = (cosine_matrix(count).to(x) for count in self.shape[1:])
         with torch.autocast(x.device.type, enabled=False):
-            return self.columns.to(x) @ x @ self.lines.to(x).T
+            return columns @ x @ lines.T
 
     def inverse_cosine(self, frequencies: Tensor) -> Tensor:
         """The images with this cosine transform, ``(B, C, H, W)``."""
+        columns, lines = (cosine_matrix(count).to(frequencies) for count in self.shape[1:])
         with torch.autocast(frequencies.device.type, enabled=False):
-            return self.columns.to(frequencies).T @ frequencies @ self.lines.to(frequencies)
+            return columns.T @ frequencies @ lines
 
     def lost_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """1 - d and its time derivative, of each frequency; ``(B, 1, 1, 1)`` to ``(B, 1, H, W)``."""
         blur = self.width * torch.sin(math.pi / 2 * t) ** 2
         d_blur = self.width * math.pi / 2 * torch.sin(math.pi * t)
-        exponent, rates = self.rates.to(t) * blur**2 / 2, self.rates.to(t)
+        rates = decay_rates(*self.shape[1:]).to(t)
+        exponent = rates * blur**2 / 2
         # expm1, because almost nothing is lost at first.
         return -(1 - LEAST) * torch.expm1(-exponent), (1 - LEAST) * (-exponent).exp() * rates * blur * d_blur
 
@@ -115,9 +108,20 @@ class Blur(Transform):
         return BlurCurve(self, x)
 
 
+# They are no buffers: so they keep their precision whatever becomes of the model's dtype, and take no room in a file.
+@cache
+@torch.inference_mode(False)
 def cosine_matrix(count: int) -> Tensor:
-    """The orthonormal discrete cosine transform of ``count`` values (type II), ``(count, count)``."""
-    k, n = torch.arange(count, dtype=torch.float64)[:, None], torch.arange(count, dtype=torch.float64)
-    matrix = torch.cos(math.pi / count * (n + 0.5) * k) * math.sqrt(2 / count)
+    """The orthonormal discrete cosine transform of ``count`` values (type II), ``(count, count)``, in float64."""
+    numbers = torch.arange(count, dtype=torch.float64, device="cpu")
+    matrix = torch.cos(math.pi / count * (numbers + 0.5) * numbers[:, None]) * math.sqrt(2 / count)
     matrix[0] /= math.sqrt(2)
     return matrix
+
+
+@cache
+@torch.inference_mode(False)
+def decay_rates(height: int, width: int) -> Tensor:
+    """lambda of each frequency, ``(height, width)``, in float64."""
+    i, j = (torch.arange(count, dtype=torch.float64, device="cpu") / count for count in (height, width))
+    return math.pi**2 * (i[:, None] ** 2 + j**2)

@@ -14,7 +14,7 @@ from .support.checks import row_shape
 from .support.tensors import full_times
 
 FLOOR = 1e-3
-"""The least slope of gamma, in units of the slope of a line before training."""
+"""The least slope of gamma, in units of that of a line."""
 
 
 @SCHEDULES.register("elementwise")
@@ -22,11 +22,12 @@ class ElementwiseSchedule(Schedule):
     r"""Each element has noise of its own, with a learned polynomial for gamma.
 
     .. math::
-        \gamma_i(t) = \gamma_{\min} + (\gamma_{\max} - \gamma_{\min}) \frac{P_i(t)}{P_i(1)}, \qquad
-        P_i'(t) = (a_i t^2 + b_i t + c_i)^2 + 10^{-3}
+        \gamma_i(t) = \gamma_{\min} + (\gamma_{\max} - \gamma_{\min}) \Big[ (1 - \epsilon) \frac{P_i(t)}{P_i(1)}
+            + \epsilon t \Big], \qquad P_i'(t) = (a_i t^2 + b_i t + c_i)^2, \quad \epsilon = 10^{-3}
 
-    The square keeps gamma increasing. It is a line before training. This is the schedule of MuLAN without its auxiliary
-    latent: the bound depends on the order in which elements get their noise, and so it can be learned.
+    The square and the second term keep gamma increasing. It is a line before training. This is the schedule of MuLAN
+    without its auxiliary latent: the bound depends on the order in which elements get their noise, and so it can be
+    learned.
 
     Args:
         shape: the shape of a row of z, without the batch.
@@ -63,7 +64,9 @@ class ElementwiseSchedule(Schedule):
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         a, b, c = (p.to(t.dtype) for p in (self.quadratic, self.linear, self.constant))
         t = t.view(-1, *[1] * len(self.shape))
-        powers = torch.stack([c**2 + FLOOR, b * c, (b**2 + 2 * a * c) / 3, a * b / 2, a**2 / 5])
+        powers = torch.stack([c**2, b * c, (b**2 + 2 * a * c) / 3, a * b / 2, a**2 / 5])
         value = torch.stack([t**k * power for k, power in enumerate(powers, start=1)]).sum(0)
-        scale = (self.gamma_max - self.gamma_min) / powers.sum(0)
-        return self.gamma_min + scale * value, scale * ((a * t**2 + b * t + c) ** 2 + FLOOR)
+        span, total = self.gamma_max - self.gamma_min, powers.sum(0)
+        fraction = (1 - FLOOR) * value / total + FLOOR * t
+        slope = (1 - FLOOR) * (a * t**2 + b * t + c) ** 2 / total + FLOOR
+        return self.gamma_min + span * fraction, span * slope

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .batch import as_batch, as_float, check_magnitude
 from .decoder import Decoder
+from .embedding import Embedding
 from .errors import InputError
 from .predictor import BasePredictor
 from .process import ConditionalProcess, ForwardProcess
@@ -40,8 +41,8 @@ class NDM(nn.Module):
 
     Raises:
         InputError: if the predictor predicts a curve that the transform does not have, a target is predicted where the
-            transform scales the noise, the predictor's levels are not the decoder's, ``shape`` is not that of its
-            network, or a part is of another kind.
+            transform scales the noise or eta is learned, symbols have several noises, the predictor's levels are not
+            the decoder's, ``shape`` is not that of its network, or a part is of another kind.
 
     Example:
         >>> f = ndm.nn.MLP((64,), multiplier=2, embedding=0)
@@ -60,13 +61,20 @@ class NDM(nn.Module):
         )
         if predictor.num_basis and process.transform.predictable != predictor.num_basis:
             raise InputError(
-                f"a predicted curve (Predictor(num_basis={predictor.num_basis})) needs a TimeBasis transform with the "
-                "same num_basis; use num_basis=0 to evaluate F(x_hat)"
+                f"a predicted curve (Predictor(num_basis={predictor.num_basis})) needs a TimeBasis or LinearBasis "
+                "transform with the same num_basis; to evaluate F(x_hat), use num_basis=0 (model.predict_curve false)"
             )
         if predictor.target and process.transform.scales:
             raise InputError(
                 f"a target is predicted where the noise is the same for all x, and {type(process.transform).__name__} "
                 "scales it; predict x"
+            )
+        if predictor.target and process.clock is not None and not isinstance(process.transform, Identity):
+            raise InputError("a target is predicted for a fixed eta: do not learn eta, or predict x")
+        if process.schedule.per_channel and isinstance(process.transform, Embedding):
+            raise InputError(
+                f"symbols need one noise for all of their point: choose another schedule than "
+                f"{type(process.schedule).__name__}"
             )
         if predictor.levels is not None and predictor.levels != decoder.levels:
             raise InputError(

@@ -70,9 +70,9 @@ class ForwardProcess(nn.Module):
         tied_to: the time variable of F. ``"time"`` is t. ``"noise"`` is
             :math:`u(t) = \sigma_t^2 - \sigma_0^2`: F then changes where noise hides the change, and the continuous
             bound no longer depends on the shape of the schedule.
-        clock: learns eta at each time. It has the end points of the schedule, and its value at
+        clock: learns eta at each time. It is made with the end points of the schedule, and its value at
             :math:`(\gamma_t - \gamma_{\min}) / (\gamma_{\max} - \gamma_{\min})` takes the place of :math:`\gamma_t` in
-            :math:`\Gamma`, so that before training it changes nothing.
+            :math:`\Gamma`. Before training eta is within a tenth of 1.
 
     Raises:
         InputError: if ``eta`` or ``tied_to`` is wrong, F has one time where the schedule has several, or a part is of
@@ -158,7 +158,7 @@ class ForwardProcess(nn.Module):
                 "F(x, t), too: Predictor(..., value=True), or training.eta_range above 1"
             )
         if self.clock is not None and not isinstance(self.transform, Identity):
-            raise InputError("a target is predicted for a fixed eta: leave out the clock, or predict x")
+            raise InputError("a target is predicted for a fixed eta: do not learn eta, or predict x")
         from .target import TargetProcess
 
         return TargetProcess(self, target, value, variance, self.eta if eta is None else eta)
@@ -318,7 +318,10 @@ class ConditionalProcess:
         if self.variance is not None:
             # alpha_s - kappa alpha_t, the weight of the prediction in the mean, computed without cancellation.
             at_s, at_t = self.process.schedule(s), self.noise(t)
-            weight = -expand(at_s.alpha, z_t) * torch.expm1(log_rho + expand(at_s.gamma - at_t.gamma, z_t) / 2)
+            exponent = log_rho + expand(at_s.gamma - at_t.gamma, z_t) / 2
+            if self.process.transform.scales:
+                exponent = exponent + (s_s / expand(at_s.sigma, z_t)).log() - (s_t / expand(at_t.sigma, z_t)).log()
+            weight = -expand(at_s.alpha, z_t) * torch.expm1(exponent)
             variance = variance + weight**2 * self.variance
         return Gaussian(m_s + kappa * (z_t - m_t), variance.sqrt())
 

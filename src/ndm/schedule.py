@@ -230,12 +230,13 @@ class GeometricSchedule(PathSchedule):
     with their :math:`\delta = e^{\gamma_{\min}/2}`. They have no signal at t = 1, and here a little of it is left.
 
     Raises:
-        InputError: if ``gamma_min`` is not negative.
+        InputError: if ``gamma_min`` is not negative, or ``gamma_max`` is.
     """
 
     def __init__(self, gamma_min: float, gamma_max: float) -> None:
         super().__init__(gamma_min, gamma_max)
         require(gamma_min < 0, "gamma_min must be negative: the noise grows to a standard deviation of 1", gamma_min)
+        require(gamma_max >= 0, "gamma_max must not be negative: the ratio of noise to signal would fall", gamma_max)
 
     def path(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         alpha, d_alpha = self.signal(t)

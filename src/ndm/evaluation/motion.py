@@ -84,9 +84,9 @@ def report_motion(found: Motion) -> list[str]:
 
 
 def advice_on_motion(found: Motion, model: NDM) -> list[str]:
-    """What to do if F does not move. Points of symbols need not: an embedding is no identity."""
+    """What to do if F does not move. An embedding is no identity, and neither is an F that scales the noise."""
     transform = model.process.transform
-    if not found.faint or isinstance(transform, Embedding):
+    if not found.faint or transform.scales or isinstance(transform, Embedding):
         return []
     wider = ", or give it more model.transform_width" if isinstance(transform, (Network, TimeBasis)) else ""
     return [

@@ -18,6 +18,8 @@ from .settings import Config
 Match = Literal["none", "params", "compute"]
 CLOSE = 0.02
 """A match is told as a poor one if the ratio is off by more than this."""
+WORST = 1.25
+"""A ratio that is off by more than this factor is refused."""
 ROWS = 2
 
 
@@ -60,7 +62,7 @@ def match(config: Config, dataset: Dataset, how: Match, goal: float) -> Matched:
         goal: the number to reach.
 
     Raises:
-        InputError: if no width comes within a factor of two.
+        InputError: if no width comes within a factor of 1.25.
     """
     require_choice(get_args(Match), match=how)
     if how == "none":
@@ -91,7 +93,7 @@ def match(config: Config, dataset: Dataset, how: Match, goal: float) -> Matched:
         low, high = (middle, high) if found is None or found < 1 else (low, middle)
     known = {w: r for w in (low, high) if (r := ratio(w)) is not None}
     best = min(known, key=lambda w: abs(known[w] - 1)) if known else width
-    if not known or not 0.5 < known[best] < 2:
+    if not known or not 1 / WORST < known[best] < WORST:
         raise InputError(
             f"no model.width gives this variant the {'parameters' if how == 'params' else 'compute'} of the first one; "
             "make F smaller with model.transform_width, or do not match"

@@ -65,10 +65,12 @@ def plan_of(config: Config, rows: int, columns: int) -> Plan:
     Raises:
         InputError: if the config has a setting that a model of a table does not read.
     """
+    m = config.model
+    form = FORM if m.transform != "identity" or m.predict_curve or m.predict_target else ()
     for f in fields(ModelConfig):
         value = getattr(config.model, f.name)
         default = f.default_factory() if callable(f.default_factory) else f.default
-        usable = f.name in (*MODEL, *FORM) or value == default
+        usable = f.name in (*MODEL, *form) or value == default
         require(usable, f"model.{f.name} is not for tables; leave it at {default}", value)
     every = config.training.sample_every
     require(every == 0, "training.sample_every draws pictures, and a table has none; leave it at 0", every)

@@ -53,7 +53,7 @@ class ModelConfig:
             and levels is a distribution over the levels of quantised data, which helps most if there are many levels;
             for text, symbols is a distribution over the characters.
         predict_curve: predict the coefficients of F together with x, so that F is never evaluated on a prediction
-            (time_basis only).
+            (time_basis and linear_basis only).
         predict_target: predict, in the place of x, the one combination of values of F that the reverse process needs,
             so that F is evaluated on data alone. The ODE needs F(x, t), too, which is predicted as well if
             training.eta_range is above 1.
@@ -116,6 +116,8 @@ class ModelConfig:
         require(not self.learned_end or self.schedule in ("learned", "stepwise"), ends, True)
         both = "model.predict_target and model.predict_curve are two forms of the reverse process; set one to false"
         require(not (self.predict_target and self.predict_curve), both, "true and true")
+        eta = "model.learned_eta and model.predict_target exclude each other where F moves; set one to false"
+        require(not (self.learned_eta and self.predict_target) or self.transform == "identity", eta, "true and true")
         for name in ("predict_target", "predict_curve", "variance"):  # the target of a symbol is exact anyhow
             unused = self.parameterization != "symbols" or not getattr(self, name)
             require(unused, f"model.{name} is not for symbols; set it to false", True)

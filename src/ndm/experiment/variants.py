@@ -59,7 +59,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nfdm": _forward("gaussian_flow", schedule="geometric", gamma_max=10.0, learned_end=False, tied_to="time"),
     "diffenc": _forward("network", predict_target=True, tied_to="noise"),
     "elementwise": _forward("identity", schedule="elementwise", learned_end=False, tied_to="time"),
-    "blur": _forward("blur"),
+    "blur": _forward("blur", tied_to="time"),
 }
 
 

@@ -62,7 +62,7 @@ def checked_quadrature(q: Quadrature) -> Quadrature:
 
 
 def checked_rate(g: NoiseRate, z: Tensor) -> NoiseRate:
-    """``g``, refusing a value that is not one per row, or one per row and channel of ``z``.
+    """``g``, refusing a value that is not one per row, one per row and channel, or one per element of ``z``.
 
     Raises:
         InputError: when called, with both shapes.
@@ -70,7 +70,7 @@ def checked_rate(g: NoiseRate, z: Tensor) -> NoiseRate:
 
     def rate(t: Tensor) -> Tensor:
         value = g(t)
-        if getattr(value, "shape", None) != (len(t), *z.shape[1:2]):
+        if getattr(value, "shape", None) not in ((len(t), *z.shape[1:2]), z.shape):
             require_shape("the noise rate g(t)", value, t, "t")
         return value
 

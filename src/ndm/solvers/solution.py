@@ -22,7 +22,7 @@ VectorField = Callable[..., Tensor]
 """``f(t, z, *args)`` maps times ``(B,)``, states ``(B, *)`` and further inputs ``(B, ...)`` to ``(B, *)``."""
 
 NoiseRate = Callable[[Tensor], Tensor]
-"""``g(t)`` maps times ``(B,)`` to the diffusion coefficient, ``(B,)`` or ``(B, C)``."""
+"""``g(t)`` maps times ``(B,)`` to the diffusion coefficient, ``(B,)``, ``(B, C)`` or ``(B, *)``."""
 
 Quadrature = Callable[..., tuple[Tensor, Tensor]]
 """``q(t, z, *args)`` returns the field and an integrand ``(B,)`` along the path; the two often share work."""

@@ -22,7 +22,7 @@ from ndm.experiment import Run
 from ndm.gaussian import Gaussian
 from ndm.report import Subject, subject, write_report
 from ndm.report.build import DETAILED
-from ndm.report.charts import Axis, Curve, line_chart, short
+from ndm.report.charts import Axis, Curve, bar_chart, frame_of, line_chart, scatter_chart, short
 from ndm.report.columns import oddest
 from ndm.report.comparison import groups_of, reading
 from ndm.report.html import Html, element
@@ -251,13 +251,38 @@ def test_points_and_trails_follow_the_ode(tmp_path, little):
     assert [s["data-times"].split()[0] for s in page.all("input")] == ["0.00", "1.00"]
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-7, 5), (3.02, 3.07), (1e-4, 2e3), (0.3, 4), (1, 3e9)])
+ENDS = [(0, 1), (-7, 5), (3.02, 3.07), (1e-4, 2e3), (0.3, 4), (1, 3e9)]
+HARD = [
+    (3, 3), (1e17, 1e17), (1.5e30, 1.5e30), (1.5e30, 1.6e30), (1e30, 1e30 * (1 + 1e-15)), (0, 5e-324),
+    (5e-324, 5e-324), (-1e308, 1e308),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("low", "high"), ENDS + HARD)
 @pytest.mark.parametrize("log", [False, True])
 def test_the_numbers_at_an_axis_are_inside_of_it(low, high, log):
-    ticks = Axis(low, high, 40, 350, log=log and low > 0).ticks()
-    edge = 1e-8 * (high - low)
-    assert 2 <= len(ticks) <= 8 and all(low - edge <= tick <= high + edge for tick in ticks)
+    axis = Axis(low, high, 40, 350, log=log and low > 0)
+    ticks, edge = axis.ticks(), 1e-8 * (axis.high - axis.low)
+    if (low, high) in ENDS:
+        assert (axis.low, axis.high) == (low, high)
+    assert 2 <= len(ticks) <= 8 and all(axis.low - edge <= tick <= axis.high + edge for tick in ticks)
+    assert all(39.9 <= axis(value) <= 350.1 for value in (*ticks, min(max(low, -1e300), 1e300)))
     assert [float(short(tick).replace(",", "")) for tick in ticks] == pytest.approx(ticks, rel=1e-3)
+
+
+@pytest.mark.parametrize("values", [[1.5e30] * 199 + [1.6e30], [1.5e30] * 300, [1e17], [5e-324], [-1e308, 1e308]])
+def test_a_frame_has_a_length_that_its_bins_can_share(values):
+    edges = np.linspace(*frame_of(np.array(values)), 41)
+    assert (np.diff(edges) > 0).all() and edges[0] <= max(values[0], -1e300) <= edges[-1]
+    points = np.stack([values, values], 1)
+    for square in (False, True):
+        chart = scatter_chart([points], ["rows"], "x", "y", "label", square=square)
+        assert not re.search(r'[" ](nan|inf)', chart)
+
+
+def test_an_error_that_is_no_number_is_not_drawn():
+    chart = bar_chart([("a", 1.0, math.nan), ("b", 2.0, 0.5), ("c", 3.0, None), ("d", 1.0, math.inf)], "x", "y", "label")
+    assert chart.count('class="error"') == 1 and "nan" not in chart and "inf" not in chart
 
 
 def test_points_that_cannot_be_drawn_are_left_out_of_a_curve():

@@ -20,6 +20,10 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 10, 12, 34
 COLOURS = 8
 MOST_POINTS = 250
 """The most points of a curve; of a longer one, every so many-th is drawn."""
+LARGEST = 1e300
+"""The largest end of an axis, so that the length of an axis is a number, too."""
+NARROWEST = 1e-9
+"""The least length of an axis, as a share of its larger end, so that floats between its ends differ."""
 
 
 class Curve(NamedTuple):
@@ -35,15 +39,14 @@ class Axis:
     """An axis: it maps values to places, and chooses where the numbers are.
 
     Args:
-        low, high: the ends in values; equal ends are moved apart.
+        low, high: the ends in values; ends that are equal, or nearly so, are moved apart.
         start, end: their places in units of the chart.
         log: whether equal ratios are equal distances.
     """
 
     def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
-        if not low < high:
-            low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-        self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
+        self.low, self.high = apart(low, high, log)
+        self.start, self.end, self.log = start, end, log
 
     def __call__(self, value: float) -> float:
         """The place of a value."""
@@ -65,6 +68,18 @@ class Axis:
         step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= raw * (1 - 1e-9))
         first = math.ceil(self.low / step - 1e-9)
         return [step * k for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def apart(low: float, high: float, log: bool = False) -> tuple[float, float]:
+    """Two ends of an axis within ±:data:`LARGEST`, moved apart if they are equal or nearly so.
+
+    Numbers below 1e-12 are 0 at a linear axis, so its ends are moved apart if they are nearer than that.
+    """
+    low, high = (min(max(end, 1 / LARGEST if log else -LARGEST), LARGEST) for end in (low, high))
+    size = max(abs(low), abs(high))
+    if high - low > max(NARROWEST * size, 0.0 if log else 1e-12):
+        return low, high
+    return (low / 2, high * 2) if log else (low - max(0.5, 0.1 * size), high + max(0.5, 0.1 * size))
 
 
 def line_chart(
@@ -119,10 +134,10 @@ def bar_chart(
     """Upright bars with their standard errors.
 
     Args:
-        bars: the name, the height and the error of each; a height that is not finite is drawn as 0.
+        bars: the name, the height and the error of each; a height or an error that is not finite is drawn as 0.
         x, y, label: as in :func:`line_chart`.
     """
-    heights = [(value if math.isfinite(value) else 0.0, error or 0.0) for _, value, error in bars]
+    heights = [(_finite(value), _finite(error)) for _, value, error in bars]
     up = Axis(min(0.0, *(v - e for v, e in heights)), max(0.0, *(v + e for v, e in heights)), HEIGHT - BOTTOM, TOP)
     across = Axis(0, len(bars), LEFT, WIDTH - RIGHT)
     width, parts = across(1) - across(0), [axes(across, up, "", y, ticks_x=False)]
@@ -143,6 +158,10 @@ def bar_chart(
     parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=up(0.0), y2=up(0.0), class_="zero"))
     parts.append(element("text", x, x=(LEFT + WIDTH - RIGHT) / 2, y=HEIGHT - 4, text_anchor="middle"))
     return _svg(label, *parts)
+
+
+def _finite(value: float | None) -> float:
+    return 0.0 if value is None or not math.isfinite(value) else value
 
 
 def steps_chart(
@@ -237,12 +256,12 @@ def scatter_chart(
 
 def frame_of(values: np.ndarray) -> tuple[float, float]:
     """The range of the middle 99 % of numbers, a tenth wider on both sides."""
-    finite = values[np.isfinite(values)]
+    finite = np.clip(values[np.isfinite(values)], -LARGEST, LARGEST)
     if not len(finite):
         return 0.0, 1.0
-    low, high = np.quantile(finite, [0.005, 0.995])
-    pad = 0.1 * (high - low) or 0.5
-    return float(low - pad), float(high + pad)
+    low, high = np.quantile(finite, [0.005, 0.995]).tolist()
+    pad = 0.1 * (high - low)
+    return apart(low - pad, high + pad)
 
 
 def axes(across: Axis, up: Axis, x: str, y: str, height: int = HEIGHT, ticks_x: bool = True) -> Html:

@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+from ndm import NDM
 from ndm.cli import main
 from ndm.data import identity
 from ndm.experiment import Run
@@ -11,6 +12,7 @@ from ndm.experiment.build import seeded_model
 from ndm.experiment.recipe import read_config
 from ndm.experiment.settings import make_config, named_settings
 from ndm.experiment.snapshot import save_model
+from ndm.saving import weights_checksum
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 
@@ -65,7 +67,7 @@ def report(*arguments):
 
 
 def untrained(folder, recipe, estimates=(), **settings):
-    """A run as a training of no steps would leave it, with estimates of its likelihood by their names."""
+    """A run as a training of no steps would leave it, with estimates of its likelihood by their names; see `keep`."""
     tree = named_settings_of(recipe) | {"training.steps": 4, "model.width": 8, "model.depth": 1} | settings
     config = make_config(nested(tree))
     run = Run.create(folder, config)
@@ -74,15 +76,25 @@ def untrained(folder, recipe, estimates=(), **settings):
     save_model(seeded_model(config, dataset).eval(), run.model_folder, config.training.steps)
     for step in (1, 2, 4):
         run.log({"step": step, "bpd": 5.0 / step, "validation_bpd": 6.0 / step, "gradient_norm": 1.0, "seconds": 0.1})
-    facts = {"step": 4, "last_step": 4, "weights": "EMA", "split": "test", "dtype": "float32"}
+    if estimates:
+        keep(run, estimates)
+    return run
+
+
+def keep(run, estimates, **facts):
+    """Append estimates by their names to a run's file, as an evaluation of its finished model does.
+
+    ``facts`` take the place of those of that evaluation: step, weights, weights_sha256, split and so on.
+    """
     found = [
         {"estimator": name, "bpd": value, "standard_error": 0.0123, "nats": 1.5, "rows": 40, "samples": 3, "seed": 0,
          "nfe": 30.0}
-        for name, value in dict(estimates).items()
+        for name, value in estimates.items()
     ]  # fmt: skip
-    if found:
-        run.evaluations_file.write_text(json.dumps({**facts, "estimates": found}) + "\n")
-    return run
+    checksum = weights_checksum(NDM.from_pretrained(run.model_folder))
+    own = {"step": 4, "last_step": 4, "weights": "EMA", "weights_sha256": checksum, "split": "test", "dtype": "float32"}
+    with run.evaluations_file.open("a") as file:
+        file.write(json.dumps({**own, **facts, "estimates": found}) + "\n")
 
 
 def named_settings_of(recipe):

@@ -23,8 +23,9 @@ from ndm.gaussian import Gaussian
 from ndm.report import Subject, subject, write_report
 from ndm.report.build import DETAILED
 from ndm.report.charts import Axis, Curve, bar_chart, frame_of, line_chart, scatter_chart, short
-from ndm.report.columns import oddest
-from ndm.report.comparison import groups_of, reading
+from ndm.report.columns import edges_of, oddest
+from ndm.report.comparison import figures_of, groups_of, reading
+from ndm.report.estimates import best_estimate, estimates
 from ndm.report.html import Html, element
 from ndm.report.images import LARGEST_FRAME, LARGEST_SIDE, png_address, smaller
 from ndm.report.movement import BANDWIDTH, CELLS, IMAGES, SHEETS, density
@@ -32,7 +33,7 @@ from ndm.report.moving import SIDE, Frame, contours
 from ndm.report.page import LARGEST, write_page
 from ndm.report.samples import nearest
 from ndm.support.tensors import full_times, seeded
-from pages import Page, report, untrained
+from pages import Page, keep, report, untrained
 
 from conftest import refused
 
@@ -150,6 +151,25 @@ def test_the_doctor_of_the_page_is_that_of_the_command(digits, capsys):
     found = json.loads(capsys.readouterr().out)
     assert f"bound {found['bound']:.4f} ± {found['bound_error']:.4f} bits/dim on 150 rows" in digits.page.text
     assert all(sentence in digits.page.text for sentence in found["advice"])
+
+
+def test_the_estimate_of_the_tiles_is_of_test_rows_and_of_these_weights(tmp_path):
+    run = untrained(tmp_path / "run", "ring", {"bound, T=10": 1.0, "bound, continuous time": 2.0})
+    keep(run, {"bound, continuous time": 3.0}, split="validation")
+    keep(run, {"bound, continuous time": 4.0}, weights_sha256="0" * 64)
+    keep(run, {"bound, continuous time": 5.0}, weights_sha256=None)
+    assert best_estimate(subject_of(run.folder)) == ("2.000 ± 0.012", "bits/dim, bound, continuous time, 40 test rows")
+    rows = re.findall(r"<tr>(.*?)</tr>", estimates(subject_of(run.folder)))[1:]
+    others = ["not the weights of this report" in row for row in rows]
+    assert others == [False, False, False, True, True]  # and none of them hides another
+
+
+def test_a_run_without_estimates_of_test_rows_has_another_one_in_its_tiles(tmp_path):
+    run = untrained(tmp_path / "run", "ring")
+    keep(run, {"bound, T=10": 5.0}, weights_sha256="0" * 64)
+    assert best_estimate(subject_of(run.folder)) is None
+    keep(run, {"bound, T=10": 3.0}, split="validation")
+    assert best_estimate(subject_of(run.folder))[0] == "3.000 ± 0.012"
 
 
 # Pictures
@@ -280,8 +300,16 @@ def test_a_frame_has_a_length_that_its_bins_can_share(values):
         assert not re.search(r'[" ](nan|inf)', chart)
 
 
+def test_a_column_whose_step_is_lost_beside_its_numbers_has_bins():
+    column = SimpleNamespace(kind="quantised", step=1.0, low=1e17, high=1e17)
+    edges = edges_of(np.array([1e17]), column)
+    assert len(edges) > 1 and (np.diff(edges) > 0).all()
+
+
 def test_an_error_that_is_no_number_is_not_drawn():
-    chart = bar_chart([("a", 1.0, math.nan), ("b", 2.0, 0.5), ("c", 3.0, None), ("d", 1.0, math.inf)], "x", "y", "label")
+    chart = bar_chart(
+        [("a", 1.0, math.nan), ("b", 2.0, 0.5), ("c", 3.0, None), ("d", 1.0, math.inf)], "x", "y", "label"
+    )
     assert chart.count('class="error"') == 1 and "nan" not in chart and "inf" not in chart
 
 
@@ -417,6 +445,19 @@ def test_a_comparison_says_which_differences_exceed_the_spread_of_the_seeds(tmp_
     assert "ODE, 40 test rows 1.5000 b0 1.2500 (0.0000) -0.2500 cannot be said" in text
     assert "model.dropout 0.25 instead of 0.0" in text and "a0 (seeds 0, 1, 2)" in text
     assert len([h for h in page.all("section") if h["class"] == "run"]) == 2  # one for each group
+
+
+def test_estimates_of_other_weights_are_not_compared(tmp_path, little):
+    """Those of a checkpoint, of a model that was there before, and those that do not say whose they are."""
+    run = untrained(tmp_path / "run", "ring", {"bound, T=10": 1.0, "bound, T=50": 2.0})
+    keep(run, {"bound, T=10": 3.0, "a": 1.0}, weights="EMA (checkpoint newest)")
+    keep(run, {"bound, T=50": 4.0, "b": 1.0}, weights_sha256="0" * 64)
+    keep(run, {"c": 1.0}, weights_sha256=None)
+    keep(run, {"bound, T=10": 5.0}, split="validation")
+    found = figures_of(subject_of(run.folder))
+    kept = {name: value for name, value in found.items() if "made for this report" not in name}
+    rows = "40 test rows", "40 validation rows"
+    assert kept == {f"bound, T=10, {rows[0]}": 1.0, f"bound, T=50, {rows[0]}": 2.0, f"bound, T=10, {rows[1]}": 5.0}
 
 
 def test_one_group_has_the_spread_of_its_seeds(tmp_path, little):

@@ -95,7 +95,9 @@ def edges_of(values: np.ndarray, column: Column) -> np.ndarray:
     """The edges of bins around values; where a column has few values, a bin for each."""
     low, high = frame_of(values)
     if column.step and column.kind != "date" and (column.high - column.low) / column.step <= 2 * BINS:
-        return np.arange(column.low - column.step / 2, column.high + column.step, column.step)
+        edges = np.arange(column.low - column.step / 2, column.high + column.step, column.step)
+        if len(edges) > 1 and (np.diff(edges) > 0).all():  # a step is lost beside a large number
+            return edges
     return np.linspace(low, high, BINS + 1)
 
 

@@ -79,8 +79,7 @@ def settings_of(subject: Subject) -> Config:
 def figures_of(subject: Subject) -> dict[str, float]:
     """The estimates of a run by names that mean the same in every run, and the bound that the report makes."""
     kept = {
-        k.name: float(k.estimate["bpd"]) for k in subject.estimates
-        if k.facts.get("step") == subject.snapshot.step and k.facts.get("weights") == "EMA"
+        k.name: float(k.estimate["bpd"]) for k in subject.own_estimates if k.facts.get("weights") == "EMA"
     }  # fmt: skip
     return kept | own_bound(subject)
 

@@ -8,11 +8,19 @@ from .html import Html, head, joined, note, table
 from .kept import is_number
 from .subject import Subject
 
+OTHER = " (not the weights of this report)"
+"""What the table says of an estimate of other weights, or of unknown ones."""
+
 
 def best_estimate(subject: Subject) -> tuple[str, str] | None:
-    """The newest bound of test rows as a number and words, else any other estimate; None if there is none."""
-    kept = [k for k in subject.estimates if k.facts.get("step") == subject.snapshot.step]
-    kept.sort(key=lambda k: (k.facts.get("split") == "test", "continuous" in str(k.estimate["estimator"])))
+    """The newest bound of test rows as a number and words, else any other estimate; None if there is none.
+
+    Only estimates of the weights that are reported on count.
+    """
+    kept = sorted(
+        subject.own_estimates,
+        key=lambda k: (k.facts.get("split") == "test", "continuous" in str(k.estimate["estimator"])),
+    )
     if not kept:
         return None
     estimate = kept[-1].estimate
@@ -39,13 +47,15 @@ def likelihoods(subject: Subject) -> Html:
         return note(
             f"The run has no estimates of the likelihood yet. This command makes them: ndm evaluate {subject.name}"
         )
-    unit = subject.dataset.unit
+    unit, own = subject.dataset.unit, subject.own_estimates
     header = ["estimator", unit, "s.e.", "nats per row", "rows", "draws", "NFE", "step", "weights", "seed"]
     rows = [
         [
             str(e["estimator"]), number(e["bpd"]), number(e.get("standard_error")), number(e.get("nats")),
             f"{e.get('rows', '?')} {facts.get('split', '')}", text(e.get("samples")), number(e.get("nfe"), 0),
-            text(facts.get("step")), f"{text(facts.get('weights'))}, {text(facts.get('dtype'))}", text(e.get("seed")),
+            text(facts.get("step")),
+            f"{text(facts.get('weights'))}, {text(facts.get('dtype'))}{'' if (facts, e) in own else OTHER}",
+            text(e.get("seed")),
         ]
         for facts, e in kept
     ]  # fmt: skip

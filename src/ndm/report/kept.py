@@ -49,7 +49,8 @@ def kept_estimates(run: Run) -> list[Kept]:
         for estimate in dictionaries(record["estimates"]):
             if is_number(estimate.get("bpd")) and "estimator" in estimate:
                 kept = Kept(facts, estimate)
-                key = (kept.name, estimate.get("seed"), *(facts.get(k) for k in ("step", "weights", "dtype", "data")))
+                names = ("step", "weights", "weights_sha256", "dtype", "data")
+                key = (kept.name, estimate.get("seed"), *(facts.get(name) for name in names))
                 found[tuple(map(str, key))] = kept
     return list(found.values())
 

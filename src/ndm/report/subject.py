@@ -21,6 +21,7 @@ from ..likelihood import affordable_divergence
 from ..model import NDM
 from ..objective import bound
 from ..sampling import sample_in_batches
+from ..saving import weights_checksum
 from ..support.tensors import seeded
 from .images import is_image
 from .kept import Kept, Metrics, kept_estimates, kept_metrics
@@ -76,6 +77,16 @@ class Subject:
     def estimates(self) -> list[Kept]:
         """The estimates of the likelihood that the run's folder has."""
         return kept_estimates(self.run)
+
+    @cached_property
+    def weights(self) -> str:
+        """The SHA-256 of the weights."""
+        return weights_checksum(self.model)
+
+    @property
+    def own_estimates(self) -> list[Kept]:
+        """The estimates of exactly these weights. Those that do not say whose they are never count."""
+        return [kept for kept in self.estimates if kept.facts.get("weights_sha256") == self.weights]
 
     @cached_property
     def metrics(self) -> list[Metrics]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..data import identity
-from ..saving import weights_checksum
 from ..support.files import read_text
 from .charts import Curve, line_chart
 from .estimates import best_estimate
@@ -61,7 +60,7 @@ def what(subject: Subject) -> Html:
         ("optimiser", f"{training.optimizer}, learning rate {training.learning_rate:g}"),
         ("seed of training", str(config.seed)),
         ("seed of this report", str(subject.seed)),
-        ("weights", f"EMA, sha256 {weights_checksum(subject.model)[:16]}"),
+        ("weights", f"EMA, sha256 {subject.weights[:16]}"),
     ]  # fmt: skip
     text = read_text(subject.run.config_file)
     return joined([

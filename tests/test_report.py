@@ -6,6 +6,8 @@ import io
 import json
 import math
 import re
+import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +26,7 @@ from ndm.report import Subject, subject, write_report
 from ndm.report.build import DETAILED
 from ndm.report.charts import Axis, Curve, bar_chart, frame_of, line_chart, scatter_chart, short
 from ndm.report.columns import edges_of, oddest
-from ndm.report.comparison import figures_of, groups_of, reading
+from ndm.report.comparison import figures_of, groups_of, reading, settings_of
 from ndm.report.estimates import best_estimate, estimates
 from ndm.report.html import Html, element
 from ndm.report.images import LARGEST_FRAME, LARGEST_SIDE, png_address, smaller
@@ -66,8 +68,6 @@ def subject_of(folder, seed=0):
 @pytest.fixture(scope="module")
 def digits(finished_run, tmp_path_factory):
     """The page of a run of digits with estimates and metrics, and the run's folder."""
-    import shutil
-
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     folder = tmp_path_factory.mktemp("report") / "run"
@@ -418,6 +418,41 @@ def test_a_model_without_an_ode_and_data_without_test_rows_are_said_in_a_line(tm
 
 
 # Several runs
+
+
+def test_the_page_has_no_path_of_the_machine(table, tmp_path, little):
+    """Nor a difference of two runs: moved data are the same data, and another init is told without its path."""
+    for name, init in (("a", None), ("b", str(tmp_path / "secret"))):
+        shutil.copytree(table, tmp_path / name)
+        (tmp_path / f"{name}.csv").write_bytes((table.parent / "x.csv").read_bytes())
+        config = Run(table).config
+        replace(config, init=init, data=replace(config.data, path=str(tmp_path / f"{name}.csv"))).save(
+            tmp_path / name / "config.yaml"
+        )
+    page = report(tmp_path / "a", tmp_path / "b", tmp_path / "page.html")
+    assert str(tmp_path) not in page.source and "init names other weights" in page.text and "width: 8" in page.text
+    found = [subject_of(tmp_path / name) for name in "ab"]
+    assert len(groups_of(found)) == 2 and settings_of(found[0]) == settings_of(found[1])
+
+
+def test_data_of_other_units_have_rows_and_charts_of_their_own(table, tmp_path, little):
+    untrained(tmp_path / "ring", "ring", {"bound, T=10": 1.25})
+    untrained(tmp_path / "moons", "moons", {"bound, T=10": 1.5})
+    page = report(tmp_path / "ring", table, tmp_path / "moons", tmp_path / "page.html")
+    rows = re.findall(r"<tr>(.*?)</tr>", page.source.partition("comparison of the runs")[2].partition("</table>")[0])
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in rows]
+    assert rows[0] == ["estimate", "unit", "ring", "run", "moons"]
+    assert rows[1] == ["bound, T=10, 40 test rows", "bits/dim", "1.2500", "", "1.5000"]
+    assert {row[1] for row in rows[1:]} == {"bits/dim", "bits/column"}
+    for row in rows[1:]:
+        assert (row[3] != "") == (row[1] == "bits/column") and (row[2] + row[4] != "") == (row[1] == "bits/dim")
+    section = page.source.partition('id="comparison"')[2].partition("</section>")[0]
+    captions = re.findall(r"<figure>(.*?)<figcaption>(.*?)</figcaption>", section, flags=re.DOTALL)
+    assert [re.search("bits/[a-z]+", words)[0] for _, words in captions] == ["bits/dim"] * 2 + ["bits/column"] * 2
+    for drawn, words in captions:
+        names = ["ring", "moons"] if "bits/dim" in words else ["run"]
+        assert re.findall(r"<li[^>]*>([^<]*)</li>", drawn) == names
+        assert ("bits/dim" in drawn) == ("bits/dim" in words) and ("bits/column" in drawn) == ("bits/column" in words)
 
 
 def test_runs_of_equal_settings_and_other_seeds_are_a_group(tmp_path, little):

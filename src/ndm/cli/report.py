@@ -18,6 +18,7 @@ DESCRIPTION = (
     "test rows and the nearest training rows, F(x, t) and paths of the ODE with sliders, the schedule, and what `ndm "
     "doctor` says. For a table it has the columns, pairs of columns and the oddest rows. With several runs, runs of "
     "equal settings and other seeds are one group, and a table says which differences exceed the spread of the seeds. "
+    "The page holds test rows and training rows, of a table whole rows, do not send it on if these are secret. "
     "Examples: ndm report runs/digits --out report.html; ndm report runs/comparison/*-seed* --out report.html"
 )
 

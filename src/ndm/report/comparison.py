@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..data import identity, same_data
 from ..evaluation import Protocol, evaluate
 from ..experiment.comparison import interval
 from ..experiment.differences import difference, with_spread
+from ..experiment.push import public_config
 from ..experiment.settings import Config, differences
 from .charts import Curve, line_chart
 from .html import Html, element, figure, joined, note, side_by_side, table
@@ -63,7 +64,12 @@ def groups_of(subjects: Sequence[Subject]) -> list[Group]:
 def same_settings(a: Subject, b: Subject) -> bool:
     """Whether two runs differ by nothing but the seed."""
     same = settings_of(a) == settings_of(b) and a.snapshot.step == b.snapshot.step
-    return same and same_rows(a, b)
+    return same and same_start(a, b) and same_rows(a, b)
+
+
+def same_start(a: Subject, b: Subject) -> bool:
+    """Whether the training of two runs began with the same weights, apart from the seed."""
+    return a.run.config.init == b.run.config.init
 
 
 def same_rows(a: Subject, b: Subject) -> bool:
@@ -72,8 +78,8 @@ def same_rows(a: Subject, b: Subject) -> bool:
 
 
 def settings_of(subject: Subject) -> Config:
-    """The settings of a run without its seed and its description."""
-    return replace(subject.run.config, seed=0, description="")
+    """The settings of a run without its seed, its description and the paths of the machine."""
+    return replace(public_config(subject.run.config), seed=0, description="")
 
 
 def figures_of(subject: Subject) -> dict[str, float]:
@@ -107,8 +113,8 @@ def comparison(groups: Sequence[Group]) -> Html:
     if not all(same_rows(first.first, group.first) for group in groups):
         parts.append(note("The runs were trained on different data, so their estimates stand side by side and are not "
                           "compared."))  # fmt: skip
-        header = ["estimate", *(group.name for group in groups)]
-        rows = [[name, *(cell(group.values(name)) for group in groups)] for name in names]
+        header = ["estimate", "unit", *(group.name for group in groups)]
+        rows = [row for unit in units_of(groups) for name in names if (row := beside(name, unit, groups)) is not None]
     elif len(groups) == 1:
         header = [f"estimate, {unit}", "mean (s.d. over seeds)", "lowest", "highest", "seeds"]
         rows = []
@@ -134,6 +140,8 @@ def told(group: Group, first: Group) -> str:
         return f"{size}; {group.first.run.config.description or 'the first run'}"
     changed = differences(settings_of(first.first), settings_of(group.first))
     words = [f"{name} {new} instead of {old}" for name, (old, new) in changed.items()]
+    if not same_start(first.first, group.first):  # without the path
+        words.insert(0, "init names other weights")
     more = len(words) - MOST_SETTINGS
     listed = "; ".join(words[:MOST_SETTINGS]) + (f"; and {more} more settings" if more > 0 else "")
     return f"{size}; {listed or 'the settings are those of the first'}"
@@ -142,6 +150,17 @@ def told(group: Group, first: Group) -> str:
 def cell(values: dict[int, float]) -> str:
     """A mean with its spread, or nothing."""
     return with_spread(list(values.values())) if values else ""
+
+
+def units_of(groups: Sequence[Group]) -> list[str]:
+    """The units of the estimates of groups, each once."""
+    return list(dict.fromkeys(group.first.dataset.unit for group in groups))
+
+
+def beside(name: str, unit: str, groups: Sequence[Group]) -> list[str] | None:
+    """The row of an estimate in a unit of groups on different data; None if no group has it."""
+    cells = [cell(group.values(name)) if group.first.dataset.unit == unit else "" for group in groups]
+    return [name, unit, *cells] if any(cells) else None
 
 
 def compared(name: str, first: Group, other: Group) -> list[str] | None:
@@ -166,23 +185,40 @@ def reading(pairs: Sequence[float]) -> str:
 
 
 def curves(groups: Sequence[Group]) -> Html:
-    """The validation bounds of all runs by steps, and the bits by time of the first run of each group."""
-    lines, profiles, subjects = [], [], [subject for group in groups for subject in group.subjects]
+    """The bounds of all runs by steps, and the bits by time of the first run of each group; a chart for each unit."""
+    units = units_of(groups)
+    parts = []
+    for unit in units:
+        which = f"every run in {unit}" if len(units) > 1 else "every run"
+        colours = {colour: group for colour, group in enumerate(groups) if group.first.dataset.unit == unit}
+        parts += [bounds_by_step(colours, unit, which), *bits_by_time(colours, unit)]
+    return side_by_side(*parts)
+
+
+def bounds_by_step(groups: Mapping[int, Group], unit: str, which: str) -> Html:
+    """The bounds of all runs of groups, which have colours, by steps."""
+    subjects = [subject for group in groups.values() for subject in group.subjects]
     validated = all(len(curve_of(subject.training, "validation_bpd")) >= FEWEST for subject in subjects)
-    for colour, group in enumerate(groups):
+    lines = []
+    for colour, group in groups.items():
         for number, subject in enumerate(group.subjects):
             points = curve_of(subject.training, "validation_bpd" if validated else "bpd")
             lines.append(Curve(group.name if number == 0 else "", points, colour))
+    log = positive([point for line in lines for point in line.points] or [(0.0, 1.0)])
+    rows = "validation rows" if validated else "training batches"
+    chart = line_chart(lines, "step", f"bound, {unit}", f"bounds of {which} by step", log=log)
+    return figure(chart, f"The bound of {which} on {rows}. Runs of a group have one colour.")
+
+
+def bits_by_time(groups: Mapping[int, Group], unit: str) -> list[Html]:
+    """The bits by time of the first run of each group that has been examined."""
+    profiles = []
+    for colour, group in groups.items():
         if group.first.examined:
             profile = group.first.diagnosis.profile
             middles = [((k + 0.5) / len(profile), value) for k, value in enumerate(profile)]
             profiles.append(Curve(group.first.name, middles, colour))
-    unit = groups[0].first.dataset.unit
-    log = positive([point for line in lines for point in line.points] or [(0.0, 1.0)])
-    rows = "validation rows" if validated else "training batches"
-    chart = line_chart(lines, "step", f"bound, {unit}", "bounds of all runs by step", log=log)
-    parts = [figure(chart, f"The bound of every run on {rows}. Runs of a group have one colour.")]
-    if profiles:
-        parts.append(figure(line_chart(profiles, "t", unit, "diffusion term by time", y_range=(0.0, 0.0)),
-                            "The part of the diffusion term from each tenth of time."))  # fmt: skip
-    return side_by_side(*parts)
+    if not profiles:
+        return []
+    chart = line_chart(profiles, "t", unit, "diffusion term by time", y_range=(0.0, 0.0))
+    return [figure(chart, f"The part of the diffusion term from each tenth of time, in {unit}.")]

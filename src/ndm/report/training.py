@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
+import yaml
+
 from ..data import identity
-from ..support.files import read_text
+from ..experiment.push import public_config
 from .charts import Curve, line_chart
 from .estimates import best_estimate
 from .html import Html, details, element, facts, figure, joined, note, side_by_side
@@ -62,11 +66,11 @@ def what(subject: Subject) -> Html:
         ("seed of this report", str(subject.seed)),
         ("weights", f"EMA, sha256 {subject.weights[:16]}"),
     ]  # fmt: skip
-    text = read_text(subject.run.config_file)
+    text = yaml.safe_dump(asdict(public_config(config)), sort_keys=False)
     return joined([
         element("p", config.description) if config.description else None,
         facts(pairs),
-        details("All settings (config.yaml)", element("pre", text)),
+        details("All settings (config.yaml without paths)", element("pre", text)),
     ])  # fmt: skip
 
 

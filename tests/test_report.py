@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -551,6 +552,44 @@ def test_a_file_that_exists_is_told_and_replaced_whole(run, tmp_path, capsys, mo
     assert out.read_text() == "before" and f"{out} exists and will be replaced" in capsys.readouterr().err
     monkeypatch.undo()
     assert write_report([subject_of(run)], out) == out.stat().st_size
+
+
+def test_a_name_that_is_not_in_utf_8_is_escaped(tmp_path, little):
+    """The run is given by a link, as safetensors opens no path that has such a name in it."""
+    untrained(tmp_path / "run", "ring", {"bound, \ud800T=10": 1.0})
+    folder = os.fsdecode(bytes(tmp_path) + b"/r\xffn")
+    try:
+        os.rename(tmp_path / "run", folder)
+    except OSError:
+        pytest.skip("this file system takes names in UTF-8 alone")
+    os.symlink(folder, tmp_path / "link")
+    assert subject_of(tmp_path / "link").name == r"r\udcffn"
+    page = report(tmp_path / "link", tmp_path / "page.html")
+    assert page.text.startswith(r"r\udcffn") and r"bound, \ud800T=10" in page.text
+
+
+def test_a_new_path_is_for_the_runs_whose_data_have_a_path(table, run, tmp_path, little, capsys):
+    """One of them, as ndm push has uploaded it, has a path no longer."""
+    (tmp_path / "moved.csv").write_bytes((table.parent / "x.csv").read_bytes())
+    for name, path in (("a", tmp_path / "x.csv"), ("b", None)):
+        shutil.copytree(table, tmp_path / name)
+        config = Run(table).config
+        replace(config, data=replace(config.data, path=path and str(path))).save(tmp_path / name / "config.yaml")
+    ring = untrained(tmp_path / "ring", "ring").folder
+    page = report(tmp_path / "a", ring, tmp_path / "b", "--data.path", tmp_path / "moved.csv", tmp_path / "page.html")
+    assert [p["href"] for p in page.all("a") if p["class"] == "run"] == ["#run-1", "#run-2", "#run-3"]
+    message = refused(
+        ["report", ring, run, "--data.path", tmp_path / "moved.csv", "--out", tmp_path / "x.html"], capsys
+    )
+    assert "none of these runs has data with a path" in message
+    message = refused(["report", ring, "--data.path", tmp_path / "moved.csv", "--out", tmp_path / "x.html"], capsys)
+    assert "has no path" in message
+
+
+def test_a_run_that_is_refused_leaves_no_folder(run, tmp_path, capsys):
+    out = tmp_path / "new" / "page.html"
+    assert "is not a run folder" in refused(["report", run, tmp_path / "none", "--out", out], capsys)
+    assert not out.parent.exists()
 
 
 def test_mistakes_are_one_line_before_any_work(run, tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -19,6 +20,7 @@ DESCRIPTION = (
     "doctor` says. For a table it has the columns, pairs of columns and the oddest rows. With several runs, runs of "
     "equal settings and other seeds are one group, and a table says which differences exceed the spread of the seeds. "
     "The page holds test rows and training rows, of a table whole rows, do not send it on if these are secret. "
+    "--data.path is the new path of all runs whose data have a path, and the other runs are read as they are. "
     "Examples: ndm report runs/digits --out report.html; ndm report runs/comparison/*-seed* --out report.html"
 )
 
@@ -45,16 +47,21 @@ def run(args: Namespace) -> int:
     if twice := next((f for f in folders if folders.count(f) > 1), None):
         raise InputError(f"{twice} is given twice; give each run once")
     device = select_device(args.device)
-    make_folder(args.out)
+    moved = [len(runs) == 1 or has_path(folder) for folder in runs] if args.data.path is not None else []
+    if args.data.path is not None and not any(moved):
+        raise InputError("none of these runs has data with a path; leave out --data.path")
 
     from ..report import Subject, write_report
 
     subjects = []
-    for folder in runs:
-        found, snapshot, dataset = open_run(args, folder)
+    for place, folder in enumerate(runs):
+        own = args.clone()
+        own.data.path = args.data.path if moved and moved[place] else None
+        found, snapshot, dataset = open_run(own, folder)
         if weights := not_finite(snapshot.model.state_dict()):
             raise InputError(f"{folder}: the model has {weights}; try --checkpoint best, or train it again")
         subjects.append(Subject(found, snapshot, dataset, snapshot.model.to(device), args.seed))
+    make_folder(args.out)
     if args.out.exists():
         warn(f"{args.out} exists and will be replaced")
     try:
@@ -64,6 +71,20 @@ def run(args: Namespace) -> int:
         return INTERRUPTED
     console.print(f"{args.out}: {size / 1e6:.2f} MB; open it in a browser")
     return 0
+
+
+def has_path(folder: Path) -> bool:
+    """Whether the data of a run have a path: one in its config, or one that a run from the Hub has no longer.
+
+    Raises:
+        InputError: if the folder is not a run's, or if its config cannot be read.
+    """
+    from ..data.names import DATASETS
+    from ..experiment import Run
+
+    data = Run.started(folder).config.data
+    path = signature(DATASETS.find(data.name).load).parameters.get("path")
+    return data.path is not None or (path is not None and path.default is Parameter.empty)
 
 
 SUMMARY = "write a page about runs: estimates, samples, pictures with sliders, differences"

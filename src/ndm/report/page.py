@@ -78,7 +78,7 @@ def _shown(part: Section) -> Html:
 
 
 def write_page(path: Path, text: str) -> int:
-    """Write a page, whole or not at all.
+    """Write a page, whole or not at all. Surrogates, which UTF-8 does not have and JSON may, are escaped.
 
     Returns:
         Its bytes.
@@ -87,6 +87,7 @@ def write_page(path: Path, text: str) -> int:
         InputError: if it has more than 8 MB.
         OSError: if it cannot be written.
     """
+    text = text.encode(errors="backslashreplace").decode()
     size = len(text.encode())
     if size > LARGEST:
         raise InputError(f"the report has {size:,} bytes, and at most {LARGEST:,} are written; give fewer runs")

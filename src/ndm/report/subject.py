@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..evaluation.canvas import spread
 from ..evaluation.diagnosis import Diagnosis, diagnose
 from ..evaluation.protocol import latents_like
@@ -63,8 +63,8 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """The name of the run's folder."""
-        return self.run.folder.resolve().name
+        """The name of the run's folder; what does not print in it is escaped, and so are bytes that are no UTF-8."""
+        return printable(self.run.folder.resolve().name)
 
     @cached_property
     def kind(self) -> str:

@@ -19,7 +19,8 @@ DESCRIPTION = (
     "test rows and the nearest training rows, F(x, t) and paths of the ODE with sliders, the schedule, and what `ndm "
     "doctor` says. For a table it has the columns, pairs of columns and the oddest rows. With several runs, runs of "
     "equal settings and other seeds are one group, and a table says which differences exceed the spread of the seeds. "
-    "The page holds test rows and training rows, of a table whole rows, do not send it on if these are secret. "
+    "The page holds test rows and training rows, of a table whole rows, so it should not be sent to others if they are "
+    "secret. "
     "--data.path is the new path of all runs whose data have a path, and the other runs are read as they are. "
     "Examples: ndm report runs/digits --out report.html; ndm report runs/comparison/*-seed* --out report.html"
 )
@@ -47,16 +48,16 @@ def run(args: Namespace) -> int:
     if twice := next((f for f in folders if folders.count(f) > 1), None):
         raise InputError(f"{twice} is given twice; give each run once")
     device = select_device(args.device)
-    moved = [len(runs) == 1 or has_path(folder) for folder in runs] if args.data.path is not None else []
-    if args.data.path is not None and not any(moved):
+    moved = [folder for folder in runs if len(runs) == 1 or has_path(folder)] if args.data.path is not None else []
+    if args.data.path is not None and not moved:
         raise InputError("none of these runs has data with a path; leave out --data.path")
 
     from ..report import Subject, write_report
 
     subjects = []
-    for place, folder in enumerate(runs):
+    for folder in runs:
         own = args.clone()
-        own.data.path = args.data.path if moved and moved[place] else None
+        own.data.path = args.data.path if folder in moved else None
         found, snapshot, dataset = open_run(own, folder)
         if weights := not_finite(snapshot.model.state_dict()):
             raise InputError(f"{folder}: the model has {weights}; try --checkpoint best, or train it again")

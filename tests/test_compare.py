@@ -223,6 +223,8 @@ def test_anyones_variant_is_a_file(tmp_path, capsys):
         (["--variants", "missing.yaml"], "there is no file missing.yaml"),
         (["--variants", "bad.py"], "bad.py: ZeroDivisionError"),
         (["--variants", "empty.py"], "must have a dictionary settings"),
+        (["--variants", "ends.py"], 'ends the process; put what it runs under if __name__ == "__main__":'),
+        (["--variants", "conventional,forgets.py"], "Forgets must keep the argument angle of its constructor"),
         (["--variants", "data.yaml"], "must not set data"),
         (["--variants", "conventional", "--sampling_steps", "continuous"], "takes positive whole numbers"),
         (["--variants", "conventional", "--sampling_steps", "0"], "--sampling_steps takes positive whole numbers"),
@@ -241,6 +243,12 @@ def test_what_cannot_be_compared_is_told_in_one_line(options, message, tmp_path,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.py").write_text("1 / 0\n")
     (tmp_path / "empty.py").write_text("")
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)\n")
+    (tmp_path / "forgets.py").write_text(
+        "import ndm\nfrom ndm.transform import TRANSFORMS\n@TRANSFORMS.register('forgets')\n"
+        "class Forgets(ndm.Identity):\n    def __init__(self, angle=1.0):\n        super().__init__()\n"
+        "settings = {'model': {'transform': 'forgets', 'predict_curve': False}}\n"
+    )
     (tmp_path / "kind.py").write_text("settings = {'model': 5}")
     (tmp_path / "data.yaml").write_text("data: {name: ring}\n")
     assert main(["compare", "digits", "--out", "out", *SMALL, *options]) == 2

@@ -379,6 +379,7 @@ def test_the_best_weights_are_of_their_own_step(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("ndm.training.loop.Trainer.validate", lambda self: next(values))
     line = ["train", "digits-conventional", "--out", str(tmp_path / "run"), *TINY, "--training.steps", "16"]
     assert main([*line, "--training.patience", "2"]) == 0
+    assert "the model has the average of step 8, whose bound" in words(capsys.readouterr().err)
     run = Run(tmp_path / "run")
     best, found = run.snapshot("best"), run.snapshot()
     assert (found.step, best.step, found.progress) == (8, 8, "step 8 of 16")

@@ -24,7 +24,11 @@ SPARE = 2**16
 
 
 def describe(value: Any) -> Any:
-    """A JSON description of a registered module and its parts, or of a plain argument."""
+    """A JSON description of a registered module and its parts, or of a plain argument.
+
+    Raises:
+        InputError: if a module does not keep an argument of its constructor.
+    """
     if isinstance(value, torch.Tensor):
         return value.tolist()
     if isinstance(value, (list, tuple)):
@@ -36,6 +40,11 @@ def describe(value: Any) -> Any:
         return EXTERNAL
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    lost = next((name for name in names if not hasattr(value, name)), None)
+    if lost is not None:
+        raise InputError(
+            f"{cls.__name__} must keep the argument {lost} of its constructor as an attribute of that name"
+        )
     return {"type": cls.__name__, **{name: describe(getattr(value, name)) for name in names}}
 
 

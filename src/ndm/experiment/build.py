@@ -13,6 +13,7 @@ from torch import nn
 from ..data import DATASETS, Dataset, shape_of
 from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from ..density.build import Form, table_model
+from ..description import describe
 from ..errors import InputError
 from ..model import NDM
 from ..nn import MLP
@@ -239,7 +240,10 @@ def _build(
     try:
         with outline(*at_most(most)):
             _assemble(blueprint, decoder, rows)
-        return _assemble(blueprint, decoder, rows)
+        model = _assemble(blueprint, decoder, rows)
+        for part in (model.process, model.predictor):
+            describe(part)  # a part that cannot be saved is refused before anything is trained
+        return model
     except RuntimeError as error:  # torch's message about sizes that no memory can hold
         raise InputError(f"cannot build the model of these settings: {str(error).splitlines()[0]}") from None
 

@@ -159,6 +159,11 @@ class Run(RunFolder):
                     if dataset.schema is not None:
                         schema = keep_schema(dataset.schema, len(dataset.train), self.model_folder)
                     save_model(average, self.model_folder, trainer.averaged_step, schema)
+            if trainer.averaged_step != trainer.step:
+                console.print(
+                    f"the model has the average of step {trainer.averaged_step}, whose bound on validation rows is the "
+                    f"best, {trainer.best:.3f}"
+                )
             if trainer.skipped:
                 warn(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")
             if not trainer.finished:

@@ -128,7 +128,10 @@ def settings_of_module(path: Path) -> dict[str, Any]:
         sys.modules[name] = importlib.util.module_from_spec(spec)  # as an import does; dataclasses look there
         try:
             spec.loader.exec_module(sys.modules[name])
-        except (Exception, SystemExit) as error:
+        except SystemExit:
+            del sys.modules[name]
+            raise InputError(f'{path} ends the process; put what it runs under if __name__ == "__main__":') from None
+        except Exception as error:
             del sys.modules[name]
             raise InputError(f"{path}: {type(error).__name__}: {shown(str(error), 400)}") from error
     settings = getattr(sys.modules[name], "settings", None)

@@ -43,6 +43,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|np|nn|pathlib|collections|typing|datetime|argparse|narwhals|nw|matplotlib)\..*"),
     (r"py:.*", r"(Tensor|Module|Path|Any|Sequence|Axes|Figure|Generator|Callable|Iterator|Mapping|ArgumentParser)"),
     (r"py:class", r"(Accelerator|Shape|list\[~typing\.Literal.*|dict\[str)"),
+    (r"py:.*", r"ndm\.report\..*"),  # the report documents itself by --help
     (r"py:(class|obj)", r"ndm\..*\.(T|Part|Load|Step|Result|Layer|Nats)"),
     (r"py:.*", r"(rich|jsonargparse|accelerate|sklearn|functools|contextlib|abc|types|enum|os|io|threading|array)\..*"),
 ]

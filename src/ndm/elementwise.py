@@ -25,7 +25,7 @@ class ElementwiseSchedule(Schedule):
         \gamma_i(t) = \gamma_{\min} + (\gamma_{\max} - \gamma_{\min}) \Big[ (1 - \epsilon) \frac{P_i(t)}{P_i(1)}
             + \epsilon t \Big], \qquad P_i'(t) = (a_i t^2 + b_i t + c_i)^2, \quad \epsilon = 10^{-3}
 
-    The square and the second term keep gamma increasing. It is a line before training. This is the schedule of MuLAN
+    The square and the second term keep gamma increasing. Before training gamma is a line. This is the schedule of MuLAN
     without its auxiliary latent: the bound depends on the order in which elements get their noise, and so it can be
     learned.
 

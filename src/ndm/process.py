@@ -254,6 +254,10 @@ class ConditionalProcess:
         """The diffusion coefficient g of the reverse SDE at ``t``, with the shape of the schedule's values."""
         return self.process.rate_at(self.noise(t), self.eta)
 
+    def moved(self, t: Tensor) -> Tensor:
+        """F(x, t), ``(B, *)``."""
+        return self.curve(self.process.curve_time(t, self.noise(t))[0])
+
     def affine(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """m and s at ``t``; s broadcasts against m."""
         if self._moving.knows(t):

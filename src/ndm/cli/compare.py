@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import InputError
 from ..experiment.recipe import find_recipe, read_settings
 from ..experiment.settings import add_settings, config_of, make_config, named_settings
+from ..experiment.variants import VARIANTS
 from ..support.devices import select_device
 from .commands import COMMANDS, Command
 from .common import INTERRUPTED, add_common, require_positive
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 DESCRIPTION = (
     "Train variants of a recipe, each with the same seeds, data and steps, and print a table of their differences to "
     "the first variant with intervals of 95 %, e.g. `ndm compare digits --variants conventional,network,network-target "
-    "--seeds 3 --match params --out runs/comparison`. Variants: conventional, network, network-target, basis, "
-    "basis-curve, basis-target, gains, directions, directions-basis, flow, nfdm, diffenc, elementwise, blur; or a YAML "
+    f"--seeds 3 --match params --out runs/comparison`. Variants: {', '.join(VARIANTS)}; or a YAML "
     "file of settings, or a Python file that registers parts and has a dictionary `settings`. Each run is a folder in "
     "--out that other commands read. Finished work is kept: the same command goes on where it stopped. --out gets "
     "cells.jsonl, table.md, table.tex and comparison.png. Other options override settings of the recipe for all "

@@ -183,11 +183,10 @@ def draw_transform(model: NDM, x: Tensor, path: Path, columns: int = 9, title: s
         )
     shown = x[: LARGEST // size_of(x)[0]]
     process, encoded = model.process, model.encode(shown.to(model.reference.device))
-    curve = process.transform(encoded)
+    q = process(encoded)
     times, frames = [i / (columns - 1) for i in range(columns)], []
     for time in times:
-        t = full_times(time, encoded)
-        frames.append(curve(process.curve_time(t, process.schedule(t))[0]).cpu())
+        frames.append(q.moved(full_times(time, encoded)).cpu())
     low, high = finite_range(torch.stack(frames))
     scale, rows = scale_of(x), len(shown)
     panels = [

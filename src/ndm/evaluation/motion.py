@@ -55,7 +55,7 @@ def motion_of(model: NDM, x: Tensor, generator: torch.Generator | None = None) -
         for i in range(TIMES):
             t = full_times(i / (TIMES - 1), start)
             noise = q.noise(t)
-            moved = q.curve(model.process.curve_time(t, noise)[0]) - start
+            moved = q.moved(t) - start
             distance.append((moved * expand(noise.alpha / noise.sigma, start)).square().mean().sqrt().item())
     own = copy.deepcopy(model).requires_grad_(True)
     parameters = list(own.process.transform.parameters())

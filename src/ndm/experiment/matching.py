@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Literal, NamedTuple, get_args
 from ..data import Dataset
 from ..errors import InputError
 from ..support.checks import require_choice
+from ..support.operations import operations
 from ..training.loss import Loss
 from .build import outlined_model, seeded_model
 from .settings import Config
@@ -41,15 +41,9 @@ def flops(config: Config, dataset: Dataset) -> float:
 
     They are those of the loss that is trained, with the penalty of ``training.straightness``.
     """
-    with warnings.catch_warnings():  # importing it uses a part of PyTorch that PyTorch warns of
-        warnings.simplefilter("ignore", FutureWarning)
-        from torch.utils.flop_counter import FlopCounterMode
     model, x = seeded_model(config, dataset), dataset.train[:ROWS]
     loss = Loss(model, replace(config.training, compile=False), config.seed)
-    counter = FlopCounterMode(display=False)
-    with counter:
-        loss(x, step=0).sum().backward()
-    return counter.get_total_flops() / ROWS
+    return operations(lambda: loss(x, step=0).sum().backward()) / ROWS
 
 
 def match(config: Config, dataset: Dataset, how: Match, goal: float) -> Matched:

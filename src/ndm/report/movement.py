@@ -53,12 +53,8 @@ def transform(subject: Subject) -> Html:
 
 def over_time(subject: Subject, x: Tensor, count: int) -> tuple[list[float], list[Tensor]]:
     """The times of a slider, and F(x, t) at each of them for rows in model units, on the CPU."""
-    process, times = subject.model.process, [k / (count - 1) for k in range(count)]
-    curve, values = process.transform(x), []
-    for time in times:
-        t = full_times(time, x)
-        values.append(curve(process.curve_time(t, process.schedule(t))[0]).cpu())
-    return times, values
+    q, times = subject.model.process(x), [k / (count - 1) for k in range(count)]
+    return times, [q.moved(full_times(time, x)).cpu() for time in times]
 
 
 def images_over_time(subject: Subject) -> Html:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from ..model import NDM
 from ..objective import bound
 from ..sampling import sample_in_batches
 from ..saving import weights_checksum
+from ..support.operations import operations
 from ..support.tensors import seeded
 from .images import is_image
 from .kept import Kept, Metrics, kept_estimates, kept_metrics
@@ -106,7 +106,7 @@ class Subject:
     @cached_property
     def work(self) -> Work:
         """How much is computed, by what one row costs."""
-        cost = operations(self.model, self.dataset.train[:1])
+        cost = operations_of_bound(self.model, self.dataset.train[:1])
         share = min(1.0, BUDGETS["bound"] / (cost * 27_000)) ** 0.5  # the evaluations of 256 rows and 30 passes
         latents = math.prod(self.model.latent_shape(self.dataset.shape))
         divergences = latents if affordable_divergence(latents_like(self.model, self.dataset.train)) == "exact" else 4
@@ -160,12 +160,7 @@ class Subject:
 
 
 @torch.no_grad()
-def operations(model: NDM, x: Tensor) -> float:
+def operations_of_bound(model: NDM, x: Tensor) -> int:
     """The floating-point operations of the bound of one row in data units, ``(1, *)``, as PyTorch counts them."""
-    with warnings.catch_warnings():  # importing it uses a part of PyTorch that PyTorch warns of
-        warnings.simplefilter("ignore", FutureWarning)
-        from torch.utils.flop_counter import FlopCounterMode
-    counter = FlopCounterMode(display=False)
-    with counter:
-        bound(model, x.to(model.reference.device), model.process.schedule.steps, generator=seeded(0))
-    return float(max(1, counter.get_total_flops()))
+    row, steps = x.to(model.reference.device), model.process.schedule.steps
+    return max(1, operations(lambda: bound(model, row, steps, generator=seeded(0))))

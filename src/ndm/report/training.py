@@ -18,7 +18,10 @@ TRANSFORMS = {
     "Identity": "the identity: this is a conventional diffusion model",
     "Linear": "linear, with learned gains",
     "TimeBasis": "non-linear, a sum of powers of time with networks of x",
+    "LinearBasis": "linear, with learned gains, and a sum of powers of time with networks of x",
     "Network": "non-linear, a network of x and t",
+    "GaussianFlow": "non-linear, a network of x and t that scales the noise, too",
+    "Blur": "a blur, without parameters",
     "Embedding": "symbols are points that move in time",
 }
 """What each transform is, in words."""

@@ -534,7 +534,7 @@ def test_differences_are_read_by_their_interval():
 
 def test_small_models_are_examined_as_by_the_doctor_and_large_ones_less(digits, monkeypatch):
     assert subject_of(digits.folder).work == (256, 30, 32, 24)
-    monkeypatch.setattr(subject, "operations", lambda model, x: 1e9)
+    monkeypatch.setattr(subject, "operations_of_bound", lambda model, x: 1e9)
     assert subject_of(digits.folder).work == (16, 4, 0, 4)
 
 

@@ -111,6 +111,28 @@ def test_the_probabilities_of_a_coin_add_up():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_pytorch_is_imported_raises_nothing_in_it(number, tmp_path):
+    """Its C++ code aborts if an exception of Python passes through it."""
+    (tmp_path / "torch.py").write_text(
+        "import sys, time\n"
+        "def initialise():\n"
+        "    try:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "    except BaseException:\n"
+        "        sys.exit(6)\n"
+        "initialise()\n"
+    )
+    command = [sys.executable, "-m", "ndm", "sample", "digits-tiny", "--num", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == 130
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("delay", [0.6, 1.2])
 def test_a_signal_while_modules_are_imported_ends_a_command_without_a_traceback(delay, tmp_path):
     command = [sys.executable, "-m", "ndm", "evaluate", str(tmp_path / "none")]

@@ -7,14 +7,25 @@ import os
 import signal
 import sys
 import threading
+from types import FrameType
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt. While PyTorch is imported, its C++ code would abort: no work has begun, so leave."""
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "torch":
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit status; see :func:`ndm.cli.main`. SIGTERM acts like Ctrl-C."""
     # A launcher that ends its processes must not wait for one that is inside a collective.
     alone = "WORLD_SIZE" not in os.environ and threading.current_thread() is threading.main_thread()
-    if alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number, default in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if alone and signal.getsignal(number) is default:
+            signal.signal(number, interrupt)
     try:
         from .cli import main as run
 

@@ -27,6 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import ndm
 from cells import RESULTS, Cells, ends, limit_threads, note_machine, say
 from ndm.evaluation.tables import markdown_table
+from ndm.training import TrainingConfig
+from ndm.training.loss import Loss
 
 KEY = ("form", "T", "width", "batch")
 SHAPE = (1, 28, 28)
@@ -84,11 +86,12 @@ def unet(width: int, **options: int | bool) -> ndm.nn.UNet:
 
 
 def training_step(model: ndm.NDM, x: torch.Tensor, steps: int | None) -> Callable[[], None]:
-    """Forward and backward of the bound."""
+    """Forward and backward of the loss of training."""
+    loss = Loss(model, TrainingConfig(bound_steps=steps))
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        ndm.bound(model, x, steps, generator=torch.Generator().manual_seed(0)).total.mean().backward()
+        loss(x, step=0).sum().backward()
 
     return step
 

@@ -365,7 +365,7 @@ def test_parts_of_a_batch_have_together_the_draws_and_the_terms_of_the_whole(ste
     encode, times = model.encode(x), ndm.LowDiscrepancyTimes()
     whole = draw(encode, times, torch.Generator().manual_seed(1))
     parts = [draw(encode[2 * rank : 2 * rank + 2], times, torch.Generator().manual_seed(1), rank, 2) for rank in (0, 1)]
-    for one, two in zip(whole, zip(*parts, strict=True), strict=True):
+    for one, two in zip(whole[:4], zip(*(part[:4] for part in parts), strict=True), strict=True):
         assert torch.equal(one, torch.cat(two))
     assert not torch.equal(parts[0].eps_t, parts[1].eps_t)
     together = bound_terms(model, x, encode, whole, steps)
@@ -375,14 +375,44 @@ def test_parts_of_a_batch_have_together_the_draws_and_the_terms_of_the_whole(ste
         torch.testing.assert_close(terms.diffusion, together.diffusion[rows])
 
 
+@pytest.mark.parametrize("every", [1, 3, 4])
+def test_some_rows_stand_for_the_prior_of_all_rows_on_any_number_of_processes(every):
+    """With every = 4, the second process has no such row."""
+    model, x = model_with(ndm.Network(SmoothNet(3, 3))), torch.randn(4, 3)
+
+    def prior(rows, rank=0, count=1):
+        encode = model.encode(x[rows])
+        draws = draw(encode, ndm.LowDiscrepancyTimes(), torch.Generator().manual_seed(1), rank, count, every)
+        return bound_terms(model, x[rows], encode, draws).prior
+
+    exact = ndm.bound(model, x).prior.detach()
+    chosen = torch.arange(4) % every == 0
+    expected = torch.where(chosen, exact * 4 / chosen.sum(), 0.0)
+    whole = prior(slice(None))
+    torch.testing.assert_close(whole, expected)
+    torch.testing.assert_close(torch.cat([prior(slice(2), 0, 2), prior(slice(2, 4), 1, 2)]), expected)
+    grads = [
+        torch.autograd.grad(value.mean(), list(model.process.parameters()))
+        for value in (whole, expected_of(model, x, chosen))
+    ]
+    for one, two in zip(*grads, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def expected_of(model, x, chosen):
+    """The mean prior of the chosen rows, for each row."""
+    return ndm.bound(model, x).prior[chosen].mean().expand(len(x))
+
+
 @pytest.mark.parametrize("steps", [None, 4])
-@pytest.mark.parametrize("kind", ["identity", "time-basis", "target"])
+@pytest.mark.parametrize("kind", ["identity", "time-basis", "target", "network"])
 def test_the_loss_is_one_graph_for_torch_compile(kind, steps):
     """A break would leave most of it uncompiled, and would change no figure."""
     transform = ndm.Identity() if kind == "identity" else ndm.TimeBasis(SmoothNet(3, 6, timed=False), num_basis=2)
+    transform = ndm.Network(SmoothNet(3, 3)) if kind == "network" else transform
     model = model_with(transform, target=kind == "target")
     x_model = model.encode(X)
-    draws = draw(x_model, ndm.LowDiscrepancyTimes(), torch.Generator().manual_seed(0))
+    draws = draw(x_model, ndm.LowDiscrepancyTimes(), torch.Generator().manual_seed(0), prior_every=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch._dynamo.reset()

@@ -20,6 +20,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,7 @@ from .process import ConditionalProcess
 from .support.checks import check_eta, require_count, require_kind
 from .support.tensors import expand, full_times, rand, randn_like, sum_rows
 from .times import LowDiscrepancyTimes
+from .transform import BasisCurve
 
 
 class Bound(NamedTuple):
@@ -61,6 +63,10 @@ class Draws(NamedTuple):
     """The noise of z_0, ``(B, *)``."""
     eps_t: Tensor
     """The noise of z_t, ``(B, *)``."""
+    prior_rows: slice = slice(None)
+    """The rows whose prior is evaluated, if F is evaluated once more for it."""
+    prior_weight: float = 1.0
+    """The weight that makes their estimate of the mean prior unbiased."""
 
 
 def draw(
@@ -69,11 +75,19 @@ def draw(
     generator: torch.Generator | None = None,
     rank: int = 0,
     count: int = 1,
+    prior_every: int = 1,
 ) -> Draws:
-    """The draws for latents like ``z``, ``(B, *)``, with ``z`` part ``rank`` of ``count`` equal parts of a batch."""
+    """The draws for latents like ``z``, ``(B, *)``, with ``z`` part ``rank`` of ``count`` equal parts of a batch.
+
+    One row in ``prior_every`` of the whole batch has its prior evaluated.
+    """
     eps_0 = randn_like(z, generator, rank, count)
     t, weight = times(z, generator, rank, count)
-    return Draws(t, weight, eps_0, randn_like(z, generator, rank, count))
+    eps_t, rows = randn_like(z, generator, rank, count), len(z) * count
+    if prior_every == 1:
+        return Draws(t, weight, eps_0, eps_t)
+    first = -rank * len(z) % prior_every
+    return Draws(t, weight, eps_0, eps_t, slice(first, None, prior_every), rows / math.ceil(rows / prior_every))
 
 
 def bound(
@@ -135,8 +149,7 @@ def bound_terms(
     """
     model.process.schedule.check_precision(x_model.dtype, steps)
     q = model.process(x_model, eta=eta).keeping()
-    z_1 = q.marginal(full_times(1.0, x_model))
-    prior = z_1.kl(Gaussian.standard(z_1.mean))
+    prior = prior_term(model, q, x_model, draws)
 
     z_0 = q.start().at(draws.eps_0)
     reconstruction = model.decoder.nll(x, z_0, model.process)
@@ -150,6 +163,18 @@ def bound_terms(
         z_t = q.marginal(t).at(draws.eps_t)
         diffusion = steps * discrete_diffusion(model, q, z_t, s, t)
     return Bound(prior, diffusion, reconstruction)
+
+
+def prior_term(model: NDM, q: ConditionalProcess, x: Tensor, draws: Draws) -> Tensor:
+    """KL(q(z_1 | x) || N(0, I)), ``(B,)``, nats; 0 for rows that others stand for."""
+    rows, prior = draws.prior_rows, x.new_zeros(len(x))
+    if rows == slice(None) or isinstance(q.curve, BasisCurve):  # F(x, 1) is wanted for all rows, or costs nothing
+        z_1 = q.marginal(full_times(1.0, x))
+        return z_1.kl(Gaussian.standard(z_1.mean))
+    if len(few := x[rows]):
+        z_1 = model.process(few).marginal(full_times(1.0, few))
+        prior[rows] = draws.prior_weight * z_1.kl(Gaussian.standard(z_1.mean)).to(prior)
+    return prior
 
 
 def step_around(u: Tensor, steps: int) -> tuple[Tensor, Tensor]:

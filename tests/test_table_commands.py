@@ -36,7 +36,7 @@ def _float32():
 def quick(monkeypatch):
     """Log-densities by ten steps and one draw: what is done with them does not depend on the solver."""
 
-    def log_density(model, rows, seed=0):
+    def log_density(model, rows, seed=0, quick=False):
         solver, generator = ndm.Solver("heun", steps=10), torch.Generator().manual_seed(seed)
         options = {"dtype": torch.float64, "divergence": "hutchinson", "common": True, "generator": generator}
         return ndm.log_prob(model, rows, solver=solver, **options)

@@ -21,17 +21,17 @@ weights :math:`w_k`,
   resolves conditional distributions down to about an eighth of the width of the marginal. The error is about a tenth
   of a nat or less, because :math:`S_j` is a spline.
 
-A log-density by the ODE is dear, and most of these say nothing: a value that the rest of the row excludes has no share
-of the mean, and a column whose value is ordinary is not named. So a screen, which is a cheap estimate of log p such as
-:func:`ndm.density.log_bound`, computes all drops first. Only the ``CHECKED`` columns with the largest of them have
-their drops by log p, from the points to which the screen gives a share of at least ``RARE``. The screen only chooses:
-it is in no drop that is returned.
+Log-densities by the ODE take long, and most of these say nothing: a column whose value is ordinary is not named, and a
+value that the rest of the row excludes has no share of the mean. So a screen, which is a cheap estimate of log p such
+as :func:`ndm.density.log_bound`, computes all drops first. Only the ``CHECKED`` columns with the largest of them have
+their drops by log p, a column of few values from the values to which the screen gives a share of at least ``RARE``. The
+screen only chooses: it is in no drop that is returned.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -46,9 +46,9 @@ POINTS = 16
 EXACT = 24
 CHECKED = 6
 """The number of columns of a row whose drops are computed after the screen."""
-RARE = 2e-3
-"""The least share of a point, by the screen, that is computed after it. What is left out is about a hundredth of a nat
-for each point."""
+RARE = 0.01
+"""The least share of a point, by the screen, that is computed after it. All that is left out of a drop is some
+hundredths of a nat, while the draws of a row with symbols make errors of some tenths."""
 REACH = 4.5
 """The largest score of the first points."""
 WIDE = 4.0
@@ -99,29 +99,38 @@ def conditional_drops(
         return means - log_p[:, None]
     chosen = torch.zeros_like(means, dtype=torch.bool)
     chosen.scatter_(1, means.topk(min(CHECKED, len(found)), 1).indices, True)
-    return checked_drops(density, rows, log_p, found, chosen)
+    few = {place: part for place, part in enumerate(found) if known_values(schema.model_columns[place]) is not None}
+    drops = drops_of_values(density, rows, log_p, few, chosen)
+    for place in set(range(len(found))) - set(few):
+        some = chosen[:, place]
+        if some.any():
+            exact = quadrature(density, rows[some], place, model, schema.model_columns[place])
+            drops[some, place] = exact.mean() - log_p[some]
+    return drops
 
 
-def checked_drops(density: Density, rows: Tensor, log_p: Tensor, found: Sequence[Quadrature], chosen: Tensor) -> Tensor:
-    """The drops of the chosen columns by ``density``, and -inf for the others, ``(B, n)``.
+def drops_of_values(
+    density: Density, rows: Tensor, log_p: Tensor, found: Mapping[int, Quadrature], chosen: Tensor
+) -> Tensor:
+    """The drops of columns with a few values, of which only the likely ones are computed; -inf for others, ``(B, n)``.
 
     Args:
         density, rows, log_p: see :func:`conditional_drops`.
-        found: the points of each column, with what the screen says of them.
-        chosen: which columns of each row, bool of shape ``(B, n)``.
+        found: the columns by their places, with what the screen says of their values.
+        chosen: which columns of each row are computed, bool of shape ``(B, n)``.
     """
-    own, asked, changed = [], [], []
-    for place, column in enumerate(found):
-        own.append(column.points == rows[:, [place]])
-        asked.append(chosen[:, [place]] & ~own[-1] & (column.share() >= RARE))
-        changed.append(rows[asked[-1].nonzero()[:, 0]])
-        changed[-1][:, place] = column.points[asked[-1]]
-    counts = [len(part) for part in changed]
-    answers = density(torch.cat(changed)) if sum(counts) else log_p[:0]  # all at once, which is faster
+    own = {place: column.points == rows[:, [place]] for place, column in found.items()}
+    asked = {p: chosen[:, [p]] & ~own[p] & (column.share() >= RARE) for p, column in found.items()}
+    changed = [rows[:0]]
+    for place, ask in asked.items():
+        changed.append(rows[ask.nonzero()[:, 0]])
+        changed[-1][:, place] = found[place].points[ask]
+    together = torch.cat(changed)  # solved at once, which is faster
+    answers = (density(together) if len(together) else log_p[:0]).split([int(ask.sum()) for ask in asked.values()])
     drops = torch.full_like(rows, -math.inf)
-    for place, answer in enumerate(answers.split(counts)):
-        logs = torch.full_like(found[place].logs, -math.inf).masked_scatter(asked[place], answer)
-        exact = found[place]._replace(logs=logs.where(~own[place], log_p[:, None]))
+    for (place, column), answer in zip(found.items(), answers, strict=True):
+        logs = torch.full_like(column.logs, -math.inf).masked_scatter(asked[place], answer)
+        exact = column._replace(logs=logs.where(~own[place], log_p[:, None]))
         drops[:, place] = drops[:, place].where(~chosen[:, place], exact.mean() - log_p)
     return drops
 

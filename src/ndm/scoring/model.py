@@ -117,7 +117,7 @@ class TableModel:
         if not explain:
             return Scores(total, np.zeros((len(total), 0), np.int64), np.zeros((len(total), 0)))
         drops = np.full((len(total), len(self.names)), -np.inf)
-        found = conditional_drops(self._log_density, rows, log_p, self.model, self.schema, self._log_bound)
+        found = conditional_drops(self._quick_density, rows, log_p, self.model, self.schema, self._log_bound)
         drops[:, : x.shape[1]] = found.numpy()
         for name, where in broken.items():
             drops[where, self.names.index(name)] = penalty
@@ -147,6 +147,9 @@ class TableModel:
 
     def _log_density(self, rows: Tensor) -> Tensor:
         return log_density(self.model, rows, self.seed)
+
+    def _quick_density(self, rows: Tensor) -> Tensor:
+        return log_density(self.model, rows, self.seed, quick=True)
 
     def _log_bound(self, rows: Tensor) -> Tensor:
         return log_bound(self.model, rows, self.seed)

@@ -203,5 +203,5 @@ def _told(path: Path, first: int, rows: int) -> Iterator[None]:
         raise InputError(f"{path}, among rows {first} to {first + rows - 1}: {error}") from None
     except InputError as error:
         text = str(error).replace("; leave these rows out, or score them as impossible with unknown='odd'", "")
-        where = "" if first == 0 else f", from row {first}"
+        where = "" if first == 0 else f", of the rows from row {first} on, where that is row 0"
         raise InputError(f"{path}{where}: {text}") from None

@@ -32,7 +32,7 @@ PROBES = 8
 BLOCK = 1024
 FARTHEST = 1e70
 """The largest normal score whose density is a number in float64."""
-BOUND_DRAWS, BOUND_BLOCK = 64, 4096
+BOUND_DRAWS, BOUND_BLOCK = 128, 4096
 """The draws of a row for its bound, and the most rows and draws that are computed at once."""
 SOLVER = Solver("dopri5", rtol=1e-4, atol=1e-4)
 """The log-likelihood of a row is then off by a few hundredths of a nat; with 1e-3, by most of a nat in some rows."""

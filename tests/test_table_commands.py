@@ -300,7 +300,7 @@ HOSTILE = {
     "a column missing": ("age,height,city\n30,170.5,Bern\n", "missing: twice"),
     "a column more": ("age,height,city,twice,other\n30,170.5,Bern,60,1\n", "other"),
     "an infinity": ("age,height,city,twice\n30,170.5,Bern,60\n31,inf,Bern,62\n", "infinity"),
-    "a missing number": ("age,height,city,twice\n30,,Bern,60\n", "height"),
+    "a missing number": ("age,height,city,twice\n30,170.5,Bern,60\n31,,Bern,62\n", "height (1), first in row"),
     "text for numbers": ("age,height,city,twice\nold,170.5,Bern,60\n", "numbers are expected"),
     "nothing": ("", "is empty"),
     "no rows": ("age,height,city,twice\n", "no rows"),
@@ -359,9 +359,10 @@ def test_tables_that_cannot_be_trained_on_are_one_line(folder, tmp_path, capsys)
     assert "did you mean height" in refused([*train, data, "--data.columns", "{heigt: real}"], capsys)
     assert "model of more than" in refused([*train, data, "--model.width", 1_000_000], capsys)
     rows = make_rows(60)
-    rows[7][1] = ""
+    rows[7][1] = rows[59][1] = rows[30][0] = ""  # the counts are those of the file, and not of a part of it
     missing = write_csv(tmp_path / "missing.csv", rows)
-    assert "set --data.impute true" in refused([*train, missing], capsys)
+    error = refused([*train, missing], capsys)
+    assert "age (1), height (2), first in row 7 (counted from 0)" in error and "set --data.impute true" in error
     assert "model.uniform is for tables" in refused(["train", "moons", "--model.uniform", "[1]"], capsys)
     assert not (tmp_path / "run").exists()
 

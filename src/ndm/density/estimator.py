@@ -249,9 +249,12 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self.schema_.decode(rows.double().numpy()).native()
 
     def explain(self, X: Any) -> Reasons:
-        """The columns that make each row odd, by the log-density, and by how many nats; see :mod:`ndm.scoring.explain`.
+        """The columns that make each row odd by its log-density, and their drops in nats, at most ``(N, 3)`` each.
 
-        A row takes up to a few seconds where there are many columns, so explain the rows that matter.
+        Where there are many columns, a row takes seconds, so explain the rows that matter (:mod:`ndm.scoring.explain`).
+
+        Raises:
+            InputError: if the rows cannot be scored, before any work.
 
         Example:
             >>> import numpy as np
@@ -264,8 +267,8 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         check_is_fitted(self)
         with undisturbed():
-            scorer = TableModel(self.model_, self.schema_, self.n_rows_, self.seed_)
-            return scorer.explain(Frame.of(X), bool(self.verbose))
+            model = TableModel(self.model_, self.schema_, self.n_rows_, self.seed_)
+            return model.explain(Frame.of(X), bool(self.verbose))
 
     def _check(self) -> None:
         for name, value in (("impute", self.impute), ("warm_start", self.warm_start)):

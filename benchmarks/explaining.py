@@ -4,8 +4,8 @@ r"""How long the explanation of a row takes, and whether the screen names the co
     python benchmarks/explaining.py mushrooms mushrooms.csv --rows 2
     python benchmarks/explaining.py --table
 
-In the records, adult has 800 steps of 256 rows and ``--model.width 128``, and wine_red 1,000 steps of 256 rows; its file
-is the array ``data`` of ``wine_red.npz``.
+In the records, adult has 800 steps of 256 rows and ``--model.width 128``. wine_red has 1,000 steps of 256 rows, and its
+file is the array ``data`` of ``wine_red.npz``.
 
 The rows are drawn from the file. Every second one gets, in one column, the value of another row. They are explained
 twice in the same process: by the log-densities of all values of all columns, and with the screen, as ``ndm score

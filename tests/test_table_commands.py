@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from torch.distributions import MultivariateNormal
 
 import ndm
 from ndm.cli import main
@@ -21,7 +20,6 @@ from ndm.experiment import Run
 from ndm.experiment.plan import PLANNED, planned
 from ndm.experiment.settings import Config, make_config, named_settings
 from ndm.scoring import TableModel, conditional_drops, stream
-from ndm.scoring.explain import drop_of_number, drop_of_values
 from ndm.tables import Frame, Layout, Schema, keep_schema, kept_schema, read, write
 
 pytest.importorskip("pyarrow")
@@ -38,7 +36,7 @@ def _float32():
 def quick(monkeypatch):
     """Log-densities by ten steps and one draw: what is done with them does not depend on the solver."""
 
-    def log_density(model, rows, seed=0):
+    def log_density(model, rows, seed=0, quick=False):
         solver, generator = ndm.Solver("heun", steps=10), torch.Generator().manual_seed(seed)
         options = {"dtype": torch.float64, "divergence": "hutchinson", "common": True, "generator": generator}
         return ndm.log_prob(model, rows, solver=solver, **options)
@@ -276,56 +274,6 @@ def test_an_odd_value_is_explained_by_its_column(folder, tmp_path, quick):
     assert all(float(row["drop_1"]) >= float(row["drop_2"]) >= float(row["drop_3"]) for row in scores)
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.6, 0.98])
-def test_drops_of_numbers_are_those_of_a_correlated_gaussian(correlation, generator):
-    """(r^2 - 1) / 2 with r the standardised residual of a column given the others, in any units."""
-    torch.set_default_dtype(torch.float64)
-    scale = torch.tensor([1.0, 20.0, 0.1])
-    matrix = (torch.full((3, 3), correlation) + (1 - correlation) * torch.eye(3)) * scale[:, None] * scale
-    p = MultivariateNormal(torch.tensor([0.0, 100.0, -3.0]), matrix)
-    marginals = ndm.Marginals.fit(p.mean + torch.randn(4000, 3, generator=generator) @ torch.linalg.cholesky(matrix).T)
-    rows = p.mean + torch.randn(20, 3, generator=generator) @ torch.linalg.cholesky(matrix).T
-    rows[0] = p.mean + scale * torch.tensor([4.0, -4.0, 0.0])
-    precision = torch.linalg.inv(matrix)
-    residual = (rows - p.mean) @ precision / precision.diagonal().sqrt()
-    for j in range(3):
-        found = drop_of_number(p.log_prob, rows, p.log_prob(rows), j, marginals)
-        torch.testing.assert_close(found, (residual[:, j] ** 2 - 1) / 2, rtol=0.02, atol=0.1)
-
-
-def test_the_quadrature_of_a_drop_is_precise_where_the_scores_are_smooth(generator):
-    torch.set_default_dtype(torch.float64)
-    matrix = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
-    p = MultivariateNormal(torch.zeros(2), matrix)
-    rows = torch.randn(20, 2, generator=generator) @ torch.linalg.cholesky(matrix).T
-    found = drop_of_number(p.log_prob, rows, p.log_prob(rows), 1, ndm.Marginals(2))
-    squares = (rows[:, 1] - 0.9 * rows[:, 0]) ** 2 / (1 - 0.9**2)
-    torch.testing.assert_close(found, (squares - 1) / 2, rtol=0, atol=2e-3)
-
-
-def test_drops_of_a_skewed_column_weigh_its_values_by_their_widths(generator):
-    """x = exp(g) with correlated normal g: the drop is (r^2 - 1) / 2 + g_j - E[g_j | the others]."""
-    torch.set_default_dtype(torch.float64)
-    matrix = torch.tensor([[1.0, 0.6], [0.6, 1.0]])
-    p, root = MultivariateNormal(torch.zeros(2), matrix), torch.linalg.cholesky(matrix)
-    density = lambda x: p.log_prob(x.clamp(min=1e-300).log()) - x.clamp(min=1e-300).log().sum(1)  # noqa: E731
-    marginals = ndm.Marginals.fit((torch.randn(4000, 2, generator=generator) @ root.T).exp())
-    g = torch.randn(20, 2, generator=generator).clamp(-1.5, 1.5) @ root.T
-    found = drop_of_number(density, g.exp(), density(g.exp()), 1, marginals)
-    residual = g[:, 1] - 0.6 * g[:, 0]
-    torch.testing.assert_close(found, (residual**2 / 0.64 - 1) / 2 + residual, rtol=0.02, atol=0.15)
-
-
-def test_drops_of_a_few_values_are_sums_over_them():
-    table = torch.tensor([[0.1, 0.3, 0.05], [0.25, 0.2, 0.1]], dtype=torch.float64)
-    density = lambda rows: table[rows[:, 0].long(), rows[:, 1].long()].log()  # noqa: E731
-    rows = torch.cartesian_prod(torch.arange(2.0), torch.arange(3.0)).double()
-    found = drop_of_values(density, rows, density(rows), 1, torch.arange(3).double())
-    for (a, b), drop in zip(rows.long().tolist(), found.tolist(), strict=True):
-        given = table[a] / table[a].sum()
-        assert drop == pytest.approx((given @ given.log()).item() - given[b].log().item())
-
-
 def test_every_kind_of_column_has_a_drop(folder):
     """Columns with many categories take the most frequent; the mean of drops over a column's own draws is 0."""
     scorer = TableModel.load(folder / "run")
@@ -352,7 +300,7 @@ HOSTILE = {
     "a column missing": ("age,height,city\n30,170.5,Bern\n", "missing: twice"),
     "a column more": ("age,height,city,twice,other\n30,170.5,Bern,60,1\n", "other"),
     "an infinity": ("age,height,city,twice\n30,170.5,Bern,60\n31,inf,Bern,62\n", "infinity"),
-    "a missing number": ("age,height,city,twice\n30,,Bern,60\n", "height"),
+    "a missing number": ("age,height,city,twice\n30,170.5,Bern,60\n31,,Bern,62\n", "height (1), first in row"),
     "text for numbers": ("age,height,city,twice\nold,170.5,Bern,60\n", "numbers are expected"),
     "nothing": ("", "is empty"),
     "no rows": ("age,height,city,twice\n", "no rows"),
@@ -411,9 +359,10 @@ def test_tables_that_cannot_be_trained_on_are_one_line(folder, tmp_path, capsys)
     assert "did you mean height" in refused([*train, data, "--data.columns", "{heigt: real}"], capsys)
     assert "model of more than" in refused([*train, data, "--model.width", 1_000_000], capsys)
     rows = make_rows(60)
-    rows[7][1] = ""
+    rows[7][1] = rows[59][1] = rows[30][0] = ""  # the counts are those of the file, and not of a part of it
     missing = write_csv(tmp_path / "missing.csv", rows)
-    assert "set --data.impute true" in refused([*train, missing], capsys)
+    error = refused([*train, missing], capsys)
+    assert "age (1), height (2), first in row 7 (counted from 0)" in error and "set --data.impute true" in error
     assert "model.uniform is for tables" in refused(["train", "moons", "--model.uniform", "[1]"], capsys)
     assert not (tmp_path / "run").exists()
 

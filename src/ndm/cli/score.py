@@ -39,7 +39,8 @@ def make_parser() -> ArgumentParser:
         "--explain", action="store_true",
         help="name the three columns that make each row odd (column_1, column_2, column_3), with their drops in nats: "
         "how far the log-density of the column's value, given the other columns, lies below what it is on average. A "
-        "drop of 0 is ordinary. It takes about 32 times the number of columns as long",
+        "drop of 0 is ordinary. Where there are many columns, a row takes seconds: it may then be better to score all "
+        "rows first, and to explain those of the first ranks",
     )  # fmt: skip
     parser.add_argument("--encoding", type=str, default="utf-8", help="encoding of rows in text, such as latin-1")
     add_common(parser)

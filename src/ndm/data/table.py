@@ -17,7 +17,8 @@ from torch import Tensor
 from ..errors import InputError, printable
 from ..support.files import sha256
 from ..tables import Frame, Schema, read
-from ..tables.detect import strays
+from ..tables.detect import detect, strays
+from ..tables.kinds import Kind, chosen_kinds
 from ..tables.schema import refuse_missing
 from .cache import say
 from .dataset import Dataset, held_out
@@ -44,14 +45,13 @@ def table(
     frame = None
     try:
         frame = read(file, encoding)
+        if not impute:
+            _refuse_missing(frame, chosen_kinds(columns or None, frame.names))
         validation, test = held_out(len(frame), str(file))
         order = np.random.default_rng(0).permutation(len(frame))
         ends = len(frame) - validation - test, len(frame) - test
         first, *rest = (frame.take(np.sort(part)) for part in np.split(order, ends))
         schema = Schema.fit(first, columns or None, impute)
-        if not impute:
-            for part in rest:
-                _refuse_missing(schema, part)
         training = torch.from_numpy(schema.encode(first))
         (checking, lost), (testing, missed) = (_possible(schema, part) for part in rest)
     except InputError as error:  # the schema's own words are those of Python
@@ -79,10 +79,16 @@ def _stray_words(frame: Frame, but: Iterable[str] | None) -> list[str]:
     return [f"{note.column} {note.text}" for note in notes]
 
 
-def _refuse_missing(schema: Schema, frame: Frame) -> None:
-    """Refuse missing numbers in rows that are held out, as those in training rows are refused."""
-    numeric = [column for column in schema.columns if column.numeric]
-    missing = {column.name: np.isnan(column.encode(frame.column(column.name))) for column in numeric}
+def _refuse_missing(frame: Frame, kinds: Mapping[str, Kind]) -> None:
+    """Refuse missing numbers and dates anywhere in a file, whatever part the split puts them into."""
+    missing = {}
+    for name, array, type in frame:
+        # Objects are text and truth values, which are categories unless the user says something else.
+        lack = np.isnat(array) if array.dtype.kind == "M" else array != array
+        if lack.any() or (array.dtype.kind == "O" and name in kinds):
+            column, _ = detect(name, array, type, kinds.get(name))
+            if column.numeric:
+                missing[name] = np.isnan(column.encode(array))
     refuse_missing(missing, "fill them, leave these rows out, or set impute=True")
 
 

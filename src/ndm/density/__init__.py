@@ -9,16 +9,24 @@ if TYPE_CHECKING:
     from .detector import NeuralDiffusionDetector
     from .estimator import NeuralDiffusionDensity
     from .plan import Plan, plan_for
-    from .scores import log_density
+    from .scores import log_bound, log_density
 
-__all__ = ["NeuralDiffusionDensity", "NeuralDiffusionDetector", "Plan", "log_density", "plan_for", "table_model"]
+__all__ = [
+    "NeuralDiffusionDensity",
+    "NeuralDiffusionDetector",
+    "Plan",
+    "log_bound",
+    "log_density",
+    "plan_for",
+    "table_model",
+]
 
 HOMES = {
     "build": "table_model",
     "detector": "NeuralDiffusionDetector",
     "estimator": "NeuralDiffusionDensity",
     "plan": "Plan plan_for",
-    "scores": "log_density",
+    "scores": "log_bound log_density",
 }
 """The modules, and the public names that each of them defines."""
 

@@ -8,7 +8,7 @@ import os
 import threading
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from .build import table_model, table_models
 from .fitting import fit_best
 from .plan import FEWEST_VALIDATED, PATIENCE, plan_for
 from .scores import log_density
+
+if TYPE_CHECKING:
+    from ..scoring import Reasons
 
 THRESHOLD_ROWS = 300
 """The most training rows whose scores set the threshold of outliers."""
@@ -244,6 +247,28 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         with undisturbed(), torch.no_grad():
             rows = sample(self.model_, n_samples, steps=100, generator=torch.Generator().manual_seed(seed))
         return self.schema_.decode(rows.double().numpy()).native()
+
+    def explain(self, X: Any) -> Reasons:
+        """The columns that make each row odd by its log-density, and their drops in nats, at most ``(N, 3)`` each.
+
+        Where there are many columns, a row takes seconds, so explain the rows that matter (:mod:`ndm.scoring.explain`).
+
+        Raises:
+            InputError: if the rows cannot be scored, before any work.
+
+        Example:
+            >>> import numpy as np
+            >>> x = np.random.default_rng(0).normal(size=(100, 2))
+            >>> density = ndm.NeuralDiffusionDensity(max_steps=20, random_state=0).fit(x)
+            >>> density.explain([[0.0, 9.0]]).columns[0, 0]
+            'x1'
+        """
+        from ..scoring import TableModel
+
+        check_is_fitted(self)
+        with undisturbed():
+            model = TableModel(self.model_, self.schema_, self.n_rows_, self.seed_)
+            return model.explain(Frame.of(X), bool(self.verbose))
 
     def _check(self) -> None:
         for name, value in (("impute", self.impute), ("warm_start", self.warm_start)):

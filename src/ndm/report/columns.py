@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from ..scoring import TableModel
-from ..scoring.explain import POINTS
+from ..scoring.explain import CHECKED, POINTS
 from ..scoring.model import Scores
 from ..tables import Column, Schema
 from ..tables.schema import MISSING
@@ -20,7 +20,7 @@ COLUMNS, PAIRS, CATEGORIES, BINS = 12, 4, 10, 30
 SCORED, ODDEST, SHOWN = 100, 5, 12
 """The number of test rows that are scored, how many of them are shown, and the most columns that are shown."""
 EXPLAINED = 400
-"""The most log-densities that are computed to explain odd rows. A row takes 32 for each column."""
+"""The most log-densities that are computed to explain odd rows."""
 LONGEST = 30
 """The most letters of a cell."""
 YEAR = 365.2425 * 86_400_000_000
@@ -139,7 +139,7 @@ def oddest(subject: Subject) -> Html:
     frame = schema.decode(subject.test(SCORED).numpy())
     log_p = scorer.score(frame).log_density
     order = np.argsort(log_p, kind="stable")[:ODDEST]
-    odd, count = frame.take(order), min(ODDEST, EXPLAINED // (2 * POINTS * len(schema.model_columns)))
+    odd, count = frame.take(order), min(ODDEST, EXPLAINED // (CHECKED * POINTS))
     scores = scorer.score(odd.take(slice(count)), explain=True) if count else None
     names = odd.names[:SHOWN]
     rows = []

@@ -6,14 +6,14 @@ from ..support.lazy import lazy
 
 if TYPE_CHECKING:
     from .explain import conditional_drops
-    from .model import TableModel
+    from .model import Reasons, TableModel
     from .stream import score_file, stream_scores
 
-__all__ = ["TableModel", "conditional_drops", "score_file", "stream_scores"]
+__all__ = ["Reasons", "TableModel", "conditional_drops", "score_file", "stream_scores"]
 
 HOMES = {
     "explain": "conditional_drops",
-    "model": "TableModel",
+    "model": "Reasons TableModel",
     "stream": "score_file stream_scores",
 }
 """The modules, and the public names that each of them defines."""

@@ -21,12 +21,18 @@ weights :math:`w_k`,
   resolves conditional distributions down to about an eighth of the width of the marginal. The error is about a tenth
   of a nat or less, because :math:`S_j` is a spline.
 
-So a row of n numbers costs ``2 POINTS n`` log-densities.
+Log-densities by the ODE take long, and most of these say nothing: a column whose value is ordinary is not named, and a
+value that the rest of the row excludes has no share of the mean. So a screen, which is a cheap estimate of log p such
+as :func:`ndm.density.log_bound`, computes all drops first. Only the ``CHECKED`` columns with the largest of them have
+their drops by log p, a column of few values from the values to which the screen gives a share of at least ``RARE``. The
+screen only chooses: it is in no drop that is returned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +44,11 @@ from ..tables import Column, Schema
 
 POINTS = 16
 EXACT = 24
+CHECKED = 6
+"""The number of columns of a row whose drops are computed after the screen."""
+RARE = 0.01
+"""The least share of a point, by the screen, that is computed after it. All that is left out of a drop is some
+hundredths of a nat, while the draws of a row with symbols make errors of some tenths."""
 REACH = 4.5
 """The largest score of the first points."""
 WIDE = 4.0
@@ -47,7 +58,29 @@ Density = Callable[[Tensor], Tensor]
 """log p of rows, ``(B, n)`` to ``(B,)`` in float64."""
 
 
-def conditional_drops(density: Density, rows: Tensor, log_p: Tensor, model: NDM, schema: Schema) -> Tensor:
+class Quadrature(NamedTuple):
+    """The points of a column for each of B rows."""
+
+    points: Tensor
+    """The values of the column, ``(B, K)``."""
+    logs: Tensor
+    """log p of the rows with these values, nats, ``(B, K)``."""
+    weights: Tensor
+    """The logarithms of the weights, ``(B, K)``."""
+
+    def share(self) -> Tensor:
+        """The share of each point of the mean, ``(B, K)``."""
+        return (self.logs + self.weights).softmax(1)
+
+    def mean(self) -> Tensor:
+        """The mean of log p over the values of the column, nats, ``(B,)``; a point without a share may have -inf."""
+        share = self.share()
+        return (share * self.logs.where(share > 0, 0)).sum(1)
+
+
+def conditional_drops(
+    density: Density, rows: Tensor, log_p: Tensor, model: NDM, schema: Schema, screen: Density | None = None
+) -> Tensor:
     """The drop of every column of the model in nats, ``(B, n)``.
 
     Args:
@@ -56,18 +89,62 @@ def conditional_drops(density: Density, rows: Tensor, log_p: Tensor, model: NDM,
         log_p: ``density(rows)``.
         model: the model, whose decoder knows the marginal distributions.
         schema: what the columns hold.
+        screen: a cheap estimate of ``density``. With it only the columns that may be the oddest have a drop, and the
+            others have -inf. Without it all are computed by ``density``.
     """
-    decoder, drops = model.decoder, []
+    cheap = density if screen is None else screen
+    found = [quadrature(cheap, rows, place, model, column) for place, column in enumerate(schema.model_columns)]
+    means = torch.stack([column.mean() for column in found], 1)
+    if screen is None:
+        return means - log_p[:, None]
+    chosen = torch.zeros_like(means, dtype=torch.bool)
+    chosen.scatter_(1, means.topk(min(CHECKED, len(found)), 1).indices, True)
+    few = {place: part for place, part in enumerate(found) if known_values(schema.model_columns[place]) is not None}
+    drops = drops_of_values(density, rows, log_p, few, chosen)
+    for place in set(range(len(found))) - set(few):
+        some = chosen[:, place]
+        if some.any():
+            exact = quadrature(density, rows[some], place, model, schema.model_columns[place])
+            drops[some, place] = exact.mean() - log_p[some]
+    return drops
+
+
+def drops_of_values(
+    density: Density, rows: Tensor, log_p: Tensor, found: Mapping[int, Quadrature], chosen: Tensor
+) -> Tensor:
+    """The drops of columns with a few values, of which only the likely ones are computed; -inf for others, ``(B, n)``.
+
+    Args:
+        density, rows, log_p: see :func:`conditional_drops`.
+        found: the columns by their places, with what the screen says of their values.
+        chosen: which columns of each row are computed, bool of shape ``(B, n)``.
+    """
+    own = {place: column.points == rows[:, [place]] for place, column in found.items()}
+    asked = {p: chosen[:, [p]] & ~own[p] & (column.share() >= RARE) for p, column in found.items()}
+    changed = [rows[:0]]
+    for place, ask in asked.items():
+        changed.append(rows[ask.nonzero()[:, 0]])
+        changed[-1][:, place] = found[place].points[ask]
+    together = torch.cat(changed)  # solved at once, which is faster
+    answers = (density(together) if len(together) else log_p[:0]).split([int(ask.sum()) for ask in asked.values()])
+    drops = torch.full_like(rows, -math.inf)
+    for (place, column), answer in zip(found.items(), answers, strict=True):
+        logs = torch.full_like(column.logs, -math.inf).masked_scatter(asked[place], answer)
+        exact = column._replace(logs=logs.where(~own[place], log_p[:, None]))
+        drops[:, place] = drops[:, place].where(~chosen[:, place], exact.mean() - log_p)
+    return drops
+
+
+def quadrature(density: Density, rows: Tensor, place: int, model: NDM, column: Column) -> Quadrature:
+    """The points of a column."""
+    decoder = model.decoder
     assert isinstance(decoder, MixedDecoder)
-    for place, column in enumerate(schema.model_columns):
-        values = known_values(column)
-        if values is None:
-            drops.append(drop_of_number(density, rows, log_p, place, decoder.marginals))
-        else:
-            if len(values) > EXACT:
-                values = frequent(model, place - decoder.numbers)
-            drops.append(drop_of_values(density, rows, log_p, place, values))
-    return torch.stack(drops, 1)
+    values = known_values(column)
+    if values is None:
+        return points_of_number(density, rows, place, decoder.marginals)
+    if len(values) > EXACT:
+        values = frequent(model, place - decoder.numbers)
+    return points_of_values(density, rows, place, values)
 
 
 def known_values(column: Column) -> Tensor | None:
@@ -89,34 +166,33 @@ def frequent(model: NDM, alphabet: int) -> Tensor:
     return bias.topk(EXACT).indices.double()
 
 
-def drop_of_values(density: Density, rows: Tensor, log_p: Tensor, place: int, values: Tensor) -> Tensor:
-    """The drop of a column with a few values ``(K,)``, ``(B,)``."""
+def points_of_values(density: Density, rows: Tensor, place: int, values: Tensor) -> Quadrature:
+    """The points of a column with a few values ``(K,)``."""
     points = values.expand(len(rows), -1)
-    return expected(at_points(density, rows, place, points), torch.zeros_like(points))[0] - log_p
+    return Quadrature(points, at_points(density, rows, place, points), torch.zeros_like(points))
 
 
-def drop_of_number(density: Density, rows: Tensor, log_p: Tensor, place: int, marginals: Marginals) -> Tensor:
-    """The drop of a column of real numbers, ``(B,)``."""
+def points_of_number(density: Density, rows: Tensor, place: int, marginals: Marginals) -> Quadrature:
+    """The points of a column of real numbers."""
     scores = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64).expand(len(rows), -1)
     spacing = 2 * REACH / (POINTS - 1)
-    logs, weights = scored(density, rows, place, scores, marginals)
-    _, share = expected(logs, weights)
+    share = scored(density, rows, place, scores, marginals).share()
     mean = (share * scores).sum(1)
     deviation = ((share * (scores - mean[:, None]) ** 2).sum(1)).sqrt()
     half = (WIDE * deviation).clamp(min=spacing, max=REACH)
     finer = mean[:, None] + half[:, None] * torch.linspace(-1, 1, POINTS, dtype=torch.float64)
-    logs, weights = scored(density, rows, place, finer, marginals)
-    return expected(logs, weights)[0] - log_p
+    return scored(density, rows, place, finer, marginals)
 
 
-def scored(density: Density, rows: Tensor, place: int, scores: Tensor, marginals: Marginals) -> tuple[Tensor, Tensor]:
-    """log p with a column at the values of scores ``(B, K)``, and the logarithms of dv/dy there."""
+def scored(density: Density, rows: Tensor, place: int, scores: Tensor, marginals: Marginals) -> Quadrature:
+    """The points of a column at scores ``(B, K)``, with dv/dy as weights."""
     device = marginals.x.device
     whole = torch.zeros(scores.numel(), marginals.columns, dtype=torch.float64)
     whole[:, place] = scores.flatten()
     values = marginals.inverse(whole.to(device))
     slopes = marginals(values)[1][:, place].cpu().view_as(scores)
-    return at_points(density, rows, place, values[:, place].cpu().view_as(scores)), -slopes
+    points = values[:, place].cpu().view_as(scores)
+    return Quadrature(points, at_points(density, rows, place, points), -slopes)
 
 
 def at_points(density: Density, rows: Tensor, place: int, points: Tensor) -> Tensor:
@@ -124,9 +200,3 @@ def at_points(density: Density, rows: Tensor, place: int, points: Tensor) -> Ten
     changed = rows[:, None].repeat(1, points.shape[1], 1)
     changed[:, :, place] = points
     return density(changed.flatten(0, 1)).view_as(points)
-
-
-def expected(logs: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of ``logs`` under shares proportional to exp(logs + weights), ``(B,)``, and these shares, ``(B, K)``."""
-    share = (logs + weights).softmax(1)
-    return (share * logs).sum(1), share

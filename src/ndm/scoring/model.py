@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..density import log_density
+from ..density import log_bound, log_density
 from ..density.scores import check_distance
 from ..errors import InputError
 from ..mixed import MixedDecoder
@@ -23,6 +23,7 @@ from ..saving import SCHEMA_CHECKSUM, WEIGHTS_FILE, model_folder
 from ..support.weights import read_header
 from ..tables import Frame, Schema, kept_schema
 from .explain import conditional_drops
+from .pace import paced, small_parts
 
 MOST = 3
 """The number of columns that explain a row."""
@@ -38,6 +39,16 @@ class Scores(NamedTuple):
     without an explanation, and else at most 3."""
     drops: np.ndarray
     """What each of these columns costs in nats, ``(N, M)``; see :mod:`ndm.scoring.explain`."""
+
+
+class Reasons(NamedTuple):
+    """The columns that make each of N rows odd."""
+
+    columns: np.ndarray
+    """The names of the M columns with the largest drops, the worst first, ``(N, M)``; M is at most 3."""
+    drops: np.ndarray
+    """The drop of each of these columns in nats, ``(N, M)``: how far the log-density of its value, given the other
+    columns, lies below what it is on average; see :mod:`ndm.scoring.explain`."""
 
 
 class TableModel:
@@ -89,8 +100,8 @@ class TableModel:
 
         Args:
             frame: the rows, with the columns of the training rows in any order.
-            explain: whether the columns that make each row odd are found. It costs about 32 times the number of
-                columns as much.
+            explain: whether the columns that make each row odd are found, which takes many log-densities of each row
+                (:mod:`ndm.scoring.explain`).
 
         Raises:
             InputError: if the rows cannot be scored; a :class:`SolverError` if the solver could not finish some.
@@ -106,11 +117,39 @@ class TableModel:
         if not explain:
             return Scores(total, np.zeros((len(total), 0), np.int64), np.zeros((len(total), 0)))
         drops = np.full((len(total), len(self.names)), -np.inf)
-        drops[:, : x.shape[1]] = conditional_drops(self._log_density, rows, log_p, self.model, self.schema).numpy()
+        found = conditional_drops(self._quick_density, rows, log_p, self.model, self.schema, self._log_bound)
+        drops[:, : x.shape[1]] = found.numpy()
         for name, where in broken.items():
             drops[where, self.names.index(name)] = penalty
         worst = np.argsort(-drops, axis=1, kind="stable")[:, : min(MOST, x.shape[1])]
         return Scores(total, worst, np.take_along_axis(drops, worst, 1))
 
+    def explain(self, frame: Frame, visible: bool = False) -> Reasons:
+        """The columns that make rows odd.
+
+        Args:
+            frame: as of :meth:`score`.
+            visible: whether the progress is shown.
+
+        Raises:
+            InputError: as :meth:`score`, before any work.
+        """
+        self.check(frame)
+        found: list[Scores] = []
+        done = 0
+        with paced("explaining", len(frame), visible) as tell:
+            for part in small_parts([frame]):
+                found.append(self.score(part, explain=True))
+                done += len(part)
+                tell(done)
+        columns, drops = (np.concatenate(parts) for parts in zip(*(scores[1:] for scores in found), strict=True))
+        return Reasons(np.array(self.names, dtype=object)[columns], drops)
+
     def _log_density(self, rows: Tensor) -> Tensor:
         return log_density(self.model, rows, self.seed)
+
+    def _quick_density(self, rows: Tensor) -> Tensor:
+        return log_density(self.model, rows, self.seed, quick=True)
+
+    def _log_bound(self, rows: Tensor) -> Tensor:
+        return log_bound(self.model, rows, self.seed)

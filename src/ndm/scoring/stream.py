@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,9 +19,9 @@ import numpy as np
 from ..errors import InputError, printable
 from ..solvers import SolverError
 from ..support.files import whole_file
-from ..support.progress import progress_bar
 from ..tables import batches
 from .model import MOST, Scores, TableModel
+from .pace import paced, small_parts
 
 ROWS = 4096
 """The number of rows that are scored at a time without an explanation."""
@@ -59,14 +58,14 @@ def stream_scores(
     Raises:
         InputError: if rows cannot be scored.
     """
-    done, start = 0, time.perf_counter()
-    with progress_bar("scoring", total, unit="row") as bar:
-        for frame in _parts(model, path, ROWS // 64 if explain else ROWS, encoding):
+    done = 0
+    frames = _parts(model, path, ROWS, encoding)
+    with paced("explaining" if explain else "scoring", total) as tell:
+        for frame in small_parts(frames) if explain else frames:
             with _told(path, done, len(frame)):
                 scores = model.score(frame, explain)
             done += len(frame)
-            speed = done / (time.perf_counter() - start)
-            bar.update(bar.task_ids[0], completed=done, news=f"{speed:,.3g} rows/s")
+            tell(done)
             yield scores
 
 
@@ -204,5 +203,5 @@ def _told(path: Path, first: int, rows: int) -> Iterator[None]:
         raise InputError(f"{path}, among rows {first} to {first + rows - 1}: {error}") from None
     except InputError as error:
         text = str(error).replace("; leave these rows out, or score them as impossible with unknown='odd'", "")
-        where = "" if first == 0 else f", from row {first}"
+        where = "" if first == 0 else f", of the rows from row {first} on, where that is row 0"
         raise InputError(f"{path}{where}: {text}") from None

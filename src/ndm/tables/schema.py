@@ -338,10 +338,12 @@ def refuse_missing(missing: Mapping[str, np.ndarray], remedy: str) -> None:
     """Refuse missing numbers.
 
     Raises:
-        InputError: with the columns and how often each has none.
+        InputError: with the columns, how often each has none, and the first row that has none somewhere.
     """
     counts = {name: int(where.sum()) for name, where in missing.items() if where.any()}
     if counts:
         listed = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:10])
         more = f" and {len(counts) - 10} more" if len(counts) > 10 else ""
-        raise InputError(f"Input contains NaN or missing values in column(s) {listed}{more}; {remedy}")
+        first = int(np.flatnonzero(np.any(list(missing.values()), axis=0))[0])
+        where = f"in column(s) {listed}{more}, first in row {first} (counted from 0)"
+        raise InputError(f"Input contains NaN or missing values {where}; {remedy}")

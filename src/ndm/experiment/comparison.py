@@ -26,12 +26,13 @@ from ..evaluation.quality import check_sizes, sliced_wasserstein
 from ..model import NDM
 from ..sampling import sample_in_batches
 from ..saving import weights_checksum
+from ..soundness import check_forward
 from ..straightness import straightness
 from ..support.files import make_folder
 from ..support.journal import append_line, read_lines
 from ..support.progress import console
 from ..training.loss import Loss
-from .build import make_model, outlined_model, told_fourier
+from .build import has_own_parts, make_model, outlined_model, seeded_model, told_fourier
 from .evaluation import evaluate_run
 from .matching import Match, Matched, flops, match, parameters
 from .plan import planned_for
@@ -212,7 +213,11 @@ class Comparison:
         """
         for variant, matched in self.question.matched.items():
             with naming(variant):
-                Loss(outlined_model(matched.config, self.question.dataset), matched.config.training)
+                config, dataset = matched.config, self.question.dataset
+                model = outlined_model(config, dataset)
+                Loss(model, config.training)
+                if has_own_parts(model):
+                    check_forward(seeded_model(config, dataset), dataset.train, config.training.bound_steps)
 
     def cells(self) -> list[tuple[str, int]]:
         """The variants and seeds that are not finished, one seed after the other."""

@@ -22,10 +22,11 @@ from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
+from ..soundness import check_forward
 from ..support.devices import select_device
 from ..support.files import make_folder
 from ..support.processes import failing_together
-from ..support.progress import phase, reached
+from ..support.progress import phase, reached, warn
 from ..support.tensors import gradients
 from .average import Average
 from .checkpoint import Checkpoints, State
@@ -62,7 +63,8 @@ class Trainer:
         picture: every process calls it with the averaged model and the step, every ``sample_every`` steps.
 
     Raises:
-        InputError: if an argument is of another kind, or the device is not available.
+        InputError: if an argument is of another kind, the device is not available, or the loss would be no bound with
+            the model's F (see :mod:`ndm.soundness`).
     """
 
     @gradients()
@@ -78,6 +80,8 @@ class Trainer:
         picture: Callable[[NDM, int], None] = lambda _model, _step: None,
     ) -> None:
         check_arguments(model, dataset, settings, seed, log, picture)
+        for text in check_forward(model, dataset.train, settings.bound_steps):
+            warn(text)
         device, folder = select_device(str(device)), None if folder is None else make_folder(folder)
         self.settings, self.seed, self.dataset = settings, seed, dataset
         self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints")

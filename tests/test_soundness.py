@@ -110,23 +110,21 @@ def test_a_sound_f_has_no_problem_and_the_model_stays_as_it_is(dtype):
 
 def test_the_distance_of_the_starts_is_their_divergence():
     """KL of N(alpha a, sigma^2) and N(alpha b, sigma^2): e^-gamma (a - b)^2 / 2, summed over the row."""
-    (found,) = problems(model_of("start"), ROWS[:4])
+    (found,) = problems(model_of("start"), ROWS[:2])
     nats = float(re.search(r"the two are (\S+) nats", found.text)[1])
-    expected = torch.tensor(8.0).exp() * (0.1 * 0.5 * ROWS[:4]).square().sum(1).mean() / 2
+    expected = torch.tensor(8.0).exp() * (0.1 * 0.5 * ROWS[:2]).square().sum(1).mean() / 2
     assert nats == pytest.approx(expected.item(), rel=0.01)
 
 
 @pytest.mark.parametrize("fault", ["derivative", "value"])
 def test_discrete_time_needs_no_derivative_so_the_bound_is_valid_and_a_warning_says_who_needs_it(fault):
     (text,) = check_forward(model_of(fault), ROWS, steps=10)
-    assert text.endswith("the bound in discrete time does not need it, but the ODE, the SDE and the bound in continuous "
-                         "time do")  # fmt: skip
+    assert text.endswith("does not need it, but the ODE, the SDE and the bound in continuous time do")
 
 
 def test_a_decoder_that_computes_p_of_x_has_a_valid_bound_for_any_start_and_a_warning_tells_the_cost():
-    """The warning is right: with the exact posterior given z_0 the bound is one on the entropy of the levels."""
-    levels, x = 5, torch.arange(5)[:, None].expand(5, 2)
-    model = model_of("own start", 0.5, ndm.CategoricalDecoder(levels))
+    levels, x = 5, torch.tensor([[1, 3], [3, 1]])
+    model = model_of("own start", 1.0, ndm.CategoricalDecoder(levels))
     (text,) = check_forward(model, x, steps=10)
     assert "F(x, 0) is not x. The loss is a bound, but CategoricalDecoder looks for x in z_0 / alpha_0" in text
     assert check_forward(model_of("", 0.5, ndm.CategoricalDecoder(levels)), x, steps=10) == []
@@ -153,10 +151,7 @@ def test_a_decoder_that_looks_for_x_where_the_curve_starts_is_left_alone():
 def test_an_f_that_does_not_run_in_float64_is_not_tried_and_that_is_said():
     model = model_of("float32").float()
     (text,) = check_forward(model, ROWS)
-    assert text.startswith("F was not tried, because it does not run in float64 on the CPU (RuntimeError: ")
-    with pytest.raises(ndm.InputError, match="net"):
-        check_forward(ndm.NDM(ndm.ForwardProcess(ndm.LinearSchedule(-8.0, 6.0), ndm.Network(nn.Bilinear(2, 1, 3))),
-                              model.predictor, model.decoder), ROWS)  # fmt: skip
+    assert text.startswith("F was not tried, because it does not run in float64 on cpu (RuntimeError: ")
 
 
 def test_the_trainer_refuses_or_warns_before_its_first_step(capsys):
@@ -190,41 +185,46 @@ def rows_of(config):
     return Dataset(name, *torch.randn(3, 4, *shape).unbind())
 
 
-SMALL = {"width": 8, "depth": 1, "transform_width": 8, "transform_depth": 1}
+SMALL = {"width": 16, "depth": 1, "transform_width": 16, "transform_depth": 1}
 
 
-@pytest.mark.parametrize("name", sorted(set(recipes()) - {"table"}))
+def kinds_of_recipes():
+    """A recipe for each combination of parts."""
+    kinds = {}
+    for name in recipes():
+        m = read_config(name).model
+        kinds.setdefault((m.transform, m.network, m.rotation, m.tied_to, m.schedule, m.num_basis), name)
+    return sorted(set(kinds.values()) - {"table"})
+
+
+@pytest.mark.parametrize("name", kinds_of_recipes())
 def test_no_recipe_has_a_problem(name):
     config = read_config(name)
-    config = replace(config, model=replace(config.model, **SMALL))
+    sizes = {"unet": {"multipliers": [1, 2], "attention": [4], "heads": 2}, "transformer": {"heads": 2}}
+    small = SMALL | sizes.get(config.model.network, {})
+    config = replace(config, model=replace(config.model, **small))
     dataset = rows_of(config)
     model = seeded_model(config, dataset)
     assert problems(model, dataset.train, config.training.bound_steps) == []
 
 
-@pytest.mark.parametrize("steps", [None, 10])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_no_variant_has_a_problem(name, steps):
+def test_no_variant_has_a_problem(name):
     digits = load_dataset("digits")
     settings = VARIANTS[name]["model"]
     for tied_to in {"time", "noise"} if settings.get("tied_to") is None else {settings["tied_to"]}:
-        for network in ("mlp", "unet") if steps is None else ("mlp",):
-            tree = {"model": {"tied_to": tied_to, **settings, **SMALL, "network": network},
-                    "training": {"bound_steps": steps}}  # fmt: skip
-            model = build_model(make_config(tree), digits.shape, make_decoder(digits))
-            assert problems(model, digits.train, steps) == []
+        tree = {"model": {"tied_to": tied_to, **settings, **SMALL, "network": "mlp"}}
+        model = build_model(make_config(tree), digits.shape, make_decoder(digits))
+        assert problems(model, digits.train) == [] and problems(model, digits.train, 10) == []
 
 
 def test_no_table_has_a_problem(capsys):
     """Numbers, rounded ones, a category and a missing value; the training tells problems as warnings or errors."""
     rng = np.random.default_rng(0)
-    x = {
-        "a": rng.standard_normal(60),
-        "b": rng.integers(0, 5, 60),
-        "c": np.array(["p", "q", "r"])[rng.integers(0, 3, 60)],
-    }
-    x["a"][3] = np.nan
-    ndm.NeuralDiffusionDensity(max_steps=2, random_state=0).fit(pd.DataFrame(x))
+    codes = rng.integers(0, 3, 60)
+    frame = pd.DataFrame({"a": rng.standard_normal(60), "b": rng.integers(0, 5, 60), "c": np.array(list("pqr"))[codes]})
+    frame.loc[3, "a"] = np.nan
+    ndm.NeuralDiffusionDensity(max_steps=2, impute=True, random_state=0).fit(frame)
     assert "warning" not in capsys.readouterr().err
 
 

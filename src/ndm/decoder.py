@@ -98,10 +98,7 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     def closed(self, z: Tensor) -> Tensor:
-        """Those of the elements of latents, or of F(x, 0), whose part of :meth:`nll` is an expectation in closed form.
-
-        It holds only where F(x, 0) = x in these elements, which a training makes sure of. By default there are none.
-        """
+        """The elements of latents whose part of :meth:`nll` is a closed form that needs F(x, 0) = x."""
         return z[:, :0]
 
     def decode(

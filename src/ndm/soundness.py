@@ -1,4 +1,4 @@
-r"""What the mathematics needs of F, tried on a few rows in float64 before a training and by ``ndm doctor``.
+r"""What the mathematics needs of an F of the user's own, tried on two rows before a training and by ``ndm doctor``.
 
 * F(x, 0) is the start of the curve, ``curve.x``, and S(x, 0) = 1. The reconstruction term draws z_0 from the start, and
   the diffusion term from F(x, 0). If these differ, the sum of the two is the bound of no model.
@@ -10,8 +10,8 @@ r"""What the mathematics needs of F, tried on a few rows in float64 before a tra
   does not.
 * F of a row depends on that row alone, since the likelihood is one of rows.
 
-All this is tried with the weights as they are, and after a small random change of the weights of F. A network whose
-last layer is zero hides each of these faults until its first steps, and training may lead to the changed weights.
+All this is tried in float64 after a small random change of the weights of F. A network whose last layer is zero hides
+each of these faults until its first steps, and training may lead to the changed weights.
 
 The distance of two starts is their divergence for the noise at t = 0. It is in nats, and rounding errors stay far below
 the smallest one that counts.
@@ -30,11 +30,12 @@ from .errors import InputError
 from .gaussian import Gaussian
 from .model import NDM
 from .process import ConditionalProcess, ForwardProcess
+from .support.arguments import is_own
 from .support.checks import shown
 from .support.tensors import full_times, gradients, rand, seeded, undisturbed
 from .transform import BasisCurve, Curve
 
-ROWS = 4
+ROWS = 2
 """The number of rows that are tried."""
 CHANGE = 0.1
 """The change of the weights: each output of a layer changes by about this part of the root mean square of its input."""
@@ -54,13 +55,16 @@ class Problem(NamedTuple):
     """Whether the loss is no bound then."""
 
 
-def check_forward(model: NDM, rows: Tensor, steps: int | None = None) -> list[str]:
-    """Try what the bound needs of F on a few of the rows.
+def check_forward(
+    model: NDM, rows: Tensor, steps: int | None = None, device: torch.device | str | None = None
+) -> list[str]:
+    """Try what the bound needs of an F of the user's own. The transforms of the package have it by their forms.
 
     Args:
         model: the model, on any device; it stays as it is.
-        rows: rows in data units, ``(N, *)``.
+        rows: rows in data units, ``(N, *)``, of which a few are taken.
         steps: the number of steps of the bound that is trained; None is continuous time.
+        device: where F is tried; None is the model's device.
 
     Returns:
         Warnings: what is wrong with F while the bound is valid.
@@ -68,56 +72,74 @@ def check_forward(model: NDM, rows: Tensor, steps: int | None = None) -> list[st
     Raises:
         InputError: if the loss would be no bound because of F, with what to change.
     """
-    found = list(problems(model, rows, steps))
+    if is_own(type(model.process.transform)):
+        return []
+    found = problems(model, rows, steps, device)
     for problem in found:
         if problem.fatal:
             raise InputError(problem.text)
     return [problem.text for problem in found]
 
 
-def problems(model: NDM, rows: Tensor, steps: int | None = None) -> list[Problem]:
-    """What is wrong with F, each fault once; the arguments are those of :func:`check_forward`."""
+def problems(
+    model: NDM, rows: Tensor, steps: int | None = None, device: torch.device | str | None = None
+) -> list[Problem]:
+    """What is wrong with F, whoever has written it; the arguments are those of :func:`check_forward`."""
     x = model.rows(rows[:: max(1, len(rows) // ROWS)][:ROWS])
     x = model.decoder.jitter(x, rand((len(x), model.decoder.rounded), model.reference, seeded(0)))
-    found: list[Problem] = []
+    place = torch.device(model.reference.device if device is None else device)
+    place = torch.device("cpu") if place.type == "mps" else place  # which has no float64
     with gradients(), torch.no_grad(), undisturbed():
+        x_model = model.encode(x).to(place, torch.float64)
         try:
-            for process, when in twins(model.process):
-                found = found or list(_problems(model, process, x, steps, when))
+            as_it_is = copy.deepcopy(model.process).to(place, torch.float64).eval()
+            changed = with_changed_weights(copy.deepcopy(as_it_is))
+            found = try_out(model, changed, x, x_model, steps, " once its weights have changed a little")
+            if found == []:
+                return []
+            return try_out(model, as_it_is, x, x_model, steps) or found or []
         except InputError:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {shown(' '.join(str(error).split()), 200)}"
-            found.append(Problem(f"F was not tried, because it does not run in float64 on the CPU ({reason})", False))
-    return found
+            return [Problem(f"F was not tried, because it does not run in float64 on {place.type} ({reason})", False)]
 
 
-def twins(process: ForwardProcess) -> Iterator[tuple[ForwardProcess, str]]:
-    """Copies of a process in float64 on the CPU: as it is, and with changed weights of F; and words for the second."""
-    twin = copy.deepcopy(process).to("cpu", torch.float64).eval()
-    yield twin, ""
-    weights = [p for p in twin.transform.parameters() if p.requires_grad]
+def with_changed_weights(process: ForwardProcess) -> ForwardProcess:
+    """The process, with a random change of the weights of F that training may make."""
     generator = seeded(0)
-    for weight in weights:
-        inputs = weight[0].numel() if weight.ndim > 1 else 1
-        weight.add_(torch.randn(weight.shape, generator=generator, dtype=weight.dtype), alpha=CHANGE / inputs**0.5)
-    if weights:
-        yield twin, " once its weights have changed a little"
+    for weight in process.transform.parameters():
+        if weight.requires_grad:
+            inputs = max(1, weight.shape[1:].numel())
+            change = torch.randn(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
+            weight.add_(change, alpha=CHANGE / inputs**0.5)
+    return process
 
 
-def _problems(model: NDM, process: ForwardProcess, x: Tensor, steps: int | None, when: str) -> Iterator[Problem]:
-    x_model = model.encode(x).to("cpu", torch.float64)
+def try_out(
+    model: NDM, process: ForwardProcess, x: Tensor, x_model: Tensor, steps: int | None, when: str = ""
+) -> list[Problem] | None:
+    """What is wrong with the F of a process, in the words ``when``; None where it is not finite: training tells that.
+
+    Args:
+        x, x_model: rows in data units, and in model units for the process.
+    """
     q = process(x_model)
-    yield from of_rows(process, q, x_model, when)
-    yield from of_start(q, when)
-    yield from of_decoder(model, q, x, x_model, when)
-    yield from of_derivative(q.curve, steps, when)
+    t = (torch.arange(len(x_model), dtype=x_model.dtype, device=x_model.device) + 0.5) / len(x_model)
+    value = joined(*q.curve.scaled(t))
+    if not torch.isfinite(value).all():
+        return None
+    alone = joined(*process(x_model[:1]).curve.scaled(t[:1]))
+    return [
+        *of_rows(value[:1], alone, when),
+        *of_start(q, when),
+        *of_decoder(model, q, x, x_model, when),
+        *of_derivative(q.curve, t, value, steps, when),
+    ]
 
 
-def of_rows(process: ForwardProcess, q: ConditionalProcess, x: Tensor, when: str) -> Iterator[Problem]:
-    """Whether F of the first row depends on the other rows."""
-    t = full_times(0.5, x)
-    together, alone = q.curve.scaled(t)[0][:1], process(x[:1]).curve.scaled(t[:1])[0]
+def of_rows(together: Tensor, alone: Tensor, when: str) -> Iterator[Problem]:
+    """Whether F of a row is another one beside other rows."""
     if size(together - alone) > ROUNDING * size(alone):
         yield Problem(
             f"F(x, t) of a row depends on the other rows of its batch{when}, so the loss is no bound for a row; take "
@@ -164,15 +186,13 @@ def of_decoder(model: NDM, q: ConditionalProcess, x: Tensor, x_model: Tensor, wh
             )
 
 
-def of_derivative(curve: Curve, steps: int | None, when: str) -> Iterator[Problem]:
-    """Whether ``with_derivative`` gives the value of the curve and the derivative of this value."""
-    t = (torch.arange(len(curve.x), dtype=torch.float64) + 0.5) / len(curve.x)
+def of_derivative(curve: Curve, t: Tensor, value: Tensor, steps: int | None, when: str) -> Iterator[Problem]:
+    """Whether ``with_derivative(t)`` gives the value of the curve at ``t``, and the derivative of this value."""
     try:
-        value, slope, log_scale, d_log_scale = curve.scaled_with_derivative(t)
+        said, slope, log_scale, d_log_scale = curve.scaled_with_derivative(t)
     except Exception:
         return  # whatever needs the derivative will say so itself
-    said, slope = joined(value, log_scale), joined(slope, d_log_scale)
-    value = joined(*curve.scaled(t))
+    said, slope = joined(said, log_scale), joined(slope, d_log_scale)
     if slope.shape != value.shape or said.shape != value.shape:
         return  # the process refuses these shapes, and says which
     coarse, fine = ((joined(*curve.scaled(t + h)) - joined(*curve.scaled(t - h))) / (2 * h) for h in (STEP, STEP / 2))

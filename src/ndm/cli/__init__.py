@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from ..errors import InputError
 from ..support.output import drop_unwritable_output, escape_unknown_characters
-from ..support.program import PROGRAM, program_of_process
+from ..support.program import named_program
 
 # The help lists the commands in the order of these imports.
 from . import (  # isort: skip
@@ -73,10 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
     It is 0; 2 for bad input, with one line on stderr; 130 for Ctrl-C; or 141 if the reader of the output has left.
     """
     escape_unknown_characters()
-    if arguments is None:
-        PROGRAM.set(program_of_process())
     try:
-        return answer(sys.argv[1:] if arguments is None else arguments)
+        if arguments is not None:
+            return answer(arguments)
+        with named_program():
+            return answer(sys.argv[1:])
     except InputError as error:
         return refuse(str(error))
     except OSError as error:

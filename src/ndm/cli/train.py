@@ -146,7 +146,7 @@ def default_folder(args: Namespace) -> Path:
 def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Trained:
     """Begin or continue a run, train it, and draw its samples. The first process holds the lock of the run."""
     from ..data import load_dataset
-    from ..experiment.build import has_own_parts, seeded_model, told_fourier
+    from ..experiment.build import seeded_model, told_fourier
     from ..experiment.run import samples_suffix
     from ..experiment.snapshot import start_from
     from ..soundness import check_forward
@@ -170,8 +170,8 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
             args.config = config = told_fourier(config, model, "model.fourier" in args.given)
         if config.init is not None and not resumed:
             start_from(model, config.init)  # before the run begins, as this may fail
-        if not resumed and has_own_parts(model):
-            check_forward(model, dataset.train, config.training.bound_steps)
+        if not resumed:
+            check_forward(model, dataset.train, config.training.bound_steps, processes.device)
         if resumed:
             continue_run(run, config, dataset, processes.is_main_process)
         elif processes.is_main_process:

@@ -13,7 +13,7 @@ from torch import nn
 from ..data import DATASETS, Dataset, shape_of
 from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
 from ..density.build import Form, table_model
-from ..description import describe, has_foreign_class
+from ..description import describe
 from ..errors import InputError
 from ..model import NDM
 from ..nn import MLP
@@ -188,11 +188,6 @@ def seeded_model(config: Config, dataset: Dataset) -> NDM:
     """The untrained model that a config describes. Its weights depend only on the config's seed."""
     torch.manual_seed(config.seed)
     return make_model(config, dataset)
-
-
-def has_own_parts(model: NDM) -> bool:
-    """Whether the forward process has parts of the user's own, which a command tries before it writes anything."""
-    return has_foreign_class(describe(model.process))
 
 
 def make_decoder(dataset: Dataset) -> Decoder:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 PROGRAM = ContextVar("PROGRAM", default="ndm")
-"""The words before the name of a command; :func:`ndm.cli.main` sets them if it reads the arguments of the process."""
+"""The words before the name of a command."""
 
 
-def program_of_process() -> str:
-    """``ndm``, or ``python FILE`` if Python runs a file of the user's."""
+@contextmanager
+def named_program() -> Iterator[None]:
+    """Commands are told with the name of this process's program: ``python FILE`` if that is a file of the user's."""
     file = Path(sys.argv[0])
-    return f"python {file}" if file.suffix == ".py" and file.stem != "__main__" else "ndm"
+    own = file.suffix == ".py" and file.stem != "__main__"
+    before = PROGRAM.set(f"python {file}" if own else "ndm")
+    try:
+        yield
+    finally:
+        PROGRAM.reset(before)
 
 
 def command(words: str) -> str:

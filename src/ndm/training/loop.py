@@ -63,8 +63,7 @@ class Trainer:
         picture: every process calls it with the averaged model and the step, every ``sample_every`` steps.
 
     Raises:
-        InputError: if an argument is of another kind, the device is not available, or the loss would be no bound with
-            the model's F (see :mod:`ndm.soundness`).
+        InputError: if an argument is of another kind, the device is not available, or F allows no bound.
     """
 
     @gradients()
@@ -80,13 +79,13 @@ class Trainer:
         picture: Callable[[NDM, int], None] = lambda _model, _step: None,
     ) -> None:
         check_arguments(model, dataset, settings, seed, log, picture)
-        for text in check_forward(model, dataset.train, settings.bound_steps):
-            warn(text)
         device, folder = select_device(str(device)), None if folder is None else make_folder(folder)
         self.settings, self.seed, self.dataset = settings, seed, dataset
         self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints")
         self.plain = copy.deepcopy(model).cpu()  # receives the average in the end; it is never wrapped or sharded
         self.accelerator = accelerator = make_accelerator(device, self.settings, folder)
+        for text in check_forward(model, dataset.train, settings.bound_steps, accelerator.device):
+            warn(text)
         loss = Loss(model, settings, seed, accelerator.process_index, accelerator.num_processes)
         self.log, self.picture = log, picture
         self.loss, self.optimizer = self.prepare(loss)

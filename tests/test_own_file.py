@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -38,9 +39,10 @@ SMALL = ["--model.width", "8", "--model.depth", "1", "--training.batch_size", "1
          "--training.sample_every", "0", "--device", "cpu"]  # fmt: skip
 
 
-def as_program(monkeypatch, path, name, start=1.0):
-    """Write a file of a part, and make it the program of this process, as ``python FILE`` does."""
-    path.write_text(FILE.format(name=name, cls=name.capitalize(), start=start))
+def as_program(monkeypatch, path, start=1.0, source=""):
+    """Write a file of a part with the name of the file, and make it this process's program, as ``python FILE`` does."""
+    name = path.stem
+    path.write_text(source or FILE.format(name=name, cls=name.capitalize(), start=start))
     spec = importlib.util.spec_from_file_location(f"program_{name}", path)
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
@@ -60,7 +62,7 @@ def folder(tmp_path, monkeypatch, float32):
 
 
 def test_the_last_line_names_the_program_that_knows_the_part_and_so_does_the_error_of_ndm(folder, monkeypatch, capsys):
-    program = as_program(monkeypatch, folder / "grows.py", "grows")
+    program = as_program(monkeypatch, folder / "grows.py")
     train = ["train", "ring", "--model.transform", "grows", "--training.steps", "2", *SMALL]
     assert program(*train, "--out", "run") == 0
     said = capsys.readouterr().err
@@ -92,7 +94,7 @@ def test_the_program_is_a_file_of_the_users_or_ndm(monkeypatch):
 
 
 def test_a_file_that_is_the_program_and_a_variant_registers_its_part_once(folder, monkeypatch, capsys):
-    program = as_program(monkeypatch, folder / "twice.py", "twice")
+    program = as_program(monkeypatch, folder / "twice.py")
     words = ["--variants", "conventional,twice.py", "--seeds", "1", "--match", "none", "--steps", "2", "--passes", "1",
              "--limit", "4", "--sampling_steps", "none", "--ode_rows", "0", "--training.steps", "2"]  # fmt: skip
     assert program("compare", "ring", "--out", "out", *words, *SMALL) == 0
@@ -102,7 +104,7 @@ def test_a_file_that_is_the_program_and_a_variant_registers_its_part_once(folder
 def test_an_f_without_a_bound_is_refused_before_the_run_has_a_folder_and_before_a_variant_is_trained(
     folder, monkeypatch, capsys
 ):
-    program = as_program(monkeypatch, folder / "shrinks.py", "shrinks", start=0.5)
+    program = as_program(monkeypatch, folder / "shrinks.py", start=0.5)
     train = ["train", "ring", "--model.transform", "shrinks", "--training.steps", "2", "--out", "run", *SMALL]
     assert program(*train) == 2
     error = capsys.readouterr().err
@@ -112,3 +114,12 @@ def test_an_f_without_a_bound_is_refused_before_the_run_has_a_folder_and_before_
     assert program("compare", "ring", "--out", "out", *words, *SMALL) == 2
     assert "shrinks: F(x, 0) is not x: " in capsys.readouterr().err
     assert not list((folder / "out").glob("conventional-seed0/model"))
+
+
+def test_the_command_that_the_page_shows_trains_the_transform_that_it_shows(folder, monkeypatch):
+    page = (Path(__file__).resolve().parent.parent / "docs" / "extending.md").read_text()
+    (line,) = re.findall("^python my_parts.py (train .*)$", page, re.MULTILINE)
+    program = as_program(
+        monkeypatch, folder / "my_parts.py", source=re.search("```python\n(.*?)```", page, re.DOTALL)[1]
+    )
+    assert program(*shlex.split(line), *SMALL, "--training.steps", "2") == 0

@@ -422,7 +422,9 @@ def test_a_model_that_falls_behind_another_is_given_up(better_from, last):
     heard = []
     arguments = (model, Dataset("wave", rows, rows, rows), settings, 0, "cpu", False, rival)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ndm.density.fitting.training_news", lambda bar, record: lambda n: heard.append(n) or record(n))
+        patch.setattr(
+            "ndm.density.fitting.training_news", lambda bar, record, unit: lambda n: heard.append(n) or record(n)
+        )
         if last is None:
             assert fit_one(*arguments)[1] == heard and heard[-1]["step"] == 100
         else:

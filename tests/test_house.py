@@ -26,7 +26,7 @@ ORDER = (
     ("levels", "mixed", "description"),
     ("symbols",),
     ("model",),
-    ("saving", "objective", "sampling", "infill", "draws"),
+    ("saving", "soundness", "objective", "sampling", "infill", "draws"),
     ("likelihood", "straightness", "sharing"),
     ("training", "evaluation", "distribution"),
     ("density",),

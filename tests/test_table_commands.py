@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -214,6 +215,21 @@ def test_evaluate_and_doctor_tell_nats_and_bits_of_rows_and_columns(folder, caps
     assert main(["doctor", str(folder / "run"), "--limit", "3", *options]) == 0
     report = capsys.readouterr().out
     assert "bits/column on 3 rows" in report and "bits/dim" not in report and "of a row of 3 columns is" in report
+
+
+def test_the_log_of_a_table_has_the_unit_of_its_figures(folder, tmp_path, capsys):
+    """Bits of a column everywhere: in the lines of the training, of the estimator and of what the model is."""
+    options = ["--training.steps", "4", "--training.evaluate_every", "2", "--training.patience", "1", "--device", "cpu"]
+    data = ["--data.path", str(folder / "x.csv"), "--model.width", "8", "--training.learning_rate", "1.0"]
+    assert main(["train", "table", "--out", str(tmp_path / "run"), *data, *options]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"train -?[\d.]+, validation -?[\d.]+ bits/column, \S+ it/s", said)
+    assert re.search(r"is the best, -?[\d.]+ bits/column\n", said) and "bits/dim" not in said
+    ndm.NeuralDiffusionDensity(max_steps=2, random_state=0, verbose=True).fit(
+        np.random.default_rng(0).normal(size=(90, 2))
+    )
+    said = capsys.readouterr().err
+    assert "bits/column" in said and "bits/dim" not in said
 
 
 def test_estimators_of_tables_name_their_draws():

@@ -50,7 +50,7 @@ def shown(stream):
 def test_a_log_gets_a_line_at_the_start_and_the_end_and_every_half_minute(capsys):
     now = [0.0]
     with progress_bar("training", 4000, unit="step", clock=lambda: now[0]) as bar:
-        news = training_news(bar, lambda _: None)
+        news = training_news(bar, lambda _: None, "bits/dim")
         for second in range(1, 101):
             now[0] = float(second)
             reached(10 * second)
@@ -59,10 +59,10 @@ def test_a_log_gets_a_line_at_the_start_and_the_end_and_every_half_minute(capsys
             bar.refresh()
     assert capsys.readouterr().err.splitlines() == [
         "training: step 0 of 4000",
-        "training: step 300 of 4000, train 2.314, 10 it/s, 6:10 left",
-        "training: step 600 of 4000, train 2.314, 10 it/s, 5:40 left",
-        "training: step 900 of 4000, train 2.314, 10 it/s, 5:10 left",
-        "training: step 1000 of 4000, train 2.314, 10 it/s, stopped after 1:40",
+        "training: step 300 of 4000, train 2.314 bits/dim, 10 it/s, 6:10 left",
+        "training: step 600 of 4000, train 2.314 bits/dim, 10 it/s, 5:40 left",
+        "training: step 900 of 4000, train 2.314 bits/dim, 10 it/s, 5:10 left",
+        "training: step 1000 of 4000, train 2.314 bits/dim, 10 it/s, stopped after 1:40",
     ]
 
 
@@ -116,7 +116,7 @@ def test_a_terminal_of_any_width_shows_the_step_the_time_left_and_the_phase(widt
     with progress_bar("training", 4000, clock=lambda: now[0]) as bar:
         for step in range(1, 6):
             now[0] += 60.0
-            bar.update(bar.task_ids[0], completed=step, news="train 2.314, 12.3 it/s, validation 2.411 bits/dim")
+            bar.update(bar.task_ids[0], completed=step, news="train 2.314, validation 2.411 bits/dim, 12.3 it/s")
         bar.refresh()
         with phase("validating"):
             bar.refresh()

@@ -97,6 +97,10 @@ class Decoder(nn.Module):
         """-log p(x | z_0) in nats, or its expectation given x if that has a closed form; ``(B,)``."""
         raise NotImplementedError
 
+    def closed(self, z: Tensor) -> Tensor:
+        """The elements of latents whose part of :meth:`nll` is a closed form that needs F(x, 0) = x."""
+        return z[:, :0]
+
     def decode(
         self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -327,6 +331,9 @@ class GaussianDecoder(Decoder):
         noise = process.schedule.start(z_0)
         per_element = (math.log(2 * math.pi) + noise.gamma + 1) / 2
         return x[0].numel() * per_element + self.log_scale(z_0)
+
+    def closed(self, z: Tensor) -> Tensor:
+        return z
 
     def decode(
         self, z_0: Tensor, process: ForwardProcess, mode: bool = False, generator: torch.Generator | None = None

@@ -138,6 +138,9 @@ class MixedDecoder(Decoder):
         numbers = self.numbers * per_number + self.log_scale(x).to(z_0.dtype)
         return numbers - self.log_symbols(x, z_0, process)
 
+    def closed(self, z: Tensor) -> Tensor:
+        return z[:, : self.numbers]
+
     def log_symbols(self, x: Tensor, z_0: Tensor, process: ForwardProcess) -> Tensor:
         """log p(symbols | z_0), ``(B,)``."""
         if not self.alphabets:

@@ -11,7 +11,7 @@ with :math:`s = i/T,\ t = (i+1)/T`; as T grows the diffusion term tends to
 .. math:: \mathrm{E}_t\, \|b_q(z_t, t) - b_p(z_t, t)\|^2 / (2 g_t^2)
 
 where b are the reverse drifts. The prior and the diffusion term depend on F, and both are trained: without the prior, F
-collapses or explodes. The reconstruction does not depend on F, because F(x, 0) = x.
+collapses or explodes. The reconstruction does not depend on F, because F(x, 0) = x (:mod:`ndm.soundness` tries this).
 
 References:
     Bartosh, Vetrov, Naesseth. Neural Diffusion Models. ICML 2024, Algorithm 1.

@@ -42,6 +42,7 @@ from .support.files import (
     write_whole,
 )
 from .support.outline import outline
+from .support.program import command
 from .support.weights import (
     FLOATS,
     Header,
@@ -282,8 +283,9 @@ def model_folder(folder: Path) -> Path:
         return folder
     if not (folder / "model").is_dir():
         raise InputError(
-            f"the run {folder} has no model yet: wait until its training is done, go on with ndm train --resume "
-            f"{folder}, or load a checkpoint with ndm.experiment.Run({str(folder)!r}).load_model('newest')"
+            f"the run {folder} has no model yet: wait until its training is done, go on with "
+            f"{command(f'train --resume {folder}')}, or load a checkpoint with "
+            f"ndm.experiment.Run({str(folder)!r}).load_model('newest')"
         )
     return folder / "model"
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from ..errors import InputError
 from ..support.output import drop_unwritable_output, escape_unknown_characters
+from ..support.program import named_program
 
 # The help lists the commands in the order of these imports.
 from . import (  # isort: skip
@@ -73,7 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
     """
     escape_unknown_characters()
     try:
-        return answer(sys.argv[1:] if arguments is None else arguments)
+        if arguments is not None:
+            return answer(arguments)
+        with named_program():
+            return answer(sys.argv[1:])
     except InputError as error:
         return refuse(str(error))
     except OSError as error:

@@ -145,8 +145,8 @@ def run(args: Namespace) -> None:
     if args.json:
         print(as_json({**facts, "estimates": [asdict(estimate) for estimate in estimates]}))
         return
-    as_table = estimates_table if dataset.schema is None else rows_table
-    print(as_table({printable(run.folder.name): estimates}))
+    named = {printable(run.folder.name): estimates}
+    print(estimates_table(named, dataset.unit) if dataset.schema is None else rows_table(named))
     weights = f"{facts['weights']} weights, {snapshot.progress}, {args.dtype}"
     print(f"{weights}; {dataset.name}, {args.split} rows: {dataset.release}")
     if dataset.schema is not None:

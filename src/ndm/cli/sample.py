@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..errors import InputError
 from ..support.devices import select_device
 from ..support.files import check_writable, destination, whole_file
+from ..support.program import command
 from .commands import COMMANDS, Command, parsed_by
 from .common import (
     INTERRUPTED,
@@ -118,7 +119,7 @@ def chosen_file(run: Path, out: Path | None) -> Path:
 
     if not (run / kept.FILE).is_file():
         if (run / "config.yaml").is_file() and Run.started(run).config.data.name == "table":
-            raise InputError(f"{run / kept.FILE} is missing; write it again with ndm train --resume {run}")
+            raise InputError(f"{run / kept.FILE} is missing; write it again with {command(f'train --resume {run}')}")
         text = (run / "config.yaml").is_file() and Run.started(run).config.data.name == "text"
         suffix = ".txt" if text else ".png"
         out = out or Path(f"samples{suffix}")

@@ -17,6 +17,7 @@ from ..experiment.recipe import find_recipe, read_settings
 from ..experiment.settings import Config, add_settings, config_of, differences, make_config, named_settings
 from ..hub import is_borrowed
 from ..support.devices import select_device
+from ..support.program import command
 from .commands import COMMANDS, Command
 from .common import INTERRUPTED, add_common
 from .options import parse as parse_with
@@ -129,11 +130,11 @@ def run(args: Namespace) -> int:
     if not trained.finished:
         return INTERRUPTED
     if args.config.data.name == TABLE:
-        follows = f"ndm score {run.folder} ROWS --out scores.csv, ndm evaluate {run.folder}"
+        follows = f"{command(f'score {run.folder} ROWS --out scores.csv')}, {command(f'evaluate {run.folder}')}"
         console.print(f"done: {run.folder} (schema.json, metrics.jsonl, model/). Next: {follows}")
         return 0
     samples = "samples.txt" if args.config.data.name == TEXT else "samples.png"
-    console.print(f"done: {run.folder} ({samples}, metrics.jsonl, model/). Next: ndm evaluate {run.folder}")
+    console.print(f"done: {run.folder} ({samples}, metrics.jsonl, model/). Next: {command(f'evaluate {run.folder}')}")
     return 0
 
 
@@ -148,6 +149,7 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     from ..experiment.build import seeded_model, told_fourier
     from ..experiment.run import samples_suffix
     from ..experiment.snapshot import start_from
+    from ..soundness import check_forward
     from ..support.processes import failing_together, first_process_first
     from ..support.progress import console, progress_bar
     from ..training.optimization import check_start
@@ -168,6 +170,8 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
             args.config = config = told_fourier(config, model, "model.fourier" in args.given)
         if config.init is not None and not resumed:
             start_from(model, config.init)  # before the run begins, as this may fail
+        if not resumed:
+            check_forward(model, dataset.train, config.training.bound_steps, processes.device)
         if resumed:
             continue_run(run, config, dataset, processes.is_main_process)
         elif processes.is_main_process:

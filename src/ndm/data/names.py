@@ -115,7 +115,7 @@ def load_dataset(
         >>> load_dataset("digits").shape
         (1, 8, 8)
     """
-    load = DATASETS.find(name).load
+    load = DATASETS.find(name, DATASETS.kind).load
     given = {
         "path": path,
         "size": size,

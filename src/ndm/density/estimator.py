@@ -172,7 +172,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             steps=plan.steps, batch_size=plan.batch_size, learning_rate=plan.learning_rate,
             evaluate_every=plan.evaluate_every * stops, patience=PATIENCE * stops, max_seconds=self.max_time,
         )  # fmt: skip
-        dataset = Dataset("table", training, validation, validation)
+        dataset = Dataset("table", training, validation, validation, schema=schema)
         device = self._device()
         forked = torch.random.fork_rng(devices=[torch.device(device)] if device.startswith("cuda") else [])
         with forked:

@@ -68,7 +68,7 @@ def fit_one(
 
     title = "fitting a second model" if rival else "fitting"
     with progress_bar(title, settings.steps, visible=verbose, unit="step") as bar:
-        log = training_news(bar, record)
+        log = training_news(bar, record, dataset.unit)
         model = train(model.train().requires_grad_(True), dataset, settings, seed, device, log).cpu()
     for name in (news["interrupted"] for news in history if "interrupted" in news):
         signal.raise_signal(signal.Signals[name])

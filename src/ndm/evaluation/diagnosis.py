@@ -8,6 +8,7 @@ r"""A diagnosis of a trained model: which parts of the bound cost how many bits,
   An explicit method of order 5 is stable for steps up to about 3.3 / L.
 * The ODE's likelihood beside the bound. For a non-linear F they belong to two different models.
 * How far F moves; see :mod:`.motion`.
+* What is wrong with F, if anything, which comes first in the advice; see :mod:`ndm.soundness`.
 
 The likelihoods are those of :func:`ndm.evaluation.evaluate` with the same rows, seed and passes. Each figure that is a
 mean over rows has a standard error, and advice is given only where a figure is beyond two of them.
@@ -29,6 +30,8 @@ from ..model import NDM
 from ..objective import continuous_diffusion, discrete_diffusion, step_around
 from ..sampling import velocity_field
 from ..solvers import VectorField
+from ..soundness import problems
+from ..support.arguments import is_own
 from ..support.journal import Journal
 from ..support.tensors import full_times, seeded, sum_rows
 from ..times import LowDiscrepancyTimes
@@ -38,6 +41,7 @@ from .pieces import Piece, as_likelihood, column, make_pieces, nats_of_rows
 from .protocol import SOLVER, Protocol, latents_like
 
 BINS = 10
+NOTHING = "nothing stands out"
 CERTAIN = 2.0  # a figure is beyond a limit if it is so by this number of standard errors
 
 
@@ -143,7 +147,9 @@ def diagnose(
     if model.has_ode and solves:
         _examine_ode(found, model, x[:solves], seed, generator)
     found.motion = motion_of(model, x, generator)
-    found.advice += advise(found, model, _largest_share(profile))
+    wrong = [] if is_own(type(model.process.transform)) else [problem.text for problem in problems(model, x, steps)]
+    advice = found.advice + advise(found, model, _largest_share(profile))
+    found.advice = wrong + (advice if not wrong or advice != [NOTHING] else [])
     return found
 
 
@@ -263,7 +269,7 @@ def advise(d: Diagnosis, model: NDM, share: tuple[int, Figure]) -> list[str]:
             "continuous time it changes only the variance of the loss, in few steps the bound itself)"
         )
     on_motion = [] if d.motion is None else advice_on_motion(d.motion, model)
-    return [*advice, *_advise_on_ode(d, model), *on_motion] or ["nothing stands out"]
+    return [*advice, *_advise_on_ode(d, model), *on_motion] or [NOTHING]
 
 
 def _advise_on_ode(d: Diagnosis, model: NDM) -> list[str]:

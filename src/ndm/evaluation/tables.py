@@ -15,9 +15,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def estimates_table(estimates: dict[str, list[Estimate]]) -> str:
-    """A table of the estimates of several models, in bits/dim."""
-    header = ["model", "estimator", "bits/dim", "s.e.", "prior", "diffusion", "reconstruction", "NFE", "n", "seconds"]
+def estimates_table(estimates: dict[str, list[Estimate]], unit: str = "bits/dim") -> str:
+    """A table of the estimates of several models; ``unit`` is the word for the unit of their data's likelihoods."""
+    header = ["model", "estimator", unit, "s.e.", "prior", "diffusion", "reconstruction", "NFE", "n", "seconds"]
     rows = []
     for model, items in estimates.items():
         for e in items:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..support.journal import append_line, read_lines
 from ..support.lock import Lock
+from ..support.program import command
 from ..support.progress import warn
 from ..training import Checkpoints
 from .recipe import read_config_file
@@ -84,7 +85,7 @@ class RunFolder:
         if self.config_file.exists() and not overwrite:
             raise InputError(
                 f"{self.folder} already holds a run; choose another --out, pass --overwrite, or go on with "
-                f"ndm train --resume {self.folder}"
+                + command(f"train --resume {self.folder}")
             )
         earlier = sorted(path for pattern in OUTPUTS for path in self.folder.glob(pattern))
         if earlier and not self.config_file.exists():
@@ -114,7 +115,7 @@ class RunFolder:
         run = cls.started(folder)
         if not run.model_folder.is_dir():
             run.lock.check()
-            raise InputError(f"{run.folder} has no model yet: go on with ndm train --resume {run.folder}")
+            raise InputError(f"{run.folder} has no model yet: go on with {command(f'train --resume {run.folder}')}")
         return run
 
     @classmethod
@@ -181,7 +182,7 @@ class RunFolder:
         if self.stamp != stamp:
             raise InputError(
                 f"{self.folder} was moved, deleted or replaced while the run was trained, so the training stops; if it "
-                "was moved, go on with ndm train --resume and its new path"
+                f"was moved, go on with {command('train --resume')} and its new path"
             )
         if not self.config_file.is_file():
             self.save_config(self.config)

@@ -24,6 +24,7 @@ from ..sharing import UNKNOWN, Result, check_license, model_card, parts_of, usag
 from ..support.checks import shown
 from ..support.files import read_json, write_whole
 from ..support.journal import read_lines
+from ..support.program import command
 from ..support.progress import warn
 from .run import Run
 from .settings import Config
@@ -65,7 +66,8 @@ def fill(folder: Path, run: Run, repository: str, license: str = UNKNOWN) -> Non
     model = NDM.from_pretrained(run.model_folder)
     results = list(estimates_of(run, model))
     if not results:
-        warn(f"the card has no estimates, because none of this model are kept; run ndm evaluate {run.folder} first")
+        first = command(f"evaluate {run.folder}")
+        warn(f"the card has no estimates, because none of this model are kept; run {first} first")
     for file in run.model_folder.glob("*"):
         if file.suffix in (".json", ".safetensors"):
             (folder / "model").mkdir(exist_ok=True)

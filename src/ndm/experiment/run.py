@@ -17,6 +17,7 @@ from ..model import NDM
 from ..support.checks import shown
 from ..support.files import read_json, write_whole
 from ..support.processes import failing_together, rank_and_count
+from ..support.program import command
 from ..support.progress import console, phase, progress_bar, training_news, warn
 from ..tables import keep_schema
 from ..training import State, Trainer, learning_rate
@@ -150,7 +151,7 @@ class Run(RunFolder):
                 self.log(record)
 
             with progress_bar(title, self.config.training.steps, main, "step", done=trainer.step) as bar:
-                trainer.log = training_news(bar, log)
+                trainer.log = training_news(bar, log, dataset.unit)
                 average = trainer.run()
             with failing_together():
                 if main:
@@ -162,12 +163,13 @@ class Run(RunFolder):
             if trainer.averaged_step != trainer.step:
                 console.print(
                     f"the model has the average of step {trainer.averaged_step}, whose bound on validation rows is the "
-                    f"best, {trainer.best:.3f}"
+                    f"best, {trainer.best:.3f} {dataset.unit}"
                 )
             if trainer.skipped:
                 warn(f"{trainer.skipped} of {trainer.step} steps were skipped: they had no finite gradient")
             if not trainer.finished:
-                console.print(f"stopped after step {trainer.step}; go on with: ndm train --resume {self.folder}")
+                follows = command(f"train --resume {self.folder}")
+                console.print(f"stopped after step {trainer.step}; go on with: {follows}")
             return Trained(average, trainer.finished)
 
     def _trainer(self, dataset: Dataset, device: str, model: NDM | None, resume: bool) -> tuple[Trainer, State | None]:

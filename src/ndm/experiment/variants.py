@@ -28,6 +28,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -61,6 +62,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "elementwise": _forward("identity", schedule="elementwise", learned_end=False, tied_to="time"),
     "blur": _forward("blur", tied_to="time"),
 }
+
+
+PREFIX = "ndm_variant_"
+"""The beginning of the names under which the files of variants are loaded; their checksums follow."""
 
 
 class Variant(NamedTuple):
@@ -114,13 +119,22 @@ def checksum_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+def loaded_from(path: Path) -> str | None:
+    """The name of a module that Python has loaded from this file: as the program itself, or because it was imported."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and not name.startswith(PREFIX) and os.path.realpath(file) == str(path):
+            return name
+    return None
+
+
 def settings_of_module(path: Path) -> dict[str, Any]:
-    """The dictionary ``settings`` of a Python file, which is run once in a process.
+    """The dictionary ``settings`` of a Python file, which is run once in a process: its parts have one name each.
 
     Raises:
         InputError: if it fails, or has no such dictionary, or if a setting in it is unknown or has a wrong value.
     """
-    name = f"ndm_variant_{checksum_of(path)}"
+    name = loaded_from(path) or PREFIX + checksum_of(path)
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..support.program import command
 from .html import Html, head, joined, note, table
 from .kept import is_number
 from .subject import Subject
@@ -45,7 +46,8 @@ def likelihoods(subject: Subject) -> Html:
     kept = subject.estimates
     if not kept:
         return note(
-            f"The run has no estimates of the likelihood yet. This command makes them: ndm evaluate {subject.name}"
+            "The run has no estimates of the likelihood yet. This command makes them: "
+            + command(f"evaluate {subject.name}")
         )
     unit, own = subject.dataset.unit, subject.own_estimates
     header = ["estimator", unit, "s.e.", "nats per row", "rows", "draws", "NFE", "step", "weights", "seed"]

@@ -256,17 +256,28 @@ def phase(name: str) -> Iterator[None]:
         task.fields["phase"] = before
 
 
-def training_news(bar: Progress, record: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """A ``log`` for :func:`ndm.training.train`. It moves the bar and passes every entry on to ``record``."""
-    news = {"train": "", "speed": "", "validation": ""}
+def training_news(
+    bar: Progress, record: Callable[[dict[str, Any]], None], unit: str
+) -> Callable[[dict[str, Any]], None]:
+    """A ``log`` for :func:`ndm.training.train`. It moves the bar and passes every entry on to ``record``.
+
+    Args:
+        bar: the progress that is shown.
+        record: what is called with each entry.
+        unit: the word for the unit of the data's likelihoods, such as ``"bits/column"``.
+    """
+    bounds, speed = {"train": "", "validation": ""}, ""
 
     def log(entry: dict[str, Any]) -> None:
+        nonlocal speed
         record(entry)
         if "bpd" in entry:
-            news["train"] = f"train {entry['bpd']:.3f}"
-            news["speed"] = f"{entry['step'] / entry['seconds']:.3g} it/s"
+            bounds["train"] = f"train {entry['bpd']:.3f}"
+            speed = f"{entry['step'] / entry['seconds']:.3g} it/s"
         if "validation_bpd" in entry:
-            news["validation"] = f"validation {entry['validation_bpd']:.3f} bits/dim"
-        bar.update(bar.task_ids[0], completed=entry["step"], news=", ".join(filter(None, news.values())))
+            bounds["validation"] = f"validation {entry['validation_bpd']:.3f}"
+        figures = ", ".join(filter(None, bounds.values()))
+        news = ", ".join(filter(None, (figures and f"{figures} {unit}", speed)))
+        bar.update(bar.task_ids[0], completed=entry["step"], news=news)
 
     return log

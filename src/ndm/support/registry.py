@@ -23,6 +23,8 @@ T = TypeVar("T")
 Part = TypeVar("Part")
 
 
+OWN = "if it is your own, run the file that registers it in the place of ndm, as in python FILE evaluate RUN"
+"""What a command needs that meets the name of a part that it does not know."""
 CLASSES: dict[str, type] = {}
 """All registered classes of all kinds by their class names, which saved models use."""
 
@@ -76,14 +78,16 @@ class Registry(Mapping[str, T]):
 
         Args:
             name: the name under which the part is registered.
-            setting: the setting that holds the name, for the error message: ``"model.schedule"``.
+            setting: the setting that holds the name, for the error message: ``"model.schedule"``. The message then also
+                says how a command gets to know the user's own parts.
 
         Raises:
             InputError: if there is no such part; the message has the most similar name and all names.
         """
         if name in self._parts:
             return self._parts[name]
-        raise unknown(setting or self.kind, name, self._parts)
+        error = unknown(setting or self.kind, name, self._parts)
+        raise InputError(f"{error}; {OWN}") if setting else error
 
     def __getitem__(self, name: str) -> T:
         return self._parts[name]

@@ -22,10 +22,11 @@ from ..data import Dataset
 from ..errors import InputError
 from ..likelihood import bits_per_dim
 from ..model import NDM
+from ..soundness import check_forward
 from ..support.devices import select_device
 from ..support.files import make_folder
 from ..support.processes import failing_together
-from ..support.progress import phase, reached
+from ..support.progress import phase, reached, warn
 from ..support.tensors import gradients
 from .average import Average
 from .checkpoint import Checkpoints, State
@@ -62,7 +63,7 @@ class Trainer:
         picture: every process calls it with the averaged model and the step, every ``sample_every`` steps.
 
     Raises:
-        InputError: if an argument is of another kind, or the device is not available.
+        InputError: if an argument is of another kind, the device is not available, or F allows no bound.
     """
 
     @gradients()
@@ -83,6 +84,8 @@ class Trainer:
         self.checkpoints = None if folder is None else Checkpoints(folder / "checkpoints")
         self.plain = copy.deepcopy(model).cpu()  # receives the average in the end; it is never wrapped or sharded
         self.accelerator = accelerator = make_accelerator(device, self.settings, folder)
+        for text in check_forward(model, dataset.train, settings.bound_steps, accelerator.device):
+            warn(text)
         loss = Loss(model, settings, seed, accelerator.process_index, accelerator.num_processes)
         self.log, self.picture = log, picture
         self.loss, self.optimizer = self.prepare(loss)

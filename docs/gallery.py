@@ -1,9 +1,10 @@
 """Run the code of pages as it is printed, and keep the pictures that the pages show.
 
-    python docs/gallery.py docs/tutorials/*.md
+    python docs/gallery.py docs/tutorials/*.md docs/gallery/*.md
 
 The blocks of Python and of bash of a page run in their order, in an empty folder. Blocks of other languages are only
-shown. The tests run the same scripts with fewer rows and steps.
+shown, and a page without code only shows the pictures of others. The tests run the same scripts with fewer rows and
+steps.
 """
 
 from __future__ import annotations
@@ -48,13 +49,15 @@ def script(page: str) -> str:
 
 
 def pictures(page: str) -> list[str]:
-    """The names of the pictures of the gallery that a page shows."""
+    """The names of the built pictures that a page shows."""
     return PICTURE.findall(page)
 
 
 def render(path: Path) -> None:
     """Run a page in an empty folder and copy the pictures that it shows."""
     page = path.read_text(encoding="utf-8")
+    if not BLOCK.search(page):
+        return
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "page.py"
         program.write_text(script(page), encoding="utf-8")

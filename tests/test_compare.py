@@ -16,6 +16,8 @@ from ndm.experiment.comparison import Comparison, Question, interval, metrics_of
 from ndm.experiment.differences import latex_table, rows_of
 from ndm.experiment.matching import flops, match, parameters
 from ndm.experiment.variants import VARIANTS, find_variant
+from ndm.report.comparison import figures_of
+from ndm.report.subject import Subject
 
 pytestmark = pytest.mark.usefixtures("float32")
 
@@ -128,6 +130,7 @@ def test_differences_are_paired_by_seed_and_marked_where_they_are_certain():
     ])  # fmt: skip
     header, rows = rows_of(records, "a")
     assert header == ["", "a", "b", "c"]
+    assert not [row for row in rows if "Wasserstein" in row[0]]  # it is the same in all runs
     cells = {name: dict(zip(header[1:], rest, strict=True)) for name, *rest in rows}
     bounds = cells["bound, T=2"]
     assert bounds["a"] == "2.0000 (1.0000)"
@@ -171,6 +174,11 @@ def test_the_command_keeps_what_is_finished_and_goes_on(tmp_path, capsys, monkey
     assert moved["conventional"] == [] and moved["gains"][0] == 0 < moved["gains"][-1] and len(moved["gains"]) == 11
     assert (out / "table.md").read_text() in text
     assert r"\toprule" in (out / "table.tex").read_text()
+    trained = ndm.experiment.Run(out / "gains-seed1")
+    snapshot = trained.snapshot()
+    subject = Subject(trained, snapshot, load_dataset("digits"), snapshot.model, 0)
+    kept = {"bound, T=2, 16 test rows", "bound, continuous time, 16 test rows", "bound, continuous time, 4 test rows"}
+    assert kept < set(figures_of(subject))  # a report of these runs has what the comparison has
     run = ["evaluate", str(out / "gains-seed1"), "--limit", "8", "--passes", "2", "--estimator", "bound"]
     assert main([*run, "--device", "cpu", "--quiet"]) == 0  # a run like any other
     capsys.readouterr()
@@ -353,6 +361,7 @@ def test_a_table_of_numbers_is_compared(tmp_path, capsys):
     cells = {cell["variant"]: cell for cell in map(json.loads, (tmp_path / "out" / "cells.jsonl").open())}
     assert "likelihood by the ODE" in cells["directions"]["bits"]
     assert "likelihood by the ODE" not in cells["network-target"]["bits"]
+    assert "| likelihood by the ODE, 4 rows |" in said and "| bound, continuous time, rows of the ODE |" in said
     kinds = {
         "conventional": ndm.Identity,
         "directions": ndm.Linear,

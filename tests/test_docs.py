@@ -32,7 +32,7 @@ FAQ = r"tensor\(\[.*\]\)\ndata is not finite in 1 of 4 rows .*"
 @pytest.mark.parametrize(
     ("name", "count", "printed"),
     [
-        ("extending.md", 8, r"F\(x, 0\) is not x once its weights have changed a little: .*\(4,\)"),
+        ("extending.md", 8, r"F\(x, 0\) is not x after a small change of its weights: .*\(4,\)"),
         ("hub.md", 1, r"\(16, 1, 8, 8\) True True"),
         ("library.md", 5, LIBRARY),
         ("tables.md", 3, TABLES),

@@ -24,7 +24,7 @@ def test_the_example_of_an_own_f_runs(capsys):
     assert "range(500)" in code
     exec(first.partition("\n")[0] + "\n" + code.replace("range(500)", "range(3)"), {})
     loss, likelihoods, samples = re.fullmatch(
-        r"tensor\((.*?), grad_fn.*?\) tensor\(\[(.*?)\]\) tensor\(\[\[(.*)\]\]\)\n",
+        r"0 [\d.]+\ntensor\((.*?), grad_fn.*?\) tensor\(\[(.*?)\]\) tensor\(\[\[(.*)\]\]\)\n",
         capsys.readouterr().out,
         flags=re.DOTALL,
     ).groups()

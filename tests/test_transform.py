@@ -100,3 +100,19 @@ def test_time_basis_lays_its_coefficients_along_channels():
 def test_time_basis_names_the_shape_it_needs():
     with pytest.raises(ndm.InputError, match=r"\(3, 4\).*got \(3, 5\)"):
         ndm.TimeBasis(nn.Linear(2, 5), num_basis=2)(torch.randn(3, 2))
+
+
+def test_a_curve_of_ones_own_says_what_it_lacks():
+    class Bare(ndm.Curve):
+        pass
+
+    process, t = ndm.ForwardProcess(ndm.LinearSchedule(-3.0, 3.0)), torch.full((2,), 0.5)
+    with pytest.raises(ndm.InputError, match="Bare needs an attribute x"):
+        process.along(Bare())
+    curve = Bare()
+    curve.x = torch.zeros(2, 3)
+    with pytest.raises(ndm.InputError, match=r"Bare needs a method __call__\(t\)"):
+        process.along(curve).marginal(t)
+    with pytest.raises(ndm.InputError, match=r"Bare needs a method with_derivative\(t\)"):
+        process.along(curve).velocity(curve.x, t)
+    assert not hasattr(curve, "other")

@@ -13,11 +13,10 @@ from .evaluation import Estimate, Protocol
 from .evaluation.pictures import draw_samples, draw_trajectories, draw_transform
 from .evaluation.tables import estimates_table, markdown_table
 from .experiment import Config, Run, read_config
-from .experiment.evaluation import evaluate_run
+from .experiment.evaluation import evaluate_run, facts_of
 from .model import NDM
 from .report import Subject, write_report
 from .sampling import sample
-from .saving import weights_checksum
 from .support.files import write_whole
 from .support.lock import Lock
 from .support.progress import console, progress_bar
@@ -88,12 +87,12 @@ def estimates_of(subject: Subject) -> list[Estimate]:
     They are kept in the run's folder.
     """
     run, model, seed, x = subject.run, subject.model, subject.seed, subject.dataset.test
-    facts = run.facts(subject.dataset, subject.snapshot) | {"split": "test", "weights_sha256": weights_checksum(model)}
+    facts = facts_of(run, subject.dataset, subject.snapshot, "test")
     bounds = [Protocol("bound", t, passes=PASSES, seed=seed) for t in (10, 50, None)]
     ode, rows = Protocol("ode", divergence="hutchinson", seed=seed), x[:ODE_ROWS]
     return [
-        *evaluate_run(run, model, x, bounds, facts | {"rows": len(x)}),
-        *evaluate_run(run, model, rows, [ode], facts | {"rows": len(rows)}),
+        *evaluate_run(run, model, x, bounds, facts),
+        *evaluate_run(run, model, rows, [ode], facts),
     ]
 
 

@@ -94,7 +94,7 @@ def problems(
         try:
             as_it_is = copy.deepcopy(model.process).to(place, torch.float64).eval()
             changed = with_changed_weights(copy.deepcopy(as_it_is))
-            found = try_out(model, changed, x, x_model, steps, " once its weights have changed a little")
+            found = try_out(model, changed, x, x_model, steps, " after a small change of its weights")
             if found == []:
                 return []
             return try_out(model, as_it_is, x, x_model, steps) or found or []
@@ -102,7 +102,7 @@ def problems(
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {shown(' '.join(str(error).split()), 200)}"
-            return [Problem(f"F was not tried, because it does not run in float64 on {place.type} ({reason})", False)]
+            return [Problem(f"F was not tried, because it fails in float64 on {place.type}: {reason}", False)]
 
 
 def with_changed_weights(process: ForwardProcess) -> ForwardProcess:
@@ -154,7 +154,7 @@ def of_start(q: ConditionalProcess, when: str) -> Iterator[Problem]:
     if not differ(start, there):
         return
     moved = differ(start, Gaussian(there.mean, start.std))
-    what = "F(x, 0) is not curve.x, where the curve says that it starts" if moved else "S(x, 0) is not 1"
+    what = "at t = 0 the curve has another value than curve.x, its start" if moved else "S(x, 0) is not 1"
     remedy = "let the curve start at x, as F(x, t) = x + t f(x, t) does" if moved else "let log S(x, t) = t h(x, t)"
     yield Problem(
         f"{what}{when}: {apart_in_nats(start, there)}. The reconstruction term takes z_0 from the start and the "

@@ -46,12 +46,20 @@ class Curve:
     x: Tensor
     """The data, at which the curve starts."""
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "x":
+            raise InputError(f"the curve {type(self).__name__} needs an attribute x, the tensor at which it starts")
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
     def __call__(self, t: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise InputError(f"the curve {type(self).__name__} needs a method __call__(t), its value")
 
     def with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The value at ``t`` and the exact derivative with respect to time, both ``(B, *)``."""
-        raise NotImplementedError
+        raise InputError(
+            f"the curve {type(self).__name__} needs a method with_derivative(t), its value and its time derivative: "
+            "continuous time, the ODE and the SDE use it"
+        )
 
     def scaled(self, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """The value at ``t``, and log S(x, t) where the noise has a scale S of its own; both ``(B, *)``."""

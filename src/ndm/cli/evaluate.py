@@ -107,10 +107,9 @@ def run(args: Namespace) -> None:
     from ..evaluation import choose_protocols
     from ..evaluation.pieces import ROWS
     from ..evaluation.tables import estimates_table, rows_table
-    from ..experiment.evaluation import evaluate_run
+    from ..experiment.evaluation import evaluate_run, facts_of
     from ..experiment.results import as_json
     from ..likelihood import bits_per_dim
-    from ..saving import weights_checksum
     from ..solvers import ODE_SOLVERS, Solver, find_solver
     from ..support.processes import connected, first_process_first
     from ..support.room import check_memory
@@ -132,12 +131,7 @@ def run(args: Namespace) -> None:
     )  # fmt: skip
     if any(protocol.estimator == "bound" for protocol in protocols):  # three terms of each row are kept for each pass
         check_memory(24 * args.passes * min(len(x), ROWS["bound"]), f"{args.passes:,} passes")
-    entropy = dataset.distribution.entropy() if dataset.distribution else None
-    facts = run.facts(dataset, snapshot) | {
-        "split": args.split, "rows": len(x), "dtype": args.dtype, "parameters": model.num_parameters,
-        "weights": "EMA" if args.checkpoint is None else f"EMA (checkpoint {args.checkpoint})",
-        "weights_sha256": weights_checksum(model), "entropy_nats": entropy,
-    }  # fmt: skip
+    facts = facts_of(run, dataset, snapshot, args.split, args.dtype, args.checkpoint) | {"rows": len(x)}
     model = model.to(device if processes.num_processes == 1 else processes.device, getattr(torch, args.dtype))
     estimates = evaluate_run(run, model, x, protocols, facts)
     if not processes.is_main_process:
@@ -151,7 +145,7 @@ def run(args: Namespace) -> None:
     print(f"{weights}; {dataset.name}, {args.split} rows: {dataset.release}")
     if dataset.schema is not None:
         print("densities of real columns are in the columns' own units; other columns have probabilities")
-    if entropy is not None:
+    if (entropy := facts["entropy_nats"]) is not None:
         print(f"entropy of the data: {bits_per_dim(entropy, x):.3f} bits/dim ({entropy:.3f} nats)")
 
 

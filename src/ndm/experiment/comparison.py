@@ -23,9 +23,9 @@ from ..evaluation import choose_protocols
 from ..evaluation.motion import motion_of
 from ..evaluation.planar import share_inside, total_variation
 from ..evaluation.quality import check_sizes, sliced_wasserstein
+from ..likelihood import bits_per_dim
 from ..model import NDM
 from ..sampling import sample_in_batches
-from ..saving import weights_checksum
 from ..soundness import check_forward
 from ..straightness import straightness
 from ..support.arguments import is_own
@@ -34,7 +34,7 @@ from ..support.journal import append_line, read_lines
 from ..support.progress import console
 from ..training.loss import Loss
 from .build import make_model, outlined_model, seeded_model, told_fourier
-from .evaluation import evaluate_run
+from .evaluation import evaluate_run, facts_of
 from .matching import Match, Matched, flops, match, parameters
 from .parts import TRANSFORMS
 from .plan import planned_for
@@ -43,7 +43,7 @@ from .run import Run
 from .settings import Config, differences
 from .variants import Variant
 
-ODE = "likelihood by the ODE"
+ODE, SAME_ROWS = "likelihood by the ODE", "bound, continuous time, rows of the ODE"
 QUALITY, STRAIGHTNESS = "sliced Wasserstein-2", "straightness of the ODE"
 """The metric of samples in few steps, and the median of :func:`ndm.straightness.straightness`."""
 MOVED = 256
@@ -251,7 +251,7 @@ class Comparison:
             "module": next(v.checksum for v in self.question.variants if v.name == variant),
             "parameters": model.num_parameters, "width": config.model.width, "flops": flops(config, dataset),
             "train_seconds": max((line["seconds"] for line in run.metrics() if "seconds" in line), default=0.0),
-            **self._figures(model, run, run.facts(dataset, snapshot)),
+            **self._figures(model, run, facts_of(run, dataset, snapshot, self.question.split)),
         }  # fmt: skip
         check_finite(record)
         append_line(self.file, record)
@@ -261,22 +261,25 @@ class Comparison:
         """The estimates of a model, and the metric of its samples."""
         question, dataset = self.question, self.question.dataset
         x = dataset.split(question.split)[: question.limit].to(model.reference.device)
-        facts |= {"split": question.split, "weights_sha256": weights_checksum(model)}
         steps = question.steps if model.process.schedule.steps is None else None
         bounds = choose_protocols(model, x, "bound", steps, passes=question.passes)
-        estimates = evaluate_run(run, model, x, bounds, facts | {"rows": len(x)})
+        estimates = evaluate_run(run, model, x, bounds, facts)
+        bits = {e.estimator: e.bpd for e in estimates}
         if question.ode_rows and model.has_ode:
             rows = x[: question.ode_rows]
-            estimates += evaluate_run(
-                run, model, rows, choose_protocols(model, rows, "ode"), facts | {"rows": len(rows)}
-            )
-        # Models with few latents have an exact divergence, others an estimated one: both are in one row of the table.
-        bits = {ODE if e.estimator.startswith("ODE") else e.estimator: e.bpd for e in estimates}
+            if len(rows) < len(x):
+                beside = choose_protocols(model, rows, "bound", [None], passes=question.passes)
+                bits[SAME_ROWS] = evaluate_run(run, model, rows, beside, facts)[0].bpd
+            estimates += evaluate_run(run, model, rows, choose_protocols(model, rows, "ode"), facts)
+            # Few latents have an exact divergence, many an estimated one: both are in one row of the table.
+            bits[ODE] = estimates[-1].bpd
+        entropy = facts["entropy_nats"]
         names = [e.estimator for e in estimates]
         moved = motion_of(model, x[:MOVED])
         return {
             "bits": bits, "estimators": names, "quality": self._qualities(model, run), "unit": dataset.unit,
             "motion": moved.distance if moved else [],
+            "ode_rows": min(question.ode_rows, len(x)), "entropy": entropy and bits_per_dim(entropy, x),
         }  # fmt: skip
 
     def _qualities(self, model: NDM, run: Run) -> dict[str, float]:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from ..evaluation.canvas import FONT, drawing
 from ..evaluation.figures import name_axes, put_title
 from ..evaluation.tables import markdown_table
-from .comparison import QUALITY, figures_of, interval
+from .comparison import ODE, QUALITY, figures_of, interval
 
 Records = Mapping[tuple[str, int], Mapping[str, Any]]
 
@@ -33,7 +33,7 @@ def rows_of(records: Records, first: str) -> tuple[list[str], list[list[str]]]:
     without zero.
     """
     runs, columns = by_variant(records), []
-    names = list(dict.fromkeys(name for seeds in runs.values() for figures in seeds.values() for name in figures))
+    names = varying([figures for seeds in runs.values() for figures in seeds.values()])
     base = {seed: record for (variant, seed), record in records.items() if variant == first}
     for variant, seeds in runs.items():
         own = [record for (name, _), record in records.items() if name == variant]
@@ -43,9 +43,17 @@ def rows_of(records: Records, first: str) -> tuple[list[str], list[list[str]]]:
         cells += [f"{sum(flops) / len(flops):.2f}" if flops else "", f"{seconds:.0f}"]
         cells += [figure_of(name, seeds, None if variant == first else runs.get(first, {})) for name in names]
         columns.append(cells)
-    sides = ["", "seeds", "width", "parameters", "operations", "seconds of training", *names]
+    count = max((record.get("ode_rows", 0) for record in records.values()), default=0)
+    labels = [f"{name}, {count} rows" if name == ODE and count else name for name in names]
+    sides = ["", "seeds", "width", "parameters", "operations", "seconds of training", *labels]
     header, *rows = [list(line) for line in zip(sides, *columns, strict=True)]
     return header, rows
+
+
+def varying(runs: Sequence[Mapping[str, float]]) -> list[str]:
+    """The names of the figures of runs, without those that all runs have in common: they tell nothing apart."""
+    names = dict.fromkeys(name for figures in runs for name in figures)
+    return [name for name in names if len(runs) == 1 or len({figures.get(name) for figures in runs}) > 1]
 
 
 def figure_of(
@@ -96,9 +104,13 @@ def write_tables(records: Records, first: str, unit: str, folder: Path) -> str:
     header, rows = rows_of(records, first)
     note = (
         f"Bounds and likelihoods in {unit}. {first}: mean (standard deviation over seeds). Others: the difference to "
-        f"{first} at the same seed, mean ± half of the 95 % interval by Student's t; * marks an interval without zero. "
-        f"Operations: those of a training step over those of {first}."
+        f"{first} at the same seed, mean ± half of the 95 % interval by Student's t; * marks an interval without zero: "
+        f"of twenty equal pairs, about one gets a star by chance. Operations: those of a training step over those of "
+        f"{first}. Smaller is better, except for the share inside of the support."
     )
+    entropies = {record.get("entropy") for record in records.values()} - {None}
+    if entropies:
+        note += f" The entropy of the data is {max(entropies):.4f} {unit}: on average over all rows, nothing is less."
     text = f"{markdown_table(header, rows)}\n{note}\n"
     (folder / "table.md").write_text(text, encoding="utf-8")
     (folder / "table.tex").write_text(latex_table(header, rows), encoding="utf-8")

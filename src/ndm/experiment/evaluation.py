@@ -12,10 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
+from ..data import Dataset
 from ..errors import InputError
 from ..evaluation import Estimate, Protocol, evaluate_all
 from ..evaluation.pieces import count_pieces
 from ..model import NDM
+from ..saving import weights_checksum
 from ..solvers import SolverError
 from ..support.journal import Journal
 from ..support.lock import Busy, Lock
@@ -23,6 +25,7 @@ from ..support.processes import failing_together, rank_and_count
 from ..support.progress import console, warn
 from .results import check_finite, warn_not_written, warn_unless_writable
 from .run import Run
+from .snapshot import Snapshot
 
 
 class Pieces(Journal):
@@ -37,6 +40,27 @@ class Pieces(Journal):
             self.path = None
 
 
+def facts_of(
+    run: Run, dataset: Dataset, snapshot: Snapshot, split: str, dtype: str = "float32", checkpoint: str | None = None
+) -> dict[str, Any]:
+    """What is recorded with an estimate of a run's model: the data, the weights and the precision.
+
+    Args:
+        snapshot: the model and the step of its weights.
+        split: the rows, such as ``test``.
+        dtype: the precision of the estimate.
+        checkpoint: the checkpoint of the weights, if they are not those of the finished model.
+    """
+    return run.facts(dataset, snapshot) | {
+        "split": split,
+        "dtype": dtype,
+        "parameters": snapshot.model.num_parameters,
+        "weights": "EMA" if checkpoint is None else f"EMA (checkpoint {checkpoint})",
+        "weights_sha256": weights_checksum(snapshot.model),
+        "entropy_nats": dataset.distribution.entropy() if dataset.distribution else None,
+    }
+
+
 def evaluate_run(
     run: Run, model: NDM, x: Tensor, protocols: Sequence[Protocol], facts: dict[str, Any]
 ) -> list[Estimate]:
@@ -48,14 +72,15 @@ def evaluate_run(
 
     Args:
         model: the run's model, in evaluation mode.
-        facts: everything besides the protocols that decides the figures: the data, the weights and the precision. They
-            are recorded with the result.
+        facts: everything besides the protocols and the number of rows that decides the figures, see :func:`facts_of`.
+            They are recorded with the result.
 
     Raises:
         InputError: if another process computes the same estimates for this run, or if an estimate is not finite.
         SolverError: if the solver could not finish some rows.
     """
     rank, count = rank_and_count()
+    facts = {**facts, "rows": len(x)}
     question = json.dumps([{**facts, "run": ""}, [asdict(protocol) for protocol in protocols]])
     name = hashlib.sha256(question.encode()).hexdigest()[:12]
     if not warn_unless_writable(run.folder):  # only the first process prints warnings

@@ -108,7 +108,7 @@ def write_tables(records: Records, first: str, unit: str, folder: Path) -> str:
         f"of twenty equal pairs, about one gets a star by chance. Operations: those of a training step over those of "
         f"{first}. Smaller is better, except for the share inside of the support."
     )
-    entropies = {record.get("entropy") for record in records.values()} - {None}
+    entropies = [record["entropy"] for record in records.values() if record.get("entropy") is not None]
     if entropies:
         note += f" The entropy of the data is {max(entropies):.4f} {unit}: on average over all rows, nothing is less."
     text = f"{markdown_table(header, rows)}\n{note}\n"

@@ -19,7 +19,7 @@ from .settings import TrainingConfig
 
 PRIOR_EVERY = 8
 """One row of a batch in so many has its prior evaluated, where F is evaluated once more for it: the prior is small, its
-gradient stays unbiased, and a step of a network F takes a fifth less time."""
+gradient stays unbiased, and a step of a network F takes a sixth less time."""
 
 
 class Loss(nn.Module):

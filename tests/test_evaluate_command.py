@@ -212,3 +212,11 @@ def test_steps_are_of_the_bound(tiny, capsys):
 
 def test_a_number_of_steps_that_is_given_twice_is_one_row():
     assert parse_steps("5,continuous,5,10,continuous") == [5, None, 10]
+
+
+def test_what_is_wrong_with_an_f_of_ones_own_is_told_beside_its_figures(tiny, monkeypatch, capsys):
+    command = ["evaluate", str(tiny), "--estimator", "bound", "--limit", "2", "--passes", "1", "--steps", "continuous"]
+    monkeypatch.setattr("ndm.soundness.faults", lambda model, rows, steps: [f"F is odd, {len(rows)} {steps}"])
+    assert main([*command, "--device", "cpu", "--quiet"]) == 0
+    told = capsys.readouterr()
+    assert told.err == "ndm: warning: F is odd, 2 None\n" and "bound, continuous time" in told.out

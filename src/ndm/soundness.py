@@ -81,6 +81,15 @@ def check_forward(
     return [problem.text for problem in found]
 
 
+def faults(model: NDM, rows: Tensor, steps: int | None = None) -> list[str]:
+    """What is wrong with an F of the user's own in a trained model, whose figures are still wanted.
+
+    The arguments are those of :func:`check_forward`.
+    """
+    own = is_own(type(model.process.transform))
+    return [] if own else [problem.text for problem in problems(model, rows, steps)]
+
+
 def problems(
     model: NDM, rows: Tensor, steps: int | None = None, device: torch.device | str | None = None
 ) -> list[Problem]:

@@ -111,7 +111,9 @@ def run(args: Namespace) -> None:
     from ..experiment.results import as_json
     from ..likelihood import bits_per_dim
     from ..solvers import ODE_SOLVERS, Solver, find_solver
+    from ..soundness import faults
     from ..support.processes import connected, first_process_first
+    from ..support.progress import warn
     from ..support.room import check_memory
 
     require_positive(args, "passes", "samples", "limit", "solver_steps")
@@ -132,6 +134,8 @@ def run(args: Namespace) -> None:
     if any(protocol.estimator == "bound" for protocol in protocols):  # three terms of each row are kept for each pass
         check_memory(24 * args.passes * min(len(x), ROWS["bound"]), f"{args.passes:,} passes")
     facts = facts_of(run, dataset, snapshot, args.split, args.dtype, args.checkpoint) | {"rows": len(x)}
+    for text in faults(model, x, model.process.schedule.steps):
+        warn(text)
     model = model.to(device if processes.num_processes == 1 else processes.device, getattr(torch, args.dtype))
     estimates = evaluate_run(run, model, x, protocols, facts)
     if not processes.is_main_process:

@@ -30,8 +30,7 @@ from ..model import NDM
 from ..objective import continuous_diffusion, discrete_diffusion, step_around
 from ..sampling import velocity_field
 from ..solvers import VectorField
-from ..soundness import problems
-from ..support.arguments import is_own
+from ..soundness import faults
 from ..support.journal import Journal
 from ..support.tensors import full_times, seeded, sum_rows
 from ..times import LowDiscrepancyTimes
@@ -147,7 +146,7 @@ def diagnose(
     if model.has_ode and solves:
         _examine_ode(found, model, x[:solves], seed, generator)
     found.motion = motion_of(model, x, generator)
-    wrong = [] if is_own(type(model.process.transform)) else [problem.text for problem in problems(model, x, steps)]
+    wrong = faults(model, x, steps)
     advice = found.advice + advise(found, model, _largest_share(profile))
     found.advice = wrong + (advice if not wrong or advice != [NOTHING] else [])
     return found

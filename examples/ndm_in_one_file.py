@@ -207,7 +207,7 @@ def train(model: NDM, steps: int, batch: int = 256) -> None:
         optimizer.step()
         schedule.step()
         if step % max(1, steps // 10) == 0:
-            print(f"step {step:5d} of {steps}: the bound on a batch is {loss.item():.3f} nats")
+            print(f"step {step:5d} of {steps}: the bound on a batch (noisy) is {loss.item():.3f} nats")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -127,6 +127,15 @@ def test_the_demo_leaves_what_it_promises(tmp_path, capsys, monkeypatch):
         assert text in summary
     assert "report.html in a browser" in capsys.readouterr().err
 
+    weights = list((tmp_path / "demo").glob("*/model/model.safetensors"))
+    before = {path: path.stat().st_mtime_ns for path in weights}
+    (tmp_path / "demo" / "summary.md").unlink()  # as if it had been stopped before its end
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "3"]) == 0
+    assert len(before) == 2 and {path: path.stat().st_mtime_ns for path in weights} == before
+    assert (tmp_path / "demo" / "summary.md").exists()
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--steps", "2"]) == 0  # another one begins anew
+    assert not set(before.values()) & {path.stat().st_mtime_ns for path in weights}
+
 
 def test_recipes_and_help(capsys):
     assert main(["recipes"]) == 0

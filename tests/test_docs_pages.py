@@ -56,8 +56,8 @@ SHORTER = {
     },
     "gallery/digits": {"*model.shape), 200, {}": "*model.shape), 20, {}"},
     "gallery/density": {
-        "Density(random": "Density(max_steps=2, random", "size=4000": "size=200", "((4000, 2))": "((200, 2))", "[:3000]": "[:150]",
-        "[3000:]": "[150:]", "(8, 16, 24, 32)": "(2, 3)", "2.5, 50)": "2.5, 3)",
+        "Density(random": "Density(max_steps=2, random", "size=4000": "size=200", "((4000, 2))": "((200, 2))",
+        "[:3000]": "[:150]", "[3000:]": "[150:]", "(8, 16, 24, 32)": "(2, 3)", "2.5, 50)": "2.5, 3)",
     },
     "gallery/odd-rows": {"max_steps=500": "max_steps=2"},
     "gallery/prior": {

@@ -14,6 +14,8 @@ from .evaluation.pictures import draw_samples, draw_trajectories, draw_transform
 from .evaluation.tables import estimates_table, markdown_table
 from .experiment import Config, Run, read_config
 from .experiment.evaluation import evaluate_run, facts_of
+from .experiment.run import Trained
+from .experiment.settings import differences
 from .model import NDM
 from .report import Subject, write_report
 from .sampling import sample
@@ -21,6 +23,7 @@ from .support.files import write_whole
 from .support.lock import Lock
 from .support.progress import console, progress_bar
 
+SUMMARY = "summary.md"
 MODELS = {"conventional": "digits-quick-conventional", "NDM": "digits-quick"}
 PASSES, ODE_ROWS, STEPS = 8, 64, 100
 """The passes of the bound, the test rows whose ODE is solved, and the steps of the samples."""
@@ -57,10 +60,9 @@ def make_demo(out: Path, steps: int, seed: int, device: str) -> bool:
     for title, recipe in MODELS.items():
         began = time.perf_counter()
         run = runs[title] = Run(out / title.lower())
-        with run.lock:
-            run.begin(demo_config(recipe, seed, steps), overwrite=True)
-            models[title], finished = run.train(dataset, device, f"training {title}")
+        models[title], finished = trained(run, demo_config(recipe, seed, steps), dataset, device, title)
         if not finished:
+            console.print("the same command goes on there, and finishes the demo")
             return False
         seconds, size = time.perf_counter() - began, models[title].num_parameters
         facts.append([title, run.config.description, f"{size:,}", str(steps), f"{seconds:.0f}"])
@@ -69,16 +71,28 @@ def make_demo(out: Path, steps: int, seed: int, device: str) -> bool:
     estimates = {title: estimates_of(s) for title, s in zip(runs, subjects, strict=True)}
     with progress_bar("drawing samples, the transform and ODE paths", None):
         draw_pictures(models, dataset, out, steps, seed)
-    write_whole(out / "summary.md", summarise(facts, estimates, seed))
     write_report(subjects, out / "report.html")
+    write_whole(out / SUMMARY, summarise(facts, estimates, seed))  # last: with it the demo is finished
     console.print()
     console.print(headline(estimates))
     console.print(
         f"Open {out}/report.html in a browser, or look at {out}/samples.png, {out}/transform.png (what F does to a "
-        f"digit), {out}/trajectories.png and the numbers in {out}/summary.md. "
+        f"digit), {out}/trajectories.png and the numbers in {out}/{SUMMARY}. "
         f"({time.perf_counter() - start:.0f} s in all)"
     )
     return True
+
+
+def trained(run: Run, config: Config, dataset: Dataset, device: str, title: str) -> Trained:
+    """Train a model, or go on with what a demo that was stopped has left. A demo that was finished begins anew."""
+    begun = run.config_file.is_file() and not (run.folder.parent / SUMMARY).exists()
+    if begun and not differences(run.config, config):
+        if run.model_folder.is_dir() and (snapshot := run.snapshot()).finished:
+            return Trained(snapshot.model, True)
+        return run.train(dataset, device, f"training {title}", resume=True)
+    with run.lock:
+        run.begin(config, overwrite=True)
+        return run.train(dataset, device, f"training {title}")
 
 
 def estimates_of(subject: Subject) -> list[Estimate]:

@@ -67,7 +67,7 @@ def check_forward(
         device: where F is tried; None is the model's device.
 
     Returns:
-        Warnings: what is wrong with F while the bound is valid.
+        What is wrong with F while the bound is valid, a text for each.
 
     Raises:
         InputError: if the loss would be no bound because of F, with what to change.

@@ -105,7 +105,7 @@ class Subject:
 
     @cached_property
     def work(self) -> Work:
-        """How much is computed, by what one row costs."""
+        """How much is computed, by what one row costs. Models of similar costs have the same rows, to be compared."""
         cost = operations_of_bound(self.model, self.dataset.train[:1])
         share = min(1.0, BUDGETS["bound"] / (cost * 27_000)) ** 0.5  # the evaluations of 256 rows and 30 passes
         latents = math.prod(self.model.latent_shape(self.dataset.shape))
@@ -113,7 +113,7 @@ class Subject:
         solves = int(BUDGETS["ode"] / (EVALUATIONS * cost * (1 + divergences)))
         samples = int(BUDGETS["samples"] / (cost * self.run.sampling_steps))
         return Work(
-            max(16, round(256 * share)), max(4, round(30 * share)), min(32, solves) if solves > 1 else 0,
+            max(16, 2 ** int(math.log2(256 * share))), max(4, round(30 * share)), min(32, solves) if solves > 1 else 0,
             max(4, min(NUMBERS[self.kind], samples)),
         )  # fmt: skip
 

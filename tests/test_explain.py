@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.distributions import MultivariateNormal
@@ -198,3 +199,16 @@ def test_a_long_job_says_after_its_first_rows_how_long_it_takes(seconds, told, m
     said = capsys.readouterr().err
     assert ("explaining 39 more rows takes about 13:00" in said) == told == ("takes about" in said)
     assert said.count("takes about") <= 1
+
+
+def test_a_value_and_that_it_is_there_are_one_cause():
+    """The column that says where numbers are missing has no place of its own among the reasons."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"a": rng.normal(size=200), "b": rng.normal(size=200)})
+    table.loc[::5, "a"] = np.nan
+    density = ndm.NeuralDiffusionDensity(max_steps=5, impute=True, random_state=0).fit(table)
+    assert [column.name for column in density.schema_.indicators] == ["a missing"]
+    reasons = density.explain(pd.DataFrame({"a": [9.0, np.nan], "b": [0.0, 9.0]}))
+    assert reasons.columns.shape == reasons.drops.shape == (2, 2)
+    assert [set(names) for names in reasons.columns] == [{"a", "b"}] * 2
+    assert reasons.columns[0, 0] == "a" and reasons.columns[1, 0] == "b" and np.isfinite(reasons.drops).all()

@@ -1,7 +1,10 @@
 """``import ndm`` stays light; its estimator alone needs scikit-learn, of which it is one."""
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 HEAVY = ("accelerate", "matplotlib", "sklearn", "torchvision", "torchdiffeq", "scipy", "jsonargparse", "rich", "yaml")
 
@@ -22,3 +25,13 @@ def test_import_is_light():
     assert not loaded & set(HEAVY)
     # 0.3 s is the promise on an idle machine; the better of two runs may take twice that on a busy one.
     assert min(float(run[0]) for run in runs) < 0.6
+
+
+@pytest.mark.parametrize("given", ["", "ACTIVE"])
+def test_threads_of_a_command_do_not_spin_unless_the_user_wants_it(given):
+    code = "import os, ndm.__main__ as m; m.main(['recipes']); print(os.environ['OMP_WAIT_POLICY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | (
+        {"OMP_WAIT_POLICY": given} if given else {}
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith(f"\n{given or 'PASSIVE'}\n")

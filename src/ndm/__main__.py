@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     for number, default in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         if alone and signal.getsignal(number) is default:
             signal.signal(number, interrupt)
+    # Where programs share the cores, threads of PyTorch that wait by spinning make a small network ten times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from .cli import main as run
 

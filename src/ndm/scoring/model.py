@@ -22,6 +22,7 @@ from ..model import NDM
 from ..saving import SCHEMA_CHECKSUM, WEIGHTS_FILE, model_folder
 from ..support.weights import read_header
 from ..tables import Frame, Schema, kept_schema
+from ..tables.schema import MISSING
 from .explain import conditional_drops
 from .pace import paced, small_parts
 
@@ -71,6 +72,10 @@ class TableModel:
         self.model, self.schema, self.rows, self.seed = model, schema, rows, seed
         self.names = tuple(dict.fromkeys([*(c.name for c in schema.model_columns), *schema.names]))
         """The columns of the model, and then the others."""
+        self.indicated = {column.name: column.name.removesuffix(MISSING) for column in schema.indicators}
+        """The column that each column of missing values belongs to."""
+        self.most = min(MOST, len({self.indicated.get(c.name, c.name) for c in schema.model_columns}))
+        """The number of columns that explain a row."""
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu", seed: int = 0) -> TableModel:
@@ -121,7 +126,12 @@ class TableModel:
         drops[:, : x.shape[1]] = found.numpy()
         for name, where in broken.items():
             drops[where, self.names.index(name)] = penalty
-        worst = np.argsort(-drops, axis=1, kind="stable")[:, : min(MOST, x.shape[1])]
+        for indicator, name in self.indicated.items():  # a value and that it is there are one cause
+            if indicator in self.names:
+                place, own = self.names.index(name), self.names.index(indicator)
+                drops[:, place] = np.maximum(drops[:, place], drops[:, own])
+                drops[:, own] = -np.inf
+        worst = np.argsort(-drops, axis=1, kind="stable")[:, : self.most]
         return Scores(total, worst, np.take_along_axis(drops, worst, 1))
 
     def explain(self, frame: Frame, visible: bool = False) -> Reasons:

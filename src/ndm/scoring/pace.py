@@ -16,19 +16,24 @@ from ..tables import Frame
 SECONDS = 1.0
 """How long a part of rows should take at least."""
 MOST_ROWS = 64
-"""The most rows of a part."""
+"""The most rows of a part that is explained."""
 LONG = 60.0
 """The number of seconds from which the time that is left is said once in a line of its own."""
 SURE = 3.0
 """The number of seconds after which the time that is left is estimated for that line."""
 
 
-def small_parts(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """The rows of frames in small parts: first one row, and twice as many as long as a part takes little time.
+def small_parts(frames: Iterable[Frame], first: int = 1, most: int = MOST_ROWS) -> Iterator[Frame]:
+    """The rows of frames in small parts: first a few rows, and twice as many as long as a part takes little time.
 
     The time of a part is the time until the next one is asked for.
+
+    Args:
+        frames: the rows, in parts of any size.
+        first: the number of rows of the first part.
+        most: the most rows of a part.
     """
-    size = 1
+    size = first
     for frame in frames:
         start = 0
         while start < len(frame):
@@ -37,7 +42,7 @@ def small_parts(frames: Iterable[Frame]) -> Iterator[Frame]:
             yield part
             seconds = time.perf_counter() - begin
             start += len(part)
-            size = min(2 * size, MOST_ROWS) if seconds < SECONDS else size
+            size = min(2 * size, most) if seconds < SECONDS else size
 
 
 @contextmanager

@@ -20,11 +20,13 @@ from ..errors import InputError, printable
 from ..solvers import SolverError
 from ..support.files import whole_file
 from ..tables import batches
-from .model import MOST, Scores, TableModel
+from .model import Scores, TableModel
 from .pace import paced, small_parts
 
 ROWS = 4096
-"""The number of rows that are scored at a time without an explanation."""
+"""The number of rows that are read at a time, and the most that are scored at a time."""
+FIRST_ROWS = 32
+"""The number of rows that are scored first without an explanation, so that the progress moves soon."""
 SUFFIXES = (".csv", ".parquet")
 """The endings of files of scores."""
 
@@ -61,7 +63,7 @@ def stream_scores(
     done = 0
     frames = _parts(model, path, ROWS, encoding)
     with paced("explaining" if explain else "scoring", total) as tell:
-        for frame in small_parts(frames) if explain else frames:
+        for frame in small_parts(frames) if explain else small_parts(frames, FIRST_ROWS, ROWS):
             with _told(path, done, len(frame)):
                 scores = model.score(frame, explain)
             done += len(frame)
@@ -85,7 +87,7 @@ def score_file(model: TableModel, path: Path, out: Path, explain: bool = False, 
         OSError: with ``out`` as its ``filename``, if it cannot be written.
     """
     total = check_rows(model, path, encoding)
-    most = min(MOST, len(model.schema.model_columns)) if explain else 0
+    most = model.most if explain else 0
     record = np.dtype([("log_density", "f8"), ("columns", "i4", (most,)), ("drops", "f8", (most,))])
     with _temporary() as kept:
         for scores in stream_scores(model, path, total, explain, encoding):

@@ -319,7 +319,7 @@ def test_several_runs_at_a_time_give_the_same_figures(tmp_path, capsys):
          for name, value in cell["bits"].items()}
         for folder in ("one", "two")
     ]  # fmt: skip
-    assert figures[0] == figures[1] and len(figures[0]) == 9
+    assert figures[0] == figures[1] and len(figures[0]) == 12
     assert all(math.isfinite(value) for value in figures[0].values())
 
 

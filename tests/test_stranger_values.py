@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
@@ -126,7 +127,10 @@ def test_a_signal_while_pytorch_is_imported_raises_nothing_in_it(number, tmp_pat
     )
     command = [sys.executable, "-m", "ndm", "sample", "digits-tiny", "--num", "1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores interrupts
+    )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
     assert process.communicate(timeout=60)[1] == "" and process.returncode == 130

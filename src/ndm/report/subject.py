@@ -113,7 +113,7 @@ class Subject:
         solves = int(BUDGETS["ode"] / (EVALUATIONS * cost * (1 + divergences)))
         samples = int(BUDGETS["samples"] / (cost * self.run.sampling_steps))
         return Work(
-            max(16, 2 ** int(math.log2(256 * share))), max(4, round(30 * share)), min(32, solves) if solves > 1 else 0,
+            2 ** int(math.log2(max(16, 256 * share))), max(4, round(30 * share)), min(32, solves) if solves > 1 else 0,
             max(4, min(NUMBERS[self.kind], samples)),
         )  # fmt: skip
 

@@ -37,6 +37,8 @@ print(json.dumps([texts, sorted(sys.modules)]))
     assert "torch" not in modules and "rich" not in modules
     assert all(name in texts["--help"] for name in names) and "default: 4000)" in texts["train digits --help"]
     assert all(f"usage: ndm {name}" in texts[f"{name} --help"] for name in names)
+    assert not [text for text in texts.values() if "<class" in text or "<function" in text]
+    assert "type: Path" in texts["score --help"] and "type: int" in texts["score --help"]
 
 
 @pytest.mark.parametrize("package", [ndm, ndm.data, ndm.training, ndm.experiment], ids=lambda p: p.__name__)

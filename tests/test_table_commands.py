@@ -252,6 +252,9 @@ def test_scores_are_in_the_order_of_the_file(folder, tmp_path, capsys, monkeypat
     data = write_csv(tmp_path / "rows.csv", [row[::-1] for row in rows], HEADER[::-1])
     out = tmp_path / "deep" / "scores.csv"
     assert main(["score", str(folder / "run"), str(data), "--out", str(out), "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert "ndm: warning: values that no training row allows" in said
+    assert "nats: city (1 of 7 rows), twice (1 of 7 rows)\n" in said
     scores = read_scores(out)
     found = np.array([float(row["log_density"]) for row in scores])
     kept = kept_schema(folder / "run")

@@ -24,6 +24,12 @@ UNREAD_FILE = re.compile(r'Parser key "(?P<key>[^"]+)": Unable to load config ([
 NEGATIVE_NUMBER = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf|-nan", re.IGNORECASE)
 
 
+def with_plain_types(text: str) -> str:
+    """A help text whose types are words and not Python's representations of them, where a line may have been broken."""
+    text = re.sub(r"<class\s+'(?:\w+\.)*(\w+)'>", r"\1", text)
+    return re.sub(r"<function\s+seed_number\s+at\s+0x[0-9a-f]+>", "int", text)
+
+
 def parse(parser: ArgumentParser, arguments: Sequence[str], **options: Any) -> Namespace:
     """The parsed arguments. Abbreviations of options are refused.
 
@@ -52,7 +58,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str], **options: Any) -> N
         text = unknown_option(parser, joined) or wrong_value(error, parser)
         raise InputError(f"{text} (see: {parser.prog} --help)") from None
     finally:
-        print(said.getvalue(), end="")
+        print(with_plain_types(said.getvalue()), end="")
     given = given_options(joined)
     for name, value in given:
         if not value and name != "--description":

@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import InputError, printable
 from ..solvers import SolverError
 from ..support.files import whole_file
+from ..support.progress import warn
 from ..tables import batches
 from .model import Scores, TableModel
 from .pace import paced, small_parts
@@ -32,16 +33,20 @@ SUFFIXES = (".csv", ".parquet")
 
 
 def check_rows(model: TableModel, path: Path, encoding: str = "utf-8") -> int:
-    """The number of rows of a file, all of which can be scored.
+    """The number of rows of a file, all of which can be scored. A warning says which columns make rows impossible.
 
     Raises:
         InputError: if the file cannot be read or a row cannot be scored; the message says where and what to do.
     """
-    count = 0
+    count, broken = 0, dict.fromkeys(model.schema.names, 0)
     for frame in _parts(model, path, ROWS, encoding):
         with _told(path, count, len(frame)):
             model.check(frame)
+            for name, where in model.schema.broken(frame).items():
+                broken[name] = broken.get(name, 0) + int(where.sum())
         count += len(frame)
+    if found := [f"{printable(name)} ({rows:,} of {count:,} rows)" for name, rows in broken.items() if rows]:
+        warn(f"values that no training row allows, such as a new category, cost log(N + 2) nats: {', '.join(found)}")
     return count
 
 

@@ -186,8 +186,13 @@ def common_options(parser: argparse.ArgumentParser, out: str, methods: Sequence[
     """The options of every benchmark of tables."""
     parser.add_argument("--data", type=Path, help="folder of the data sets")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help=f"default: all of {', '.join(methods)}")
+    record_options(parser, out)
+
+
+def record_options(parser: argparse.ArgumentParser, out: str, threads: int = 1) -> None:
+    """The options of every benchmark that keeps records."""
     parser.add_argument("--out", type=Path, default=RESULTS / out, help="file of the records")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=threads, help="CPU threads")
     parser.add_argument("--table", action="store_true", help="only print the table of what is finished")
 
 

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cells import RESULTS, Cells, clock, ends, limit_threads, note_machine, say
+from cells import Cells, clock, ends, limit_threads, note_machine, record_options, say
 from ndm.density import log_bound, log_density
 from ndm.errors import InputError
 from ndm.evaluation.tables import markdown_table
@@ -120,9 +120,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?", help="folder of a run of a table")
     parser.add_argument("data", type=Path, nargs="?", help="file of rows")
     parser.add_argument("--rows", type=int, default=8, help="the number of rows")
-    parser.add_argument("--out", type=Path, default=RESULTS / "explaining.jsonl", help="file of the records")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is finished")
+    record_options(parser, "explaining.jsonl")
     args = parser.parse_args()
     if not args.table:
         run(args)

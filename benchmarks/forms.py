@@ -19,13 +19,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import ndm
-from cells import RESULTS, Cells, ends, limit_threads, note_machine, say
+from cells import Cells, ends, limit_threads, note_machine, record_options, say
 from ndm.evaluation.tables import markdown_table
 from ndm.training import TrainingConfig
 from ndm.training.loss import Loss
@@ -184,9 +183,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32, help="channels of the first level")
     parser.add_argument("--batch", type=int, default=32, help="rows of a batch")
     parser.add_argument("--steps", type=int, default=8, help="how often each step is timed")
-    parser.add_argument("--out", type=Path, default=RESULTS / "forms.jsonl", help="file of the records")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is finished")
+    record_options(parser, "forms.jsonl")
     args = parser.parse_args()
     if not args.table:
         run(args)

@@ -33,7 +33,7 @@ import torch
 from scipy.stats import binom, norm
 
 import ndm
-from cells import RESULTS, Cells, clock, ends, limit_threads, mean_and_error, note_machine, ours, say, shown
+from cells import Cells, clock, ends, limit_threads, mean_and_error, note_machine, ours, record_options, say, shown
 from ndm.density.scores import SOLVER
 from ndm.evaluation.tables import markdown_table
 from ndm.marginal import Marginals
@@ -211,9 +211,7 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE")
     parser.add_argument("--rows", type=int, default=2_000, help="the number of training rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="SEED")
-    parser.add_argument("--out", type=Path, default=RESULTS / "known.jsonl", help="file of the records")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is finished")
+    record_options(parser, "known.jsonl")
     args = parser.parse_args()
     if not args.table:
         run(args)

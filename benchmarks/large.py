@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cells import RESULTS, Cells, ends, note_machine, say
+from cells import Cells, ends, note_machine, record_options, say
 from ndm.errors import InputError
 from ndm.evaluation.tables import markdown_table
 
@@ -93,9 +93,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="folder for the files and the model")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 5_000_000])
     parser.add_argument("--width", type=int, default=128, help="width of the network")
-    parser.add_argument("--out", type=Path, default=RESULTS / "large.jsonl", help="file of the records")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is finished")
+    record_options(parser, "large.jsonl", threads=2)
     args = parser.parse_args()
     if not args.table:
         run(args)

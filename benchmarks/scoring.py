@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from scipy.stats import spearmanr
 
 import ndm
-from cells import RESULTS, Cells, clock, ends, limit_threads, note_machine, ours, say
+from cells import Cells, clock, ends, limit_threads, note_machine, ours, record_options, say
 from ndm.density.scores import EXACT_UP_TO, SOLVER
 from ndm.evaluation.tables import markdown_table
 from ndm.tables import Frame
@@ -82,9 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--columns", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--out", type=Path, default=RESULTS / "scoring.jsonl", help="file of the records")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
-    parser.add_argument("--table", action="store_true", help="only print the table of what is finished")
+    record_options(parser, "scoring.jsonl", threads=2)
     args = parser.parse_args()
     if not args.table:
         run(args)

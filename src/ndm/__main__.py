@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
         if alone and signal.getsignal(number) is default:
             signal.signal(number, interrupt)
     # Threads that wait by spinning take the time of those they wait for, where programs share the cores. GNU's OpenMP
-    # spins 300,000 times; 20,000 cost nothing on a quiet machine.
+    # spins 300,000 times. To sleep at once, by OMP_WAIT_POLICY, would make small steps slow on a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         from .cli import main as run

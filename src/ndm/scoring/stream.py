@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,12 +39,11 @@ def check_rows(model: TableModel, path: Path, encoding: str = "utf-8") -> int:
     Raises:
         InputError: if the file cannot be read or a row cannot be scored; the message says where and what to do.
     """
-    count, broken = 0, dict.fromkeys(model.schema.names, 0)
+    count, broken = 0, Counter[str]()
     for frame in _parts(model, path, ROWS, encoding):
         with _told(path, count, len(frame)):
             model.check(frame)
-            for name, where in model.schema.broken(frame).items():
-                broken[name] = broken.get(name, 0) + int(where.sum())
+            broken.update({name: int(where.sum()) for name, where in model.schema.broken(frame).items()})
         count += len(frame)
     if found := [f"{printable(name)} ({rows:,} of {count:,} rows)" for name, rows in broken.items() if rows]:
         warn(f"values that no training row allows, such as a new category, cost log(N + 2) nats: {', '.join(found)}")

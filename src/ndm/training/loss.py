@@ -18,8 +18,8 @@ from ..times import ImportanceTimes, LowDiscrepancyTimes
 from .settings import TrainingConfig
 
 PRIOR_EVERY = 8
-"""One row of a batch in so many has its prior evaluated, where F is evaluated once more for it: the prior is small, its
-gradient stays unbiased, and a step of a network F takes a sixth less time."""
+"""One row of a batch in so many has its prior evaluated, where F is evaluated once more for it. The prior is small, and
+its estimate and gradient stay unbiased. ``benchmarks/forms.py`` measures what a step costs."""
 
 
 class Loss(nn.Module):

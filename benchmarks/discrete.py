@@ -62,7 +62,7 @@ STEPS = (2, 4, 8, 16, 64)
 CHOOSING, SEEDS = 0, (1, 2, 3, 4, 5)
 MOST_ROWS = 2000
 """The most validation rows, and the most test rows."""
-TABLE_PASSES, TEXT_PASSES, IMAGE_PASSES = (32, 128, 16), (4, 16, 2), (1, 8, 1)
+TABLE_PASSES, TEXT_PASSES, IMAGE_PASSES = (32, 128, 16), (4, 16, 4), (1, 8, 1)
 """The passes over the validation rows, and over the test rows in continuous time and in few steps. A draw of the bound
 of a row of a table is off by bits."""
 

@@ -20,12 +20,14 @@ SHORTER = {
         "table[400:403]": "table[40:41]",
         "max_steps=60": "max_steps=5",
     },
+    "relatives.md": {"range(1500)": "range(2)", "range(20)": "range(2)", "width=160": "width=8"},
     "library.md": {"steps=150, batch_size=128, warmup=20, evaluate_every=50": "steps=20, batch_size=128, warmup=5"},
 }
 TABLES = r"column +kind .*\nsex +category +2 categories\n.*\n-?[\d.]+\n\['\w+' '\w+' '\w+'\]\n\[.*\]\ntensor\(\[.*\]\)"
 
 
 DDPM = r"(torch\.Size\(\[4\]\) ?){3}"
+RELATIVES = r"c = 0: 0\.0000 of [\d.]+ bits/dim\na latent c: [\d.]+ of [\d.]+ bits/dim"
 FAQ = r"tensor\(\[.*\]\)\ndata is not finite in 1 of 4 rows .*"
 
 
@@ -39,6 +41,7 @@ FAQ = r"tensor\(\[.*\]\)\ndata is not finite in 1 of 4 rows .*"
         ("text.md", 1, TEXT),
         ("ddpm.md", 6, DDPM),
         ("faq.md", 6, FAQ),
+        ("relatives.md", 2, RELATIVES),
     ],
 )
 def test_the_examples_of_a_page_run_in_their_order(name, count, printed, tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 """The relatives of the process: each against the formulas of its own paper, written out."""
 
 import math
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import scipy.fft
@@ -130,15 +132,14 @@ def test_a_target_is_not_predicted_where_the_noise_depends_on_x():
 
 def elementwise(shape=(2, 3)):
     schedule = ndm.ElementwiseSchedule(-6.0, 4.0, shape).double()
-    for seed, parameter in enumerate(schedule.parameters()):
-        parameter.data = draw(*shape, seed=seed)
+    schedule.raw.data = draw(3, *shape) / 10
     return schedule
 
 
 def test_the_schedule_of_mulan_is_its_polynomial():
     """gamma = gamma_min + (gamma_max - gamma_min) f(t) / f(1) with f' = (a t^2 + b t + c)^2, but for a thousandth."""
     schedule = elementwise()
-    a, b, c = (p.detach() for p in schedule.parameters())
+    a, b, c = draw(3, 2, 3) + torch.tensor([0.0, 0.0, 1.0]).view(3, 1, 1)
     f = lambda t: a**2 / 5 * t**5 + a * b / 2 * t**4 + (b**2 + 2 * a * c) / 3 * t**3 + b * c * t**2 + c**2 * t  # noqa: E731
     t = torch.linspace(0, 1, 101)
     gamma, slope = schedule.gamma_with_derivative(t)
@@ -167,6 +168,39 @@ def test_the_loss_of_mulan():
     torch.testing.assert_close(many, expected, rtol=1e-3, atol=0)
     with pytest.raises(ndm.InputError, match=r"latents of shape \(2, 3\), but a row has \(3, 2\)"):
         process(x.mT)
+
+
+def test_mulan_with_its_latent_as_the_page_prints_it():
+    """KL(q(c | x) || N(0, I)) - 1/2 (x - x_hat)^T diag(SNR'(t)) (x - x_hat), with a schedule that reads c."""
+    page = (Path(__file__).resolve().parent.parent / "docs/relatives.md").read_text()
+    names = {}
+    exec(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0], names)
+    torch.manual_seed(0)
+    model = names["MuLAN"](3, ndm.GaussianDecoder(), size=2, width=8).double()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    x, c = draw(4, 3), draw(4, 2, seed=1)
+    t = torch.tensor([0.2, 0.5, 0.7, 0.9])
+    given = model.given(c)
+    a, b, d = (model.order(c).view(4, 3, 3) + torch.tensor([0.0, 0.0, 1.0])[:, None]).unbind(1)
+
+    def gamma(t):
+        f = lambda t: a**2 / 5 * t**5 + a * b / 2 * t**4 + (b**2 + 2 * a * d) / 3 * t**3 + b * d * t**2 + d**2 * t  # noqa: E731
+        return -7 + 12 * ((1 - FLOOR) * f(t[:, None]) / f(torch.ones(4, 1)) + FLOOR * t[:, None])
+
+    z = given.process(x).marginal(t).at(draw(4, 3, seed=2))
+    torch.testing.assert_close(given.process(x).marginal(t).std, torch.sigmoid(gamma(t)).sqrt())
+    alpha, sigma = torch.sigmoid(-gamma(t)).sqrt(), torch.sigmoid(gamma(t)).sqrt()
+    x_hat = alpha * z - sigma * model.net(torch.cat([z, c], dim=1), t)
+    expected = -((x - x_hat) ** 2 * slope_of(lambda t: (-gamma(t)).exp(), t)).sum(1) / 2
+    torch.testing.assert_close(continuous_diffusion(given, given.process(x), z, t), expected, rtol=1e-6, atol=1e-8)
+
+    bound, divergence = model.bound(x)
+    mean, log_std = model.encoder(x).chunk(2, dim=1)
+    q = torch.distributions.Normal(mean, log_std.exp())
+    standard = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+    torch.testing.assert_close(divergence, torch.distributions.kl_divergence(q, standard).sum(1))
+    assert bound.shape == (4,) and model.sample(2, steps=2).shape == (2, 3)
 
 
 def test_a_predicted_target_of_a_network_tied_to_noise_is_diffenc():

@@ -15,6 +15,8 @@ from .support.tensors import full_times
 
 FLOOR = 1e-3
 """The least slope of gamma, in units of that of a line."""
+SPEED = 10.0
+"""How much faster the coefficients change than the parameters, which an optimiser moves as slowly as all others."""
 
 
 @SCHEDULES.register("elementwise")
@@ -44,9 +46,7 @@ class ElementwiseSchedule(Schedule):
     def __init__(self, gamma_min: float, gamma_max: float, shape: Sequence[int]) -> None:
         super().__init__(gamma_min, gamma_max)
         self.shape = row_shape(shape)
-        self.quadratic = nn.Parameter(torch.zeros(self.shape))
-        self.linear = nn.Parameter(torch.zeros(self.shape))
-        self.constant = nn.Parameter(torch.ones(self.shape))
+        self.raw = nn.Parameter(torch.zeros(3, *self.shape))
 
     @classmethod
     def build(cls, blueprint: Blueprint) -> Schedule:
@@ -61,8 +61,13 @@ class ElementwiseSchedule(Schedule):
     def start(self, x: Tensor) -> NoiseLevel:
         return NoiseLevel(*(value.flatten(1)[:, 0] for value in self(full_times(0.0, x))))
 
+    def coefficients(self) -> tuple[Tensor, Tensor, Tensor]:
+        """a, b and c, each ``shape``; a subclass may give other ones for each row, ``(B, *shape)``."""
+        a, b, c = SPEED * self.raw
+        return a, b, 1 + c
+
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        a, b, c = (p.to(t.dtype) for p in (self.quadratic, self.linear, self.constant))
+        a, b, c = (coefficient.to(t.dtype) for coefficient in self.coefficients())
         t = t.view(-1, *[1] * len(self.shape))
         powers = torch.stack([c**2, b * c, (b**2 + 2 * a * c) / 3, a * b / 2, a**2 / 5])
         value = torch.stack([t**k * power for k, power in enumerate(powers, start=1)]).sum(0)

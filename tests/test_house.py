@@ -25,7 +25,7 @@ ORDER = (
     ("predictor", "decoder", "embedding", "dequantize"),
     ("levels", "mixed", "description"),
     ("symbols",),
-    ("model",),
+    ("model", "parts"),
     ("saving", "soundness", "objective", "sampling", "infill", "draws"),
     ("likelihood", "straightness", "sharing"),
     ("training", "evaluation", "distribution"),

@@ -20,15 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .blur import Blur  # noqa: F401  a saved model may name it, and it registers itself
 from .description import EXTERNAL, SPARE, build, class_or_value, describe, has_foreign_class
-from .elementwise import ElementwiseSchedule  # noqa: F401  the same
 from .errors import InputError
-from .flow import GaussianFlow  # noqa: F401  the same
-from .levels import LevelsPredictor  # noqa: F401  the same
-from .mixed import MixedDecoder  # noqa: F401  the same, with its predictor and the transform Embedding
-from .nn import NETWORKS  # noqa: F401  the networks of the package register themselves
-from .staggered import StaggeredSchedule  # noqa: F401  the same
+from .parts import PARTS  # noqa: F401  a saved model may name any of them
 from .support.arguments import check_arguments
 from .support.checks import shown
 from .support.files import (
@@ -55,7 +49,6 @@ from .support.weights import (
     read_tensors,
     write_tensors,
 )  # fmt: skip
-from .symbols import SymbolDecoder  # noqa: F401  the same, with its predictor
 
 if TYPE_CHECKING:
     from .model import NDM

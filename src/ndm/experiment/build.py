@@ -17,6 +17,7 @@ from ..description import describe
 from ..errors import InputError
 from ..model import NDM
 from ..nn import MLP
+from ..parts import NETWORKS, PREDICTORS, SCHEDULES, TRANSFORMS
 from ..process import ForwardProcess
 from ..schedule import LearnedSchedule
 from ..support.checks import require
@@ -24,7 +25,6 @@ from ..support.outline import outline
 from ..support.progress import warn
 from ..support.room import memory
 from ..symbols import SymbolDecoder, SymbolPredictor
-from .parts import NETWORKS, PREDICTORS, SCHEDULES, TRANSFORMS
 from .plan import plan_of
 from .settings import Config, ModelConfig
 

@@ -25,6 +25,7 @@ from ..evaluation.planar import share_inside, total_variation
 from ..evaluation.quality import check_sizes, sliced_wasserstein
 from ..likelihood import bits_per_dim
 from ..model import NDM
+from ..parts import TRANSFORMS
 from ..sampling import sample_in_batches
 from ..soundness import check_forward
 from ..straightness import straightness
@@ -36,7 +37,6 @@ from ..training.loss import Loss
 from .build import make_model, outlined_model, seeded_model, told_fourier
 from .evaluation import evaluate_run, facts_of
 from .matching import Match, Matched, flops, match, parameters
-from .parts import TRANSFORMS
 from .plan import planned_for
 from .results import check_finite
 from .run import Run

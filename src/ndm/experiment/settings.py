@@ -122,7 +122,7 @@ class ModelConfig:
             unused = self.parameterization != "symbols" or not getattr(self, name)
             require(unused, f"model.{name} is not for symbols; set it to false", True)
         require(0 <= self.dropout < 1, "model.dropout must be in [0, 1)", self.dropout)
-        from .parts import NETWORKS, PARTS
+        from ..parts import NETWORKS, PARTS
 
         for name, kind in PARTS.items():
             kind.find(getattr(self, name), f"model.{name}")

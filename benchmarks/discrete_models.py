@@ -59,10 +59,13 @@ class Rows:
     length: int = 0
     image: tuple[int, ...] = ()
 
-    def network(self, channels: int, outputs: int) -> nn.Module:
-        """The network that all diffusion models have: of latents with so many channels at a place."""
+    def network(self, channels: int, outputs: int, beliefs: int = 0) -> nn.Module:
+        """The network that all diffusion models have: of latents with so many channels at a place.
+
+        That of a sequence may read beliefs beside them, as the discrete models read the symbols themselves.
+        """
         if self.length:
-            return ndm.nn.Conv1d((channels, self.length), outputs, WIDTH, DEPTH)
+            return ndm.nn.Conv1d((channels, self.length), outputs, WIDTH, DEPTH, beliefs=beliefs)
         if self.image:
             size = {"channels": IMAGE_WIDTH, "depth": 1, "multipliers": (1, 2), "patch": 2, "fourier": (5, 6, 7)}
             return ndm.nn.UNet((channels, *self.image[1:]), outputs // channels, **size)
@@ -102,7 +105,7 @@ class Embedded(Fit):
         predictor: ndm.SymbolPredictor | ndm.MixedPredictor
         decoder: ndm.SymbolDecoder | ndm.MixedDecoder
         if rows.length:
-            predictor, decoder = ndm.SymbolPredictor(rows.network(dim, count), count), ndm.SymbolDecoder(count)
+            predictor, decoder = ndm.SymbolPredictor(rows.network(dim, count, count), count), ndm.SymbolDecoder(count)
         elif rows.image:
             rank = min(RANK, count)
             predictor = ndm.SymbolPredictor(rows.network(dim, rank), count, rows.image[0], rank)

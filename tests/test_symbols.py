@@ -274,6 +274,49 @@ def test_levels_are_symbols_on_a_line_that_stay_where_they_are(levels, channels,
     assert (models[1].decoder.encode(x).unflatten(1, (channels, levels)).argmax(2) == x).all()
 
 
+class Reader(nn.Module):
+    """A network that keeps what it reads."""
+
+    beliefs = V
+
+    def forward(self, z, t, beliefs):
+        self.read = beliefs
+        return z.new_zeros(len(z), V, *z.shape[2:])
+
+
+def test_beliefs_are_what_a_place_alone_says_about_its_symbol():
+    """Bayes' rule with the frequencies and the marginals of the process, symbol by symbol in float64."""
+    found = model(Reader()).double()
+    found.predictor.bias.data = torch.tensor([0.5, 0.2, 0.3]).double().log()
+    z, t = torch.randn(4, D, N, dtype=torch.float64), torch.tensor([0.1, 0.4, 0.8, 1.0], dtype=torch.float64)
+    weights = found(z, t).curve.x
+    log_p = []
+    for k in range(V):
+        marginal = found.process(nn.functional.one_hot(torch.full((4, N), k), V).double().mT).marginal(t)
+        log_p.append(torch.distributions.Normal(marginal.mean, marginal.std).log_prob(z).sum(1))
+    expected = torch.stack(log_p, 1).exp() * torch.tensor([0.5, 0.2, 0.3]).double()[:, None]
+    expected = expected / expected.sum(1, keepdim=True)
+    torch.testing.assert_close(found.predictor.net.read, expected)
+    read = found.process.transform.embed(expected, found.process.transform.points()[None])[0]
+    torch.testing.assert_close(weights, read)
+
+
+@pytest.mark.parametrize("network", [ndm.nn.Conv1d, ndm.nn.Transformer])
+def test_networks_read_beliefs_at_the_place_of_their_symbol(network):
+    torch.manual_seed(0)
+    net = network((D, 6), V, width=8, depth=1, beliefs=V)
+    net.head.weight.data.normal_()
+    z, t, beliefs = torch.randn(2, D, 6), torch.rand(2), torch.rand(2, V, 6).softmax(1)
+    other = beliefs.clone()
+    other[:, :, 2] = other[:, :, 2].roll(1, dims=1)
+    changed = (net(z, t, beliefs=other) - net(z, t, beliefs=beliefs)).abs().amax((0, 1))
+    assert changed[2] > 1e-3 and changed.argmax() == 2
+    with pytest.raises(ndm.InputError, match="this network reads beliefs"):
+        net(z, t)
+    with pytest.raises(ndm.InputError, match="beliefs must be"):
+        network((D, 6), V, beliefs=-1)
+
+
 def test_the_frequencies_of_each_channel_are_its_own():
     x = torch.tensor([[[0, 0, 1], [2, 2, 2]], [[0, 1, 1], [2, 1, 0]]])
     predictor = ndm.SymbolPredictor(lambda z, t: z, 3, channels=2)

@@ -105,17 +105,21 @@ class BasePredictor(nn.Module):
         out = self.read(z_t, t, process, channels * sum(counts), parts)
         return out.split([channels * count for count in counts], dim=1)
 
-    def read(self, z_t: Tensor, t: Tensor, process: ForwardProcess, count: int, how: str = "") -> Tensor:
+    def read(
+        self, z_t: Tensor, t: Tensor, process: ForwardProcess, count: int, how: str = "", beliefs: Tensor | None = None
+    ) -> Tensor:
         """The network's output in the dtype of ``z_t``, which must have ``count`` channels.
 
-        A network with ``damped = True`` is called with the standard deviation of the noise, too.
+        A network with ``damped = True`` is called with the standard deviation of the noise, too. One with a number
+        ``beliefs`` of channels is called with ``beliefs``, if the predictor has any.
 
         Raises:
             InputError: if the output has another shape.
         """
         # The bound multiplies errors by e^{-gamma}: no reduced precision from here on.
         noise = (expand(process.schedule(t).sigma, z_t),) if getattr(self.net, "damped", False) else ()
-        out = self.net(z_t, t, *noise)
+        more = {} if beliefs is None or not getattr(self.net, "beliefs", 0) else {"beliefs": beliefs}
+        out = self.net(z_t, t, *noise, **more)
         require_kind(**{"the output of the predictor's network": (out, Tensor)})
         out = out.to(z_t.dtype)
         expected = (len(z_t), count, *z_t.shape[2:])

@@ -10,12 +10,16 @@ The predictor gives probabilities of the symbols at every place,
 
 .. math:: w_{ik} \propto \exp(\ell_{ik} + b_k)\, q(z_{t,i} \mid k), \qquad \ell = \mathrm{net}(z_t, t)
 
-so that the network has to learn only what the other places say. The bias b starts at the logarithm of the symbols'
-frequencies. If the points lie on a line, :math:`e_k \propto v_k`, do not move and are not learned, this is
-:class:`ndm.LevelsPredictor` with a bias.
+so that the network has to learn only what the other places say. A network with beliefs also reads the probabilities of
+every place without it, those for :math:`\ell = 0`, and need not learn where the points are. Bayesian flow networks read
+such probabilities in the place of :math:`z_t`.
+
+The bias b starts at the logarithm of the symbols' frequencies. If the points lie on a line, :math:`e_k \propto v_k`, do
+not move and are not learned, this is :class:`ndm.LevelsPredictor` with a bias.
 
 References:
     Dieleman et al. Continuous Diffusion for Categorical Data. 2022.
+    Graves, Srivastava, Atkinson, Gomez. Bayesian Flow Networks. 2023.
     Gulrajani, Hashimoto. Likelihood-Based Diffusion Language Models. NeurIPS 2023.
 """
 
@@ -139,7 +143,9 @@ class SymbolPredictor(LogitsPredictor):
     """Reads ``net(z_t, t)`` as logits of the symbols at every place.
 
     Args:
-        net: module with ``net(z_t, t) -> (B, levels, *)``, or ``(B, C * rank, *)`` with ranks or channels.
+        net: module with ``net(z_t, t) -> (B, levels, *)``, or ``(B, C * rank, *)`` with ranks or channels. If it has
+            an attribute ``beliefs`` above 0, it is called as ``net(z_t, t, beliefs=p)`` with probabilities of all
+            symbols at every place, ``(B, max(1, C) * levels, *)``.
         levels: the number V of symbols, equal to the decoder's.
         channels: the number C of channels of an image; 0 for data without channels.
         rank: the rank of the logits, see :class:`~ndm.levels.LogitsPredictor`; None is ``levels``.
@@ -170,8 +176,12 @@ class SymbolPredictor(LogitsPredictor):
         self.bias.copy_(((counts + 1) / (codes.numel() / len(parts) + self.levels)).log())
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        out = self.read(z_t, t, process, max(1, self.channels) * self.rank)
+        embedding = embedding_of(process)
+        with torch.autocast(z_t.device.type, enabled=False):
+            bias = self.bias.to(z_t).view(-1, *[1] * (z_t.ndim - 2))
+            alone = bias + embedding.log_likelihoods(z_t, t, process)
+            beliefs = embedding.log_softmax(alone).exp()
+        out = self.read(z_t, t, process, max(1, self.channels) * self.rank, beliefs=beliefs)
         with torch.autocast(z_t.device.type, enabled=False):
             logits = self.logits(out).movedim(-1, 2).flatten(1, 2)
-            bias = self.bias.to(out).view(-1, *[1] * (out.ndim - 2))
-            return Prediction(embedding_of(process).posterior(logits + bias, z_t, t, process), None, None)
+            return Prediction(embedding.log_softmax(logits + alone).exp(), None, None)

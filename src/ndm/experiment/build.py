@@ -51,14 +51,15 @@ class Blueprint:
         return NETWORKS.find(m.network).build(m, self.shape, outputs, m.width, m.depth, m.dropout, m.fourier)
 
     def symbol_network(self, outputs: int) -> nn.Module:
-        """A network of (z, t) for sequences with the predictor's size and ``outputs`` channels in all."""
+        """A network of (z, t) for sequences, with the predictor's size and ``outputs`` symbols that it believes in."""
         m = self.settings
         check_depth("depth", m.depth)
         build: Any = NETWORKS.find(m.network).build
         if not takes_outputs(build):
             fit = [name for name, network in NETWORKS.items() if takes_outputs(network.build)]
             raise InputError(f"model.network {m.network} is not for sequences; choose {' or '.join(fit)}")
-        return cast(nn.Module, build(m, self.shape, 1, m.width, m.depth, m.dropout, outputs=outputs))
+        size = (m.width, m.depth, m.dropout)
+        return cast(nn.Module, build(m, self.shape, 1, *size, outputs=outputs, beliefs=outputs))
 
     def transform_network(self, outputs: int, timed: bool) -> nn.Module:
         """A network of (x, t), or of x if not ``timed``, with F's size. It has no dropout and no Fourier features."""

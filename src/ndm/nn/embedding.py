@@ -120,3 +120,16 @@ def embed(time: TimeEmbedding | None, t: Tensor | None) -> Tensor | None:
     if t is None:
         raise InputError("this network depends on t: call it as net(z, t), or build it with embedding=0")
     return time(t)
+
+
+def with_beliefs(z: Tensor, count: int, beliefs: Tensor | None) -> Tensor:
+    """What the first layer of a network reads: z, and ``count`` channels of beliefs behind it.
+
+    Raises:
+        InputError: if the network reads beliefs, and they are missing.
+    """
+    if not count:
+        return z
+    if beliefs is None:
+        raise InputError("this network reads beliefs: it is for the predictor of symbols, SymbolPredictor")
+    return torch.cat([z, beliefs.to(z.dtype)], dim=1)

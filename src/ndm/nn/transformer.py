@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ..support.checks import require, require_count, require_rate
 from .blocks import attend, sequence_shape, zeroed
-from .embedding import TimeEmbedding, embed
+from .embedding import TimeEmbedding, embed, with_beliefs
 from .names import NETWORKS
 
 SLOWEST = 10_000.0
@@ -81,10 +81,11 @@ class Transformer(nn.Module):
         heads: the number of attention heads; each has an even number of channels.
         embedding: size of the time embedding; 0 makes a network of z alone.
         dropout: the dropout rate of the blocks.
+        beliefs: as of :class:`~ndm.nn.conv1d.Conv1d`.
 
     Raises:
         InputError: if a size is too small, the heads do not divide the width into even parts, or the dropout is not in
-            [0, 1).
+            [0, 1); in ``forward``, if beliefs are missing.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("heads",)
@@ -93,10 +94,12 @@ class Transformer(nn.Module):
     def build(
         cls, settings: Any, shape: Sequence[int], multiplier: int, width: int, depth: int,
         dropout: float = 0.0, fourier: Sequence[int] = (), timed: bool = True, outputs: int | None = None,
+        beliefs: int = 0,
     ) -> Transformer:  # fmt: skip
         """Build the network from a recipe's settings, see :mod:`ndm.nn.names`."""
         outputs = multiplier * sequence_shape(shape)[0] if outputs is None else outputs
-        return cls(shape, outputs, width, depth, settings.heads, embedding=64 if timed else 0, dropout=dropout)
+        size = 64 if timed else 0
+        return cls(shape, outputs, width, depth, settings.heads, embedding=size, dropout=dropout, beliefs=beliefs)
 
     def __init__(
         self,
@@ -107,10 +110,11 @@ class Transformer(nn.Module):
         heads: int = 4,
         embedding: int = 64,
         dropout: float = 0.0,
+        beliefs: int = 0,
     ) -> None:
         super().__init__()
         require_count(outputs=outputs, width=width, heads=heads)
-        require_count(0, depth=depth, embedding=embedding)
+        require_count(0, depth=depth, embedding=embedding, beliefs=beliefs)
         require_rate(dropout=dropout)
         require(width % (2 * heads) == 0, f"heads must divide the width {width} into even parts", heads)
         self.shape = sequence_shape(shape)
@@ -120,15 +124,16 @@ class Transformer(nn.Module):
         self.heads = heads
         self.embedding = embedding
         self.dropout = dropout
+        self.beliefs = beliefs
         self.time = TimeEmbedding(embedding) if embedding else None
-        self.stem = nn.Linear(self.shape[0], width)
+        self.stem = nn.Linear(self.shape[0] + beliefs, width)
         self.blocks = nn.ModuleList(Block(width, heads, embedding, dropout) for _ in range(depth))
         self.norm = Modulated(width, embedding)
         self.head = zeroed(nn.Linear(width, outputs))
 
-    def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
+    def forward(self, z: Tensor, t: Tensor | None = None, beliefs: Tensor | None = None) -> Tensor:
         embedding = embed(self.time, t)
-        h = self.stem(z.mT)
+        h = self.stem(with_beliefs(z, self.beliefs, beliefs).mT)
         for block in self.blocks:
             h = block(h, embedding)
         return self.head(self.norm(h, embedding)).mT

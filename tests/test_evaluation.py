@@ -200,6 +200,25 @@ def test_doctor_finds_what_was_broken():
     assert d.ode is None and "diffusion by time" in report(d)
 
 
+@pytest.mark.parametrize(("places", "divergence"), [(32, "exact"), (33, "hutchinson")])
+def test_the_doctor_estimates_the_divergence_of_many_latents(places, divergence, monkeypatch):
+    asked = []
+
+    def listening(model, x, protocol, journal):
+        asked.append(protocol)
+        return make_pieces(model, x, protocol, journal)
+
+    monkeypatch.setattr("ndm.evaluation.diagnosis.make_pieces", listening)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0), ndm.Embedding((3,), dim=2), tied_to="noise")
+    net = ndm.nn.Conv1d((2, places), 3, width=8, depth=1, beliefs=3)
+    m = ndm.NDM(process, ndm.SymbolPredictor(net, 3), ndm.SymbolDecoder(3), shape=(places,)).eval()
+    d = diagnose(m, torch.randint(3, (2, places)), passes=1, solves=2)
+    assert [(p.divergence, p.samples) for p in asked if p.estimator == "ode"] == [
+        (divergence, 1 if divergence == "exact" else 4)
+    ]
+    assert d.ode is not None and d.gap is not None
+
+
 def test_the_doctor_says_where_the_ode_cannot_be_solved(monkeypatch):
     m, x = model(), torch.randint(5, (40, 3))
     field = ndm.sampling.velocity_field(m)

@@ -62,9 +62,9 @@ def bits_per_dim(nats: Nats, x: Tensor) -> Nats:
     return nats / (elements(x) * math.log(2))
 
 
-def affordable_divergence(x: Tensor) -> Divergence:
-    """The divergence for rows like those of ``x``: exact up to 256 elements, because its cost grows with D."""
-    return "exact" if elements(x) <= EXACT_UP_TO else "hutchinson"
+def affordable_divergence(x: Tensor, most: int = EXACT_UP_TO) -> Divergence:
+    """The divergence for rows like those of ``x``: exact up to ``most`` elements, because its cost grows with D."""
+    return "exact" if elements(x) <= most else "hutchinson"
 
 
 def elements(x: Any) -> int:

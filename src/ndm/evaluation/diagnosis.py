@@ -41,6 +41,9 @@ from .protocol import SOLVER, Protocol, latents_like
 
 BINS = 10
 NOTHING = "nothing stands out"
+EXACT_UP_TO = 64
+"""The most latents of a row whose divergence is exact here: a diagnosis compares the ODE with the bound, and an
+estimate suffices. ``ndm evaluate`` has it exact for more."""
 CERTAIN = 2.0  # a figure is beyond a limit if it is so by this number of standard errors
 
 
@@ -158,7 +161,7 @@ def _pieces(model: NDM, x: Tensor, protocol: Protocol) -> list[Piece]:
 
 def _examine_ode(found: Diagnosis, model: NDM, rows: Tensor, seed: int, generator: torch.Generator) -> None:
     """Add the ODE's likelihood, its distance from the bound on the same rows, its cost and its steepness."""
-    divergence = affordable_divergence(latents_like(model, rows))
+    divergence = affordable_divergence(latents_like(model, rows), EXACT_UP_TO)
     bound = Protocol("bound", passes=found.passes, seed=seed)
     ode = Protocol("ode", samples=1 if divergence == "exact" else 4, divergence=divergence, solver=SOLVER, seed=seed)
     bounds, odes = _pieces(model, rows, bound), _pieces(model, rows, ode)

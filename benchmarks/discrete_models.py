@@ -62,14 +62,14 @@ class Rows:
     def network(self, channels: int, outputs: int, beliefs: int = 0) -> nn.Module:
         """The network that all diffusion models have: of latents with so many channels at a place.
 
-        That of a sequence may read beliefs beside them, as the discrete models read the symbols themselves.
+        That of points may read beliefs beside them, as the discrete models read the symbols themselves.
         """
         if self.length:
             return ndm.nn.Conv1d((channels, self.length), outputs, WIDTH, DEPTH, beliefs=beliefs)
         if self.image:
             size = {"channels": IMAGE_WIDTH, "depth": 1, "multipliers": (1, 2), "patch": 2, "fourier": (5, 6, 7)}
             return ndm.nn.UNet((channels, *self.image[1:]), outputs // channels, **size)
-        return ndm.nn.MLP((channels,), width=TABLE_WIDTH, depth=TABLE_DEPTH, outputs=outputs)
+        return ndm.nn.MLP((channels,), width=TABLE_WIDTH, depth=TABLE_DEPTH, outputs=outputs, beliefs=beliefs)
 
 
 class Fit(nn.Module):
@@ -111,7 +111,7 @@ class Embedded(Fit):
             predictor = ndm.SymbolPredictor(rows.network(dim, rank), count, rows.image[0], rank)
             decoder = ndm.SymbolDecoder(count, channels=rows.image[0])
         else:
-            predictor = ndm.MixedPredictor(rows.network(dim * places, count), rows.alphabets)
+            predictor = ndm.MixedPredictor(rows.network(dim * places, count, count), rows.alphabets)
             decoder = ndm.MixedDecoder(ndm.Marginals(0), rows.alphabets)
         predictor.start_at(train)
         self.model = ndm.NDM(process, predictor, decoder, shape=rows.image or (rows.length or places,))

@@ -36,6 +36,20 @@ def all_codes(alphabets=ALPHABETS):
     return torch.tensor(list(itertools.product(*(range(v) for v in alphabets))), dtype=torch.float64)
 
 
+class Reader(torch.nn.Module):
+    """A network that keeps the beliefs that it is told, and does not use them."""
+
+    beliefs = sum(ALPHABETS)
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z, t, beliefs):
+        self.read = beliefs
+        return self.net(z, t)
+
+
 def test_a_network_of_zeros_gives_the_frequencies_updated_by_what_z_says(generator):
     model = mixed_model()
     torch.nn.init.zeros_(model.predictor.net.outer.weight)
@@ -43,7 +57,9 @@ def test_a_network_of_zeros_gives_the_frequencies_updated_by_what_z_says(generat
     codes = torch.tensor([[0, 0]] * 5 + [[1, 1]] * 3 + [[2, 1]])
     model.predictor.start_at(codes)
     z, t = torch.randn(4, 5, generator=generator), torch.tensor([0.0, 0.2, 0.5, 1.0])
+    model.predictor.net = Reader(model.predictor.net)
     x_hat = model.predictor(z, t, model.process).x_hat
+    torch.testing.assert_close(model.predictor.net.read, x_hat[:, 1:])  # the network has nothing to say here
     alpha, sigma = model.process.schedule(t).alpha, model.process.schedule(t).sigma
     points, start = model.process.transform.points_at(t), 0
     for i, count in enumerate(ALPHABETS):
@@ -55,6 +71,16 @@ def test_a_network_of_zeros_gives_the_frequencies_updated_by_what_z_says(generat
         expected = prior * likelihood / (prior * likelihood).sum(1, keepdim=True)
         torch.testing.assert_close(x_hat[:, 1 + start :][:, :count], expected)
         start += count
+
+
+def test_a_network_of_rows_reads_beliefs():
+    torch.manual_seed(0)
+    net = ndm.nn.MLP((3,), outputs=2, width=8, depth=1, beliefs=4)
+    net.head.weight.data.normal_()
+    z, t, beliefs = torch.randn(2, 3), torch.rand(2), torch.rand(2, 4)
+    assert ((net(z, t, beliefs=beliefs) - net(z, t, beliefs=beliefs.roll(1, 1))).abs() > 1e-3).any()
+    with pytest.raises(ndm.InputError, match="this network reads beliefs"):
+        net(z, t)
 
 
 def test_the_bound_of_symbols_is_that_of_brute_force():

@@ -223,11 +223,15 @@ class MixedPredictor(BasePredictor):
         self.bias.copy_(torch.cat([((n + 1) / (n.sum() + len(n))).log() for n in counts]))
 
     def forward(self, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Prediction:
-        out = self.read(z_t, t, process, self.numbers + sum(self.alphabets))
+        embedding = embedding_of(process)
+        with torch.autocast(z_t.device.type, enabled=False):
+            alone = self.bias.to(z_t) + embedding.log_likelihoods(z_t, t, process)
+            beliefs = embedding.log_softmax(alone).exp()
+        out = self.read(z_t, t, process, self.numbers + sum(self.alphabets), beliefs=beliefs)
         v, logits = out.split([self.numbers, sum(self.alphabets)], dim=1)
         with torch.autocast(z_t.device.type, enabled=False):
             noise = process.schedule(t)
             alpha, sigma = expand(noise.alpha, v), expand(noise.sigma, v)
             numbers = (alpha * z_t[:, : self.numbers] - sigma * v) / (alpha**2 + sigma**2)
-            weights = embedding_of(process).posterior(logits + self.bias.to(logits), z_t, t, process)
+            weights = embedding.log_softmax(logits + alone).exp()
         return Prediction(torch.cat([numbers, weights], dim=1), None, None)

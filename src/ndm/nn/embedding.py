@@ -131,5 +131,5 @@ def with_beliefs(z: Tensor, count: int, beliefs: Tensor | None) -> Tensor:
     if not count:
         return z
     if beliefs is None:
-        raise InputError("this network reads beliefs: it is for the predictor of symbols, SymbolPredictor")
+        raise InputError("this network reads beliefs: it is for SymbolPredictor or MixedPredictor")
     return torch.cat([z, beliefs.to(z.dtype)], dim=1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from ..errors import InputError
 from ..support.checks import listed, require_count, require_flag, require_rate, row_shape
-from .embedding import FourierFeatures, TimeEmbedding, UniformFeatures, embed
+from .embedding import FourierFeatures, TimeEmbedding, UniformFeatures, embed, with_beliefs
 from .names import NETWORKS
 
 
@@ -53,10 +53,12 @@ class MLP(nn.Module):
         outputs: the number of output channels, if it is not ``multiplier * C``.
         uniform: exponents of the :class:`UniformFeatures` of the input.
         damped: whether the Fourier features are damped by the noise of the input, which ``forward`` then needs.
+        beliefs: the number of values that ``forward`` takes beside z: the probabilities of all symbols in a row, as far
+            as the point of each tells them.
 
     Raises:
         InputError: if a size is not a whole number, negative or (but for ``depth`` and ``embedding``) 0, or the
-            dropout is not in [0, 1); in ``forward``, if t or sigma is missing.
+            dropout is not in [0, 1); in ``forward``, if t, sigma or beliefs are missing.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("fourier",)
@@ -82,11 +84,12 @@ class MLP(nn.Module):
         outputs: int | None = None,
         uniform: Sequence[int] = (),
         damped: bool = False,
+        beliefs: int = 0,
     ) -> None:
         super().__init__()
         require_count(outputs=1 if outputs is None else outputs)
         require_count(multiplier=multiplier, width=width, hidden=width if hidden is None else hidden)
-        require_count(0, depth=depth, embedding=embedding)
+        require_count(0, depth=depth, embedding=embedding, beliefs=beliefs)
         require_rate(dropout=dropout)
         require_flag(damped=damped)
         self.shape = row_shape(shape)
@@ -100,10 +103,11 @@ class MLP(nn.Module):
         self.outputs = outputs
         self.uniform = listed("uniform", uniform)
         self.damped = damped
+        self.beliefs = beliefs
         dim = math.prod(self.shape)
         self.features, self.scores = FourierFeatures(self.fourier), UniformFeatures(self.uniform)
         self.time = TimeEmbedding(embedding) if embedding else None
-        self.stem = nn.Linear(dim * (1 + 2 * len(self.fourier) + self.scores.per_element), width)
+        self.stem = nn.Linear(dim * (1 + 2 * len(self.fourier) + self.scores.per_element) + beliefs, width)
         self.blocks = nn.ModuleList(Block(width, hidden or width, embedding, dropout) for _ in range(depth))
         channels, *self.rest = self.shape
         self.channels = channels * multiplier if outputs is None else outputs
@@ -111,17 +115,20 @@ class MLP(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, z: Tensor, t: Tensor | None = None, sigma: Tensor | None = None) -> Tensor:
+    def forward(
+        self, z: Tensor, t: Tensor | None = None, sigma: Tensor | None = None, beliefs: Tensor | None = None
+    ) -> Tensor:
         """The output for z, ``(B, C, *)``, at times t, ``(B,)``; ``sigma`` is the standard deviation of z's noise.
 
-        It broadcasts with z, and only a ``damped`` network reads it.
+        It broadcasts with z, and only a ``damped`` network reads it. Only a network with beliefs reads theirs.
         """
         if self.damped and sigma is None:
             raise InputError("this network depends on the noise of z: call it as net(z, t, sigma)")
         embedding = embed(self.time, t)
         flat = z.flatten(1)
         noise = sigma.expand_as(z).flatten(1) if self.damped and sigma is not None else None
-        h = self.stem(torch.cat([self.features(flat, noise), self.scores(flat)[:, flat.shape[1] :]], dim=1))
+        read = torch.cat([self.features(flat, noise), self.scores(flat)[:, flat.shape[1] :]], dim=1)
+        h = self.stem(with_beliefs(read, self.beliefs, beliefs))
         for block in self.blocks:
             h = block(h, embedding)
         out = self.head(functional.layer_norm(h, h.shape[-1:]))

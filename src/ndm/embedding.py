@@ -172,9 +172,9 @@ class Embedding(Transform):
         log_p = (alpha * (e @ flat) - (alpha * e).square().sum(2, keepdim=True) / 2) / sigma**2
         return (log_p - log_p.detach().amax(1, keepdim=True)).to(z.dtype).view(len(z), -1, *z.shape[2:])
 
-    def posterior(self, logits: Tensor, z_t: Tensor, t: Tensor, process: ForwardProcess) -> Tensor:
-        """Probabilities in proportion to ``exp(logits) q(z_t | k)`` in each alphabet, ``(B, sum(levels), *)``."""
-        return self.log_softmax(logits + self.log_likelihoods(z_t, t, process)).exp()
+    def softmax(self, logits: Tensor) -> Tensor:
+        """Probabilities in proportion to ``exp(logits)`` in each alphabet, ``(B, sum(levels), *)``."""
+        return self.log_softmax(logits).exp()
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """The logarithms of probabilities in each alphabet, ``(B, sum(levels), *)``."""

@@ -194,7 +194,8 @@ class MixedPredictor(BasePredictor):
     """Reads ``net(z_t, t)`` as ``v`` of the numbers and as logits of the symbols.
 
     Args:
-        net: module with ``net(z_t, t) -> (B, numbers + sum(alphabets))``.
+        net: module with ``net(z_t, t) -> (B, numbers + sum(alphabets))``. If it has an attribute ``beliefs`` above 0,
+            it is called as ``net(z_t, t, beliefs=p)`` with what each latent alone gives, ``(B, sum(alphabets))``.
         alphabets: how many symbols each symbol column has.
         numbers: how many numbers a row has.
     """
@@ -226,12 +227,12 @@ class MixedPredictor(BasePredictor):
         embedding = embedding_of(process)
         with torch.autocast(z_t.device.type, enabled=False):
             alone = self.bias.to(z_t) + embedding.log_likelihoods(z_t, t, process)
-            beliefs = embedding.log_softmax(alone).exp()
+            beliefs = embedding.softmax(alone)
         out = self.read(z_t, t, process, self.numbers + sum(self.alphabets), beliefs=beliefs)
         v, logits = out.split([self.numbers, sum(self.alphabets)], dim=1)
         with torch.autocast(z_t.device.type, enabled=False):
             noise = process.schedule(t)
             alpha, sigma = expand(noise.alpha, v), expand(noise.sigma, v)
             numbers = (alpha * z_t[:, : self.numbers] - sigma * v) / (alpha**2 + sigma**2)
-            weights = embedding.log_softmax(logits + alone).exp()
+            weights = embedding.softmax(logits + alone)
         return Prediction(torch.cat([numbers, weights], dim=1), None, None)

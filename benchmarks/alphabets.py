@@ -34,7 +34,7 @@ def measure(symbols: int, batch: int, dim: int) -> dict[str, float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     process = ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), ndm.Embedding([symbols], dim=dim), tied_to="noise")
-    net = ndm.nn.Conv1d((dim, PLACES), outputs=symbols, width=WIDTH, depth=2)
+    net = ndm.nn.Conv1d((dim, PLACES), outputs=symbols, width=WIDTH, depth=2, beliefs=symbols)
     model = ndm.NDM(process, ndm.SymbolPredictor(net, symbols), ndm.SymbolDecoder(symbols), shape=(PLACES,))
     optimizer, x = torch.optim.Adam(model.parameters(), lr=1e-3), torch.randint(symbols, (batch, PLACES))
     for p in model.parameters():  # the optimiser makes its state

@@ -227,8 +227,8 @@ class MixedPredictor(BasePredictor):
         embedding = embedding_of(process)
         with torch.autocast(z_t.device.type, enabled=False):
             alone = self.bias.to(z_t) + embedding.log_likelihoods(z_t, t, process)
-            beliefs = embedding.softmax(alone)
-        out = self.read(z_t, t, process, self.numbers + sum(self.alphabets), beliefs=beliefs)
+        count = self.numbers + sum(self.alphabets)
+        out = self.read(z_t, t, process, count, beliefs=lambda: embedding.softmax(alone))
         v, logits = out.split([self.numbers, sum(self.alphabets)], dim=1)
         with torch.autocast(z_t.device.type, enabled=False):
             noise = process.schedule(t)

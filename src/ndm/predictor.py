@@ -18,6 +18,7 @@ They are reparameterisations of :math:`\hat x`: with a transform other than the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
@@ -106,19 +107,20 @@ class BasePredictor(nn.Module):
         return out.split([channels * count for count in counts], dim=1)
 
     def read(
-        self, z_t: Tensor, t: Tensor, process: ForwardProcess, count: int, how: str = "", beliefs: Tensor | None = None
-    ) -> Tensor:
+        self, z_t: Tensor, t: Tensor, process: ForwardProcess, count: int, how: str = "",
+        beliefs: Callable[[], Tensor] | None = None,
+    ) -> Tensor:  # fmt: skip
         """The network's output in the dtype of ``z_t``, which must have ``count`` channels.
 
         A network with ``damped = True`` is called with the standard deviation of the noise, too. One with a number
-        ``beliefs`` of channels is called with ``beliefs``, if the predictor has any.
+        ``beliefs`` of channels is called with what ``beliefs()`` gives, if the predictor has any.
 
         Raises:
             InputError: if the output has another shape.
         """
         # The bound multiplies errors by e^{-gamma}: no reduced precision from here on.
         noise = (expand(process.schedule(t).sigma, z_t),) if getattr(self.net, "damped", False) else ()
-        more = {} if beliefs is None or not getattr(self.net, "beliefs", 0) else {"beliefs": beliefs}
+        more = {} if beliefs is None or not getattr(self.net, "beliefs", 0) else {"beliefs": beliefs()}
         out = self.net(z_t, t, *noise, **more)
         require_kind(**{"the output of the predictor's network": (out, Tensor)})
         out = out.to(z_t.dtype)

@@ -180,8 +180,8 @@ class SymbolPredictor(LogitsPredictor):
         with torch.autocast(z_t.device.type, enabled=False):
             bias = self.bias.to(z_t).view(-1, *[1] * (z_t.ndim - 2))
             alone = bias + embedding.log_likelihoods(z_t, t, process)
-            beliefs = embedding.softmax(alone)
-        out = self.read(z_t, t, process, max(1, self.channels) * self.rank, beliefs=beliefs)
+        count = max(1, self.channels) * self.rank
+        out = self.read(z_t, t, process, count, beliefs=lambda: embedding.softmax(alone))
         with torch.autocast(z_t.device.type, enabled=False):
             logits = self.logits(out).movedim(-1, 2).flatten(1, 2)
             return Prediction(embedding.softmax(logits + alone), None, None)

@@ -313,6 +313,8 @@ def test_networks_read_beliefs_at_the_place_of_their_symbol(network):
     assert changed[2] > 1e-3 and changed.argmax() == 2
     with pytest.raises(ndm.InputError, match="this network reads beliefs"):
         net(z, t)
+    with pytest.raises(ndm.InputError, match="a network with beliefs=3 is told so many, got 2"):
+        net(z, t, beliefs=beliefs[:, :2])
     with pytest.raises(ndm.InputError, match="beliefs must be"):
         network((D, 6), V, beliefs=-1)
 

@@ -51,15 +51,18 @@ class Blueprint:
         return NETWORKS.find(m.network).build(m, self.shape, outputs, m.width, m.depth, m.dropout, m.fourier)
 
     def symbol_network(self, outputs: int) -> nn.Module:
-        """A network of (z, t) for sequences, with the predictor's size and ``outputs`` symbols that it believes in."""
+        """A network of (z, t) for sequences with the predictor's size and logits for ``outputs`` symbols.
+
+        It reads beliefs, if its builder takes ``beliefs``.
+        """
         m = self.settings
         check_depth("depth", m.depth)
         build: Any = NETWORKS.find(m.network).build
-        if not takes_outputs(build):
-            fit = [name for name, network in NETWORKS.items() if takes_outputs(network.build)]
+        if not takes(build, "outputs"):
+            fit = [name for name, network in NETWORKS.items() if takes(network.build, "outputs")]
             raise InputError(f"model.network {m.network} is not for sequences; choose {' or '.join(fit)}")
-        size = (m.width, m.depth, m.dropout)
-        return cast(nn.Module, build(m, self.shape, 1, *size, outputs=outputs, beliefs=outputs))
+        options = {name: outputs for name in ("outputs", "beliefs") if takes(build, name)}
+        return cast(nn.Module, build(m, self.shape, 1, m.width, m.depth, m.dropout, **options))
 
     def transform_network(self, outputs: int, timed: bool) -> nn.Module:
         """A network of (x, t), or of x if not ``timed``, with F's size. It has no dropout and no Fourier features."""
@@ -69,9 +72,9 @@ class Blueprint:
         return NETWORKS.find(m.network).build(m, self.shape, outputs, *size, timed=timed)
 
 
-def takes_outputs(build: Callable[..., nn.Module]) -> bool:
-    """Whether the builder of a network takes the number of all output channels, as those of sequences do."""
-    return "outputs" in inspect.signature(build).parameters
+def takes(build: Callable[..., nn.Module], option: str) -> bool:
+    """Whether the builder of a network takes an option: those of sequences take ``outputs``."""
+    return option in inspect.signature(build).parameters
 
 
 def check_depth(name: str, depth: int) -> None:

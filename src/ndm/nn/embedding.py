@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
-from ..support.checks import require_count, require_number
+from ..support.checks import require, require_count, require_number
 
 
 class TimeEmbedding(nn.Module):
@@ -126,10 +126,11 @@ def with_beliefs(z: Tensor, count: int, beliefs: Tensor | None) -> Tensor:
     """What the first layer of a network reads: z, and ``count`` channels of beliefs behind it.
 
     Raises:
-        InputError: if the network reads beliefs, and they are missing.
+        InputError: if the network reads beliefs, and they are missing or of another number.
     """
     if not count:
         return z
     if beliefs is None:
         raise InputError("this network reads beliefs: it is for SymbolPredictor or MixedPredictor")
+    require(beliefs.shape[1] == count, f"a network with beliefs={count} is told so many", beliefs.shape[1])
     return torch.cat([z, beliefs.to(z.dtype)], dim=1)

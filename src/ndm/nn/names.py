@@ -22,8 +22,8 @@ class NetworkClass(Protocol):
     ) -> nn.Module:  # fmt: skip
         """Build a network of (z, t), or of z alone if not ``timed``, with ``multiplier`` outputs per channel.
 
-        Networks of sequences also take ``outputs``, the number of output channels in place of ``multiplier``, and
-        ``beliefs``, see :class:`~ndm.nn.conv1d.Conv1d`.
+        Networks of sequences also take ``outputs``, the number of output channels in place of ``multiplier``. They may
+        take ``beliefs``, see :class:`~ndm.nn.conv1d.Conv1d`.
 
         Raises:
             InputError: if the network does not fit samples of that shape.

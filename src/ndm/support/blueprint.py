@@ -38,7 +38,7 @@ class Blueprint(Protocol):
         """A network of (z, t) with the predictor's size and ``outputs`` channels for each channel of z."""
 
     def symbol_network(self, outputs: int) -> nn.Module:
-        """A network of (z, t) with the predictor's size and ``outputs`` channels in all, for sequences."""
+        """A network of (z, t) for sequences with the predictor's size and logits for ``outputs`` symbols."""
 
     def transform_network(self, outputs: int, timed: bool) -> nn.Module:
         """A network of (x, t), or of x if not ``timed``, with F's size and ``outputs`` channels per channel of x."""

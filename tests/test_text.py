@@ -41,6 +41,19 @@ def folder(file, tmp_path_factory):
     return run
 
 
+def test_the_network_of_a_text_reads_beliefs_unless_it_is_one_that_cannot(file, folder, tmp_path, monkeypatch):
+    model = ndm.NDM.from_pretrained(folder)
+    assert model.predictor.net.beliefs == model.decoder.levels
+
+    def build(settings, shape, multiplier, width, depth, dropout=0.0, fourier=(), timed=True, outputs=0):
+        return Conv1d(shape, outputs, width, depth)
+
+    monkeypatch.setattr(Conv1d, "build", build)
+    run = tmp_path / "plain"
+    assert main(["train", "text", "--data.path", str(file), "--training.steps", "1", "--out", str(run), *SMALL]) == 0
+    assert ndm.NDM.from_pretrained(run).predictor.net.beliefs == 0
+
+
 def test_windows_are_cut_from_consecutive_parts_of_the_file(file):
     dataset = load_dataset("text", path=file, size=12)
     content, show = file.read_text(encoding="utf-8"), ndm.SymbolDecoder(dataset.levels, dataset.alphabet).texts

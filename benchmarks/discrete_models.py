@@ -1,10 +1,12 @@
-r"""Models of rows of symbols that ``discrete.py`` compares: three embeddings, fixed codes, and three of other kinds.
+r"""Models of rows of symbols that ``discrete.py`` compares: embeddings, fixed codes, and three of other kinds.
 
 All but the autoregressive one have the same network, and draw the times of continuous time more often where their loss
 is larger (:class:`ndm.ImportanceTimes`). A fit has the loss of a batch and a bound of a batch, both in nats per row:
 
 * ``moving``, ``learned``, ``random``: :class:`ndm.Embedding` of a dimension d, whose points move in time, are learned
-  and stay, or keep their random places.
+  and stay, or keep their random places. Their networks, and those of the next two, read beliefs as well: the
+  probabilities that each point alone gives its symbol.
+* ``moving-blind``, ``learned-blind``: the same, with networks that read the points alone.
 * ``one-hot``: every symbol is an axis (shifted and scaled like the other points). ``ordinal``: the symbols are equally
   spaced on a line. The levels of images start so with every embedding, and ``ordinal`` keeps them there.
 * ``masked``: discrete diffusion to a mask. A symbol is still there at time t with probability 1 - t, and the bound is
@@ -38,7 +40,8 @@ from torch.nn import functional
 import ndm
 from ndm.levels import RANK
 
-EMBEDDINGS = ("moving", "learned", "random", "one-hot", "ordinal")
+BLIND = "-blind"
+EMBEDDINGS = ("moving", "learned", "random", "one-hot", "ordinal", f"moving{BLIND}", f"learned{BLIND}")
 METHODS = (*EMBEDDINGS, "masked", "uniform", "autoregressive")
 MANY = 1000
 """The steps of ``uniform`` in place of continuous time."""
@@ -91,6 +94,7 @@ class Embedded(Fit):
     def __init__(self, method: str, rows: Rows, train: Tensor, dim: int) -> None:
         super().__init__()
         count, places = sum(rows.alphabets), len(rows.alphabets)
+        told, method = 0 if method.endswith(BLIND) else count, method.removesuffix(BLIND)
         dim = 1 if rows.image else {"one-hot": max(rows.alphabets), "ordinal": 1}.get(method, dim)
         embedding = ndm.Embedding(rows.alphabets, dim, num_basis=2 if method == "moving" else 0)
         codes = torch.cat([torch.arange(levels) for levels in rows.alphabets])
@@ -105,13 +109,13 @@ class Embedded(Fit):
         predictor: ndm.SymbolPredictor | ndm.MixedPredictor
         decoder: ndm.SymbolDecoder | ndm.MixedDecoder
         if rows.length:
-            predictor, decoder = ndm.SymbolPredictor(rows.network(dim, count, count), count), ndm.SymbolDecoder(count)
+            predictor, decoder = ndm.SymbolPredictor(rows.network(dim, count, told), count), ndm.SymbolDecoder(count)
         elif rows.image:
             rank = min(RANK, count)
             predictor = ndm.SymbolPredictor(rows.network(dim, rank), count, rows.image[0], rank)
             decoder = ndm.SymbolDecoder(count, channels=rows.image[0])
         else:
-            predictor = ndm.MixedPredictor(rows.network(dim * places, count, count), rows.alphabets)
+            predictor = ndm.MixedPredictor(rows.network(dim * places, count, told), rows.alphabets)
             decoder = ndm.MixedDecoder(ndm.Marginals(0), rows.alphabets)
         predictor.start_at(train)
         self.model = ndm.NDM(process, predictor, decoder, shape=rows.image or (rows.length or places,))
@@ -250,7 +254,7 @@ def fit_of(method: str, rows: Rows, train: Tensor, dim: int) -> Fit:
 
 def has_dim(method: str, rows: Rows) -> bool:
     """Whether a method has points of a dimension that is to be chosen; those of levels lie on a line."""
-    return method in ("moving", "learned", "random") and not rows.image
+    return method.removesuffix(BLIND) in ("moving", "learned", "random") and not rows.image
 
 
 def applies(method: str, rows: Rows) -> bool:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import discrete
 from discrete_models import (
+    EMBEDDINGS,
     METHODS,
     Autoregressive,
     Masked,
@@ -170,6 +171,14 @@ def test_embeddings_differ_in_what_is_learned():
     assert distance[0, 1] == pytest.approx(float(distance[1, 2])) and distance[0, 1] > 0
     steps = fits["ordinal"].points()[3:, 0].diff()
     torch.testing.assert_close(steps, steps[:1].expand(3))
+
+
+@pytest.mark.parametrize("rows", [Rows((3, 4)), Rows((7,), length=2)], ids=["table", "text"])
+def test_blind_networks_read_no_beliefs(rows):
+    for method in EMBEDDINGS:
+        model = fit_of(method, rows, torch.tensor([[0, 1], [2, 3]]), 2).model
+        assert model.predictor.net.beliefs == (0 if method.endswith("-blind") else 7)
+        assert model.process.transform.num_basis == (2 if method.startswith("moving") else 0)
 
 
 def test_the_levels_of_images_start_on_a_line_and_may_leave_it():

@@ -4,9 +4,9 @@ All but the autoregressive one have the same network, and draw the times of cont
 is larger (:class:`ndm.ImportanceTimes`). A fit has the loss of a batch and a bound of a batch, both in nats per row:
 
 * ``moving``, ``learned``, ``random``: :class:`ndm.Embedding` of a dimension d, whose points move in time, are learned
-  and stay, or keep their random places. Their networks, and those of the next two, read beliefs as well: the
-  probabilities that each point alone gives its symbol.
-* ``moving-blind``, ``learned-blind``: the same, with networks that read the points alone.
+  and stay, or keep their random places. In tables and texts their networks, and those of ``one-hot`` and ``ordinal``,
+  read beliefs as well: the probabilities that each point alone gives its symbol.
+* ``moving-blind``, ``learned-blind``: as ``moving`` and ``learned``, with networks that read the points alone.
 * ``one-hot``: every symbol is an axis (shifted and scaled like the other points). ``ordinal``: the symbols are equally
   spaced on a line. The levels of images start so with every embedding, and ``ordinal`` keeps them there.
 * ``masked``: discrete diffusion to a mask. A symbol is still there at time t with probability 1 - t, and the bound is

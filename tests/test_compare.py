@@ -355,6 +355,7 @@ def test_a_table_of_numbers_is_compared(tmp_path, capsys):
         "cpu",
     ]
     line += ["--training.steps", "8", "--passes", "1", "--ode_rows", "4", "--steps", "5,continuous"]
+    line += ["--model.transform_width", "24"]  # of which the conventional model has no use
     assert main([*line, "--variants", "conventional,directions,basis-curve,network-target"]) == 0
     said = capsys.readouterr().out
     assert "bits/column" in said and "sliced Wasserstein" not in said
@@ -372,7 +373,10 @@ def test_a_table_of_numbers_is_compared(tmp_path, capsys):
         model = ndm.NDM.from_pretrained(tmp_path / "out" / f"{name}-seed0")
         assert isinstance(model.process.transform, kind)
         assert cells[name]["parameters"] == pytest.approx(cells["conventional"]["parameters"], rel=0.02)
+    saved = ndm.experiment.Run(tmp_path / "out" / "network-target-seed0").config
+    assert saved.model.transform_width == 24
     saved = ndm.experiment.Run(tmp_path / "out" / "conventional-seed0").config
+    assert saved.model.transform_width == ndm.experiment.ModelConfig().transform_width
     assert saved.model.dropout == 0.3  # that of few rows
     assert saved.model.fourier == list(
         ndm.NDM.from_pretrained(tmp_path / "out" / "conventional-seed0").predictor.net.fourier

@@ -109,7 +109,8 @@ class Question:
         config = planned_for(self.config, self.given, self.dataset)
         if self.dataset.schema is None:
             return config
-        return told_fourier(config, make_model(config, self.dataset), "model.fourier" in self.given)
+        first = self.variants[0].applied(config, self.seeds[0])
+        return told_fourier(config, make_model(first, self.dataset), "model.fourier" in self.given)
 
     @cached_property
     def matched(self) -> dict[str, Matched]:

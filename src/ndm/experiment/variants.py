@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from ..support.checks import shown
 from .recipe import read_settings
-from .settings import GROUPS, Config, check_names, check_values, make_config
+from .settings import GROUPS, Config, ModelConfig, check_names, check_values, make_config
 
 
 def _forward(transform: str, **model: Any) -> dict[str, Any]:
@@ -46,8 +46,10 @@ def _forward(transform: str, **model: Any) -> dict[str, Any]:
     return {"model": {"transform": transform, **rest, **model}}
 
 
+_NO_F = {name: getattr(ModelConfig(), name) for name in ("tied_to", "transform_width", "transform_depth")}
+"""What describes F has its default where there is none: models of tables refuse what they do not read."""
 VARIANTS: dict[str, dict[str, Any]] = {
-    "conventional": _forward("identity"),
+    "conventional": _forward("identity", **_NO_F),
     "network": _forward("network"),
     "network-target": _forward("network", predict_target=True),
     "basis": _forward("time_basis"),

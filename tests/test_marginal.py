@@ -93,6 +93,13 @@ def test_few_rows_have_a_marginal_distribution_too(rows):
     assert ((marginals.inverse(marginals(x)[0]) - x).abs() / x.std(0)).max() < 1e-6
 
 
+def test_two_neighbouring_values_at_the_end_of_a_dozen_do_not_end_the_column():
+    """New values of a hundred normal columns have 0.5 nats less than the truth at most; they had 1.5."""
+    train, fresh = torch.randn(2, 100, 100, dtype=torch.float64)
+    scores, log_slope = ndm.Marginals.fit(train[:12])(fresh)
+    assert 0 < (0.5 * (scores**2 - fresh**2) - log_slope).mean() < 0.5
+
+
 def cells_of(marginals, values, width):
     """The probabilities of cells around values of a single column."""
     edges = torch.tensor(values, dtype=torch.float64)[:, None] + width * torch.tensor([-0.5, 0.5], dtype=torch.float64)

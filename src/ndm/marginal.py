@@ -35,6 +35,9 @@ MOST_CELLS, MOST_CELLS_OF_ALL = 20_000, 500_000
 """The most popular cells of a column, and of all columns together: each has as many knots as the one with most."""
 NARROWEST = 1e-4
 """The least distance of two knots, in standard deviations of the column."""
+FEW_ROWS, STEEPEST = 100, 1.5
+"""With fewer rows the lines beyond the outermost knots are no steeper than this, in normal scores for a standard
+deviation: two neighbouring values at an end do not show that the column ends there."""
 FEW_FAR_ONES = 0.01
 """If nine in ten rows spread less than this part of the standard deviation, it is that of a few far values."""
 SMALLEST_SPREAD = 1e-100
@@ -326,7 +329,10 @@ def smooth_spline(column: np.ndarray, quantiles: int, spread: float) -> tuple[np
     # A weighted harmonic mean of the neighbouring secants keeps the spline increasing and smooth.
     slope[1:-1] = (width[1:] + width[:-1]) / (width[1:] / secant[1:] + width[:-1] / secant[:-1])
     slope[-1] = secant[-1]
-    return np.stack([position, score, slope, slope]), shares
+    left, right = slope.copy(), slope.copy()
+    if len(column) < FEW_ROWS:
+        left[0], right[-1] = min(slope[0], STEEPEST / spread), min(slope[-1], STEEPEST / spread)
+    return np.stack([position, score, left, right]), shares
 
 
 def straight_spline(position: np.ndarray, score: np.ndarray, beyond: tuple[float, float]) -> np.ndarray:

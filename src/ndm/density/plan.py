@@ -15,6 +15,9 @@ EPOCHS, MORE_EPOCHS, QUICK_EPOCHS = 200, 300, 100
 """Passes over the training rows, those of tables with few columns or with categories, and those of a quick training."""
 FEWEST_STEPS, FEWEST_STEPS_OF_FEW_ROWS, MOST_STEPS = 2_500, 1_000, 10_000
 FEW_ROWS, FEW_COLUMNS = 2_000, 6
+SMALLEST, STEPS_OF_SMALLEST = 100, 50
+"""Fewer rows than this have a tenth of their square as steps, and at least ``STEPS_OF_SMALLEST``. No rows are left over
+to stop training, and a network that sees 20 rows a thousand times learns them by heart."""
 WAVES, WAVES_OF_FEW_COLUMNS = (0, 1, 2, 3), (0, 1, 2, 3, 4, 5, 6)
 """Exponents of the Fourier features of numbers, and of all columns if these are few. :mod:`ndm.density.build` leaves
 them out where they may only overfit."""
@@ -59,6 +62,7 @@ def plan_for(rows: int, columns: int, steps: int | None = None, categories: bool
         epochs = MORE_EPOCHS if columns <= FEW_COLUMNS or categories else usual
         fewest = FEWEST_STEPS_OF_FEW_ROWS if rows < FEW_ROWS else fewest
         steps = min(MOST_STEPS, max(fewest, epochs * rows // BATCH))
+        steps = max(STEPS_OF_SMALLEST, rows**2 // 10) if rows < SMALLEST else steps
     batch, every = min(BATCH, max(32, rows // 4)), max(40, steps // 25)
     waves = WAVES_OF_FEW_COLUMNS if columns <= FEW_COLUMNS else () if categories else WAVES
     if rows < FEW_ROWS:

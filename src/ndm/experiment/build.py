@@ -12,11 +12,10 @@ from torch import nn
 
 from ..data import DATASETS, Dataset, shape_of
 from ..decoder import CategoricalDecoder, Decoder, GaussianDecoder
-from ..density.build import Form, table_model
+from ..density.build import Form, network, table_model
 from ..description import describe
 from ..errors import InputError
 from ..model import NDM
-from ..nn import MLP
 from ..parts import NETWORKS, PREDICTORS, SCHEDULES, TRANSFORMS
 from ..process import ForwardProcess
 from ..schedule import LearnedSchedule
@@ -137,7 +136,7 @@ def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LAR
     latents, outputs = numbers + len(alphabets) * plan.dim, numbers + sum(alphabets)
     try:
         with outline(*at_most(most)):
-            MLP((latents,), outputs=outputs, width=plan.width, depth=plan.depth, uniform=plan.uniform)
+            network(latents, outputs, plan, beliefs=sum(alphabets))
             form = form_of(config, numbers)
             if form is not None:
                 form.transform()

@@ -13,7 +13,7 @@ The sets are ``checkerboard``, ``gmm-digits``, ``digits``, ``mnist`` (28 x 28, a
 * ``fair``: every variant has the parameters of the conventional model, whose width gives way. Images have levels, and
   times are drawn where the loss is large.
 * ``few-2``, ``few-4``: the same, trained for two or four steps, with a learned schedule, end and reverse variance for
-  all variants; only ``nfdm`` keeps its own path, and models of tables have none of the three.
+  all variants; only ``nfdm`` and ``nfdm-path`` keep their own path, and models of tables have none of the three.
 
 Choose by ``--split validation`` with seeds 0 and 1, and confirm with ``--seed 2``, which is the default. Runs lie in
 the work folder, and finished ones are not repeated. The figures of each question are kept beside this file, and
@@ -54,11 +54,13 @@ SAME_SIZE = {
 """The width and the depth of an F of the predictor's size."""
 IMAGES, TABLES = ("mnist", "cifar10"), ("power_plant", "kin8nm")
 FORMS = ("conventional", "gains", "directions", "basis-curve", "network", "network-target")
+ON_A_PATH = ("nfdm-path", "nfdm")
+"""The variants on another path, without F and with it."""
 AIMS = {
     "paper": (["conventional", "network"], ["--match", "none", "--steps", "10,50,1000,continuous"]),
-    "fair": ([*FORMS, "nfdm"], ["--match", "params", "--steps", "10,50,continuous"]),
-    "few-2": ([*FORMS, "nfdm"], ["--match", "params", "--steps", "2", "--training.bound_steps", "2"]),
-    "few-4": ([*FORMS, "nfdm"], ["--match", "params", "--steps", "4", "--training.bound_steps", "4"]),
+    "fair": ([*FORMS, *ON_A_PATH], ["--match", "params", "--steps", "10,50,continuous"]),
+    "few-2": ([*FORMS, *ON_A_PATH], ["--match", "params", "--steps", "2", "--training.bound_steps", "2"]),
+    "few-4": ([*FORMS, *ON_A_PATH], ["--match", "params", "--steps", "4", "--training.bound_steps", "4"]),
 }
 """The variants of each question, and the options."""
 SMALL_F = (32, 1)
@@ -86,7 +88,7 @@ def options_of(aim: str, name: str) -> list[str]:
     if name in IMAGES:  # a rotation of all pixels is larger than the predictor
         variants = [variant for variant in variants if variant != "directions"]
     if name in TABLES:  # they have one schedule, and it is not learned
-        variants = [variant for variant in variants if variant != "nfdm"]
+        variants = [variant for variant in variants if variant not in ON_A_PATH]
         options = [*options, "--sampling_steps", "none"]
     found = [*SETS[name], *options, "--variants", ",".join(variants)]
     width, depth = SAME_SIZE[name] if aim == "paper" else SMALL_F

@@ -14,6 +14,7 @@ variant               the forward process, and what is predicted
 ``directions-basis``  the same, and what ``basis`` adds to x on top
 ``flow``              a network F that scales the noise, too
 ``nfdm``              the same on the path of neural flow diffusion models, which ends at gamma = 10
+``nfdm-path``         F(x, t) = x on that path, so that it is no part of the difference
 ``diffenc``           a network F that follows the noise, with its target predicted
 ``elementwise``       F(x, t) = x, with a learned schedule for each element: MuLAN without its latent
 ``blur``              images that are blurred before noise hides them
@@ -48,6 +49,7 @@ def _forward(transform: str, **model: Any) -> dict[str, Any]:
 
 _NO_F = {name: getattr(ModelConfig(), name) for name in ("tied_to", "transform_width", "transform_depth")}
 """What describes F has its default where there is none: models of tables refuse what they do not read."""
+_PATH: dict[str, Any] = {"schedule": "geometric", "gamma_max": 10.0, "learned_end": False}
 VARIANTS: dict[str, dict[str, Any]] = {
     "conventional": _forward("identity", **_NO_F),
     "network": _forward("network"),
@@ -59,7 +61,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "directions": _forward("linear", rotation="learned"),
     "directions-basis": _forward("linear_basis", rotation="learned"),
     "flow": _forward("gaussian_flow"),
-    "nfdm": _forward("gaussian_flow", schedule="geometric", gamma_max=10.0, learned_end=False, tied_to="time"),
+    "nfdm": _forward("gaussian_flow", tied_to="time", **_PATH),
+    "nfdm-path": _forward("identity", **_NO_F, **_PATH),
     "diffenc": _forward("network", predict_target=True, tied_to="noise"),
     "elementwise": _forward("identity", schedule="elementwise", learned_end=False, tied_to="time"),
     "blur": _forward("blur", tied_to="time"),

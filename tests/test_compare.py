@@ -54,8 +54,8 @@ def test_every_variant_has_the_forward_process_and_the_form_that_it_says(name, d
         "directions-basis": ndm.LinearBasis, "nfdm-path": ndm.Identity,
     }  # fmt: skip
     assert isinstance(model.process.transform, kind.get(name, kind.get(name.split("-")[0], ndm.Linear)))
-    schedules = {"elementwise": ndm.ElementwiseSchedule, "nfdm": ndm.GeometricSchedule, "nfdm-path": ndm.GeometricSchedule}
-    assert isinstance(model.process.schedule, schedules.get(name, ndm.LinearSchedule))
+    schedules = {"elementwise": ndm.ElementwiseSchedule, "nfdm": ndm.GeometricSchedule}
+    assert isinstance(model.process.schedule, schedules.get(name.removesuffix("-path"), ndm.LinearSchedule))
     assert (model.process.tied_to == "noise") == (name == "diffenc")
     assert model.predictor.target == (name.endswith("-target") or name == "diffenc")
     assert bool(model.predictor.num_basis) == name.endswith("-curve")

@@ -44,7 +44,7 @@ from .state import (
     set_weights,
 )  # fmt: skip
 from .stop import StopRequest
-from .validation import VALIDATION_ROWS, validation_nats
+from .validation import DECIDING_DRAWS, DRAWS, VALIDATION_ROWS, validation_nats
 
 LOG_EVERY = 50
 
@@ -245,10 +245,11 @@ class Trainer:
     @phase("validating")
     def validate(self) -> float:
         """The averaged model's bound on the validation rows, in bits/dim. The processes share the rows."""
-        x = self.dataset.validation[:VALIDATION_ROWS]
+        x, rank, count = self.dataset.validation[:VALIDATION_ROWS], self.module.rank, self.module.count
+        draws = DECIDING_DRAWS if self.settings.patience else DRAWS
         with self._evaluating() as model:
-            total = validation_nats(model, x, self.settings.bound_steps, self.module.rank, self.module.count)
-        if self.module.count > 1:  # one process skips this, as its device may have no float64 (Apple's GPUs)
+            total = validation_nats(model, x, self.settings.bound_steps, rank, count, draws)
+        if count > 1:  # one process skips this, as its device may have no float64 (Apple's GPUs)
             total = self.accelerator.reduce(total.to(self.accelerator.device), "sum")
         value = bits_per_dim(total.item() / len(x), x)
         return value if math.isfinite(value) else math.inf

@@ -10,17 +10,23 @@ from ..objective import bound
 from ..support.tensors import rows_at_once, seeded
 
 VALIDATION_ROWS = 2000
+DRAWS, DECIDING_DRAWS = 1_000, 8_000
+"""About how many draws of all rows the bound is the mean of, and how many where it decides when training stops: a
+single draw of each row may lead to a step long before the best one."""
+MOST_PASSES = 8
 PIECE = 256
 
 
 @torch.no_grad()
-def validation_nats(model: NDM, x: Tensor, steps: int | None, rank: int = 0, count: int = 1) -> Tensor:
+def validation_nats(
+    model: NDM, x: Tensor, steps: int | None, rank: int = 0, count: int = 1, draws: int = DRAWS
+) -> Tensor:
     """The bound in nats, summed over those pieces of the rows ``x`` that this process computes.
 
     The noise of a piece depends on its number and not on the process. If there are few rows, the bound is the mean of
     several passes.
     """
-    pieces, passes = x.split(rows_at_once(x.shape[1:], PIECE)), min(8, max(1, VALIDATION_ROWS // 2 // len(x)))
+    pieces, passes = x.split(rows_at_once(x.shape[1:], PIECE)), min(MOST_PASSES, max(1, draws // len(x)))
     total = torch.zeros((), dtype=torch.float64)
     for turn in range(-(-len(pieces) // count)):
         k = turn * count + rank

@@ -520,7 +520,7 @@ MUTATIONS = [
          "c.isprintable()",
          "True", "test_terminal"),
         ("float64 asked of the device", "training/loop.py::Trainer.validate",
-         "self.module.count > 1",
+         "count > 1",
          "True", "test_training"),
         ("damaged checkpoints counted", "training/checkpoint.py::Checkpoints.save",
          "[step for step in self.steps() if step <= state.step]",

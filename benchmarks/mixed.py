@@ -11,11 +11,10 @@ columns have finitely many values, so everything is a probability, and nothing i
 A column whose values are all whole numbers has the integers from the smallest to the largest of the whole file as its
 values; another has the file's categories. Split ``s`` draws 80 % of the rows to train, 10 % to validate and 10 % to
 test, with ``s`` as the seed. The rivals are in ``mixed_rivals.py`` with their probabilities. Our estimator gets the
-training and validation rows as one table of numbers and strings, and has three figures: its log-probabilities
-(``score_samples``: a lower bound on the likelihood of the ODE by 4 importance samples), on mushrooms the same by 16,
-and the variational bound of the same model, as the mean of 64 draws for each row. More samples make a tighter bound.
-``score_samples`` has the same samples for all rows, so its error does not average out over them; the 16 differ. The
-variational bound is on the likelihood of the SDE, which is not that of the ODE, so either may be the better figure.
+training and validation rows as one table of numbers and strings, and has two figures: its log-probabilities
+(``score_samples``: the likelihood of the ODE), and the variational bound of the same model, as the mean of 64 draws for
+each row. The bound is on the likelihood of the SDE, which is not that of the ODE, so either may be the better figure.
+The four draws of ``score_samples`` are the same for all rows, so their error does not average out over rows.
 
 The file of records has, for each cell, the mean and its standard error over test rows, and the seconds. The standard
 error in the table is that over splits. A finished cell is not computed again.
@@ -52,16 +51,13 @@ from cells import (
     shown,
 )
 from mixed_rivals import Column, Fitted, boosted, chow_liu, independent, mixture
-from ndm.density.scores import SOLVER
 from ndm.errors import InputError
 from ndm.evaluation.tables import markdown_table
 from ndm.tables import Frame
 
 SETS = ("mushrooms", "adult")
 KEY = ("set", "split", "method")
-BOUND, TIGHTER = "ours, bound", "ours, 16 samples"
-SAMPLES = {"mushrooms": 16}
-"""The importance samples of the tighter figure, on sets where it takes less than an hour."""
+BOUND = "ours, bound"
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray, list[Column], int], Fitted]] = {
     "independent": independent,
     "mixture": mixture,
@@ -142,16 +138,6 @@ def bound_of(model: Any, values: np.ndarray, draws: int = 64) -> np.ndarray:
     return -(total / draws).numpy()
 
 
-def tighter(model: Any, values: np.ndarray, samples: int) -> np.ndarray:
-    """What ``score_samples`` estimates for each row, nats, by more importance samples, its own for each row."""
-    rows, generator = torch.from_numpy(model.schema_.encode(Frame.of(values))), torch.Generator().manual_seed(0)
-    found = [
-        ndm.ode_likelihood(model.model_, block, SOLVER, samples=samples, dtype=torch.float32, generator=generator)
-        for block in rows.split(64)
-    ]
-    return torch.cat([block.checked().log_prob for block in found]).double().numpy()
-
-
 def run(args: argparse.Namespace) -> None:
     """Compute the cells that are not in the file yet."""
     methods = choose(args.methods, (*METHODS, OURS), "method")
@@ -178,10 +164,7 @@ def run(args: argparse.Namespace) -> None:
                 seconds = {"seconds": spent.wall, "process_seconds": spent.process, "scoring_seconds": scoring.wall}
                 record = {"set": name, "split": split, "method": method, "bits": value, "error": error}
                 if method == OURS:
-                    own = fitted.facts["own"]
-                    record["bound"], record["bound_error"] = bits(bound_of(own, rows[test]))
-                    if name in SAMPLES:
-                        record["tighter"], record["tighter_error"] = bits(tighter(own, rows[test], SAMPLES[name]))
+                    record["bound"], record["bound_error"] = bits(bound_of(fitted.facts["own"], rows[test]))
                 cells.add({**record, "validation": valid_bits, **sizes, **seconds, **facts, "on": on})
                 say(f"{name} split {split} {method}: {value:.3f} ({error:.3f}) bits per row, {spent.wall:.0f} s")
 
@@ -192,8 +175,7 @@ def table_of(out: Path) -> str:
     lines = []
     for name in (s for s in SETS if any(key[0] == s for key in cells)):
         of = {m: [r for key, r in cells.items() if key[0] == name and key[2] == m] for m in (*METHODS, OURS)}
-        for figure, key in ((TIGHTER, "tighter"), (BOUND, "bound")):
-            of[figure] = [{**r, "bits": r[key]} for r in of[OURS] if key in r]
+        of[BOUND] = [{**r, "bits": r["bound"]} for r in of[OURS] if "bound" in r]
         found = {m: mean_and_error([r["bits"] for r in records]) for m, records in of.items() if records}
         best = min(found, key=lambda m: found[m][0])
         first = next(records for records in of.values() if records)[0]
@@ -204,8 +186,8 @@ def table_of(out: Path) -> str:
             for m in of
         ]
         lines.append([name, f"{first['train']:,} x {first['columns']}", *figures])
-    first_two = ["bits per row (s.e.) [splits], processor seconds", "training rows x columns"]
-    return markdown_table([*first_two, *METHODS, "ours", TIGHTER, BOUND], lines)
+    header = ["bits per row (s.e.) [splits], processor seconds", "training rows x columns", *METHODS, "ours", BOUND]
+    return markdown_table(header, lines)
 
 
 def main() -> None:

@@ -131,10 +131,6 @@ def test_a_thousand_columns_have_a_density():
     assert density.sample(2).shape == (2, 1000)
 
 
-def test_the_network_of_categories_reads_what_each_point_alone_says(fitted):
-    assert fitted.model_.predictor.net.beliefs == sum(fitted.schema_.layout.alphabets) > 0
-
-
 def test_the_score_of_a_row_does_not_depend_on_the_others(fitted):
     rows = table(8, seed=1)
     together = fitted.score_samples(rows)[:3]

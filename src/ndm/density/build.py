@@ -1,8 +1,5 @@
 """The model of a table: its numbers as normal scores, its symbols as points that move.
 
-The network of a table with categories reads beliefs beside the latents (:mod:`ndm.symbols`): the probabilities that
-each point alone gives to the values of its column.
-
 A column that gets its noise first (:mod:`ndm.density.order`) is learned as a regression, whose error is not much
 narrower than the data: there the parameterisation ``score`` learns many times faster than ``v``. Where columns nearly
 determine each other, densities are narrow and scores large, and ``v`` is better.
@@ -104,7 +101,7 @@ def table_model(
     schedule = LinearSchedule(plan.gamma_min, plan.gamma_max)
     embedding = Embedding(alphabets, plan.dim, numbers=numbers)
     latents = numbers + len(alphabets) * plan.dim
-    net = network(latents, numbers + sum(alphabets), plan, beliefs=sum(alphabets))
+    net = network(latents, numbers + sum(alphabets), plan)
     predictor = MixedPredictor(net, alphabets, numbers)
     predictor.start_at(rows[:, numbers:])
     process = ForwardProcess(schedule, embedding, tied_to="noise")
@@ -128,9 +125,9 @@ def numbers_model(columns: int, first: int | None, plan: Plan, form: Form = Form
     return process, Predictor(net, kind, form.num_basis, target=form.target, value=form.value)
 
 
-def network(latents: int, outputs: int, plan: Plan, beliefs: int = 0) -> MLP:
+def network(latents: int, outputs: int, plan: Plan) -> MLP:
     """The predictor's network, whose Fourier features are damped by the noise: undamped ones make rough fields."""
     return MLP(
         (latents,), width=plan.width, depth=plan.depth, dropout=plan.dropout, fourier=plan.fourier, outputs=outputs,
-        uniform=plan.uniform, damped=bool(plan.fourier), beliefs=beliefs,
+        uniform=plan.uniform, damped=bool(plan.fourier),
     )  # fmt: skip

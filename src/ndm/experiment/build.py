@@ -136,7 +136,7 @@ def make_table_model(config: Config, dataset: Dataset, most: Sequence[int] = LAR
     latents, outputs = numbers + len(alphabets) * plan.dim, numbers + sum(alphabets)
     try:
         with outline(*at_most(most)):
-            network(latents, outputs, plan, beliefs=sum(alphabets))
+            network(latents, outputs, plan)
             form = form_of(config, numbers)
             if form is not None:
                 form.transform()

@@ -31,7 +31,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +47,8 @@ def _forward(transform: str, **model: Any) -> dict[str, Any]:
     return {"model": {"transform": transform, **rest, **model}}
 
 
-_NO_F = {name: getattr(ModelConfig(), name) for name in ("tied_to", "transform_width", "transform_depth")}
+_SIZE_OF_F = ("tied_to", "transform_width", "transform_depth")
+_NO_F = {field.name: field.default for field in fields(ModelConfig) if field.name in _SIZE_OF_F}
 """What describes F has its default where there is none: models of tables refuse what they do not read."""
 _PATH: dict[str, Any] = {"schedule": "geometric", "gamma_max": 10.0, "learned_end": False}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -94,7 +94,7 @@ def test_few_rows_have_a_marginal_distribution_too(rows):
 
 
 def test_two_neighbouring_values_at_the_end_of_a_dozen_do_not_end_the_column():
-    """New values of a hundred normal columns have 0.5 nats less than the truth at most; they had 1.5."""
+    """New values of a hundred normal columns have 0.5 nats less than the truth at most."""
     train, fresh = torch.randn(2, 100, 100, dtype=torch.float64)
     scores, log_slope = ndm.Marginals.fit(train[:12])(fresh)
     assert 0 < (0.5 * (scores**2 - fresh**2) - log_slope).mean() < 0.5

@@ -11,8 +11,8 @@ from ..support.tensors import rows_at_once, seeded
 
 VALIDATION_ROWS = 2000
 DRAWS, DECIDING_DRAWS = 1_000, 8_000
-"""About how many draws of all rows the bound is the mean of, and how many where it decides when training stops: a
-single draw of each row may lead to a step long before the best one."""
+"""The draws of a validation, over all rows together: usually, and where they decide when training stops. With a single
+draw of each row, training may stop long before its best step."""
 MOST_PASSES = 8
 PIECE = 256
 

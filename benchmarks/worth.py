@@ -12,6 +12,8 @@ The sets are ``checkerboard``, ``gmm-digits``, ``digits``, ``mnist`` (28 x 28, a
   schedule is linear, the variance is fixed, and both are trained in continuous time.
 * ``fair``: every variant has the parameters of the conventional model, whose width gives way. Images have levels, and
   times are drawn where the loss is large.
+* ``euler``: samples of the ODE in 1 to 8 steps of Euler's method, and by DDIM, at equal parameters. ``straight`` has a
+  penalty on the acceleration along its paths; ``flow-matching`` is tried with that penalty, too.
 * ``few-2``, ``few-4``: the same, trained for two or four steps, with a learned schedule, end and reverse variance for
   all variants; only ``nfdm`` and ``nfdm-path`` keep their own path, and models of tables have none of the three.
 
@@ -56,9 +58,26 @@ IMAGES, TABLES = ("mnist", "cifar10"), ("power_plant", "kin8nm")
 FORMS = ("conventional", "gains", "directions", "basis-curve", "network", "network-target")
 ON_A_PATH = ("nfdm-path", "nfdm")
 """The variants on another path, without F and with it."""
+OWN = Path(__file__).parent / "variants"
+STRAIGHT = ("conventional", "flow-matching", str(OWN / "straight-flow-matching.yaml"), "straight")
 AIMS = {
     "paper": (["conventional", "network"], ["--match", "none", "--steps", "10,50,1000,continuous"]),
     "fair": ([*FORMS, *ON_A_PATH], ["--match", "params", "--steps", "10,50,continuous"]),
+    "euler": (
+        [*STRAIGHT],
+        [
+            "--match",
+            "params",
+            "--steps",
+            "continuous",
+            "--sampling_steps",
+            "1,2,4,8",
+            "--solvers",
+            "euler,ddim",
+            "--ode_rows",
+            "0",
+        ],
+    ),
     "few-2": ([*FORMS, *ON_A_PATH], ["--match", "params", "--steps", "2", "--training.bound_steps", "2"]),
     "few-4": ([*FORMS, *ON_A_PATH], ["--match", "params", "--steps", "4", "--training.bound_steps", "4"]),
 }
@@ -109,6 +128,8 @@ def run(args: argparse.Namespace) -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     for aim in choose(args.aims, tuple(AIMS), "aim"):
         for name in choose(args.sets, tuple(SETS), "set"):
+            if aim == "euler" and name in TABLES:
+                continue  # rows of tables have no metrics of samples
             folder = args.work / f"{aim}-{name}-{args.split}"
             line = ["compare", *options_of(aim, name), *data_of(name, args.data, args.work), "--out", str(folder)]
             line += [

@@ -51,14 +51,18 @@ def test_every_variant_has_the_forward_process_and_the_form_that_it_says(name, d
     kind = {
         "conventional": ndm.Identity, "network": ndm.Network, "basis": ndm.TimeBasis, "flow": ndm.GaussianFlow,
         "nfdm": ndm.GaussianFlow, "diffenc": ndm.Network, "elementwise": ndm.Identity, "blur": ndm.Blur,
-        "directions-basis": ndm.LinearBasis, "nfdm-path": ndm.Identity,
+        "directions-basis": ndm.LinearBasis, "nfdm-path": ndm.Identity, "flow-matching": ndm.Identity,
+        "straight": ndm.TimeBasis,
     }  # fmt: skip
     assert isinstance(model.process.transform, kind.get(name, kind.get(name.split("-")[0], ndm.Linear)))
-    schedules = {"elementwise": ndm.ElementwiseSchedule, "nfdm": ndm.GeometricSchedule}
-    assert isinstance(model.process.schedule, schedules.get(name.removesuffix("-path"), ndm.LinearSchedule))
+    schedules = {
+        "elementwise": ndm.ElementwiseSchedule, "nfdm": ndm.GeometricSchedule, "nfdm-path": ndm.GeometricSchedule,
+        "flow-matching": ndm.OTSchedule, "straight": ndm.OTSchedule,
+    }  # fmt: skip
+    assert isinstance(model.process.schedule, schedules.get(name, ndm.LinearSchedule))
     assert (model.process.tied_to == "noise") == (name == "diffenc")
     assert model.predictor.target == (name.endswith("-target") or name == "diffenc")
-    assert bool(model.predictor.num_basis) == name.endswith("-curve")
+    assert bool(model.predictor.num_basis) == (name.endswith("-curve") or name == "straight")
     assert torch.isfinite(ndm.bound(model, digits.train[:4]).total).all()
 
 

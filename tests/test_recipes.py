@@ -75,7 +75,7 @@ def test_every_recipe_has_its_number_of_parameters(capsys):
 FREE = {"evaluate_every", "sample_every", "checkpoint_every", "accumulate", "compile", "max_skipped", "trackers"}
 IDLE = {
     "rotation", "num_basis", "predict_curve", "predict_target", "variance", "learned_end", "learned_eta", "uniform",
-    "dim", "patience", "max_seconds", "straightness",
+    "dim", "patience", "max_seconds", "straightness", "weighting",
 }  # fmt: skip
 
 

@@ -55,6 +55,10 @@ def make_parser() -> ArgumentParser:
     parser.add_argument(
         "--sampling_steps", type=str, default="2,4,8,50", help="numbers of steps of samples; none leaves them out"
     )
+    parser.add_argument(
+        "--solvers", type=str, default="ancestral,euler",
+        help="samplers of these samples; those of an ODE are left out for variants without one",
+    )  # fmt: skip
     parser.add_argument("--samples", type=int, default=1000, help="number of samples in so many steps")
     parser.add_argument("--ode_rows", type=int, default=256, help="number of rows for the ODE's likelihood; 0 for none")
     parser.add_argument(
@@ -103,8 +107,25 @@ def question_of(args: Namespace) -> Question:
     return Question(
         args.config, [find_variant(name.strip()) for name in args.variants.split(",")],
         range(args.config.seed, args.config.seed + args.seeds), args.match, tuple(parse_steps(args.steps)),
-        tuple(counts), args.samples, args.split, args.limit, args.passes, args.ode_rows, args.given,
+        tuple(counts), solvers_of(args.solvers), args.samples, args.split, args.limit, args.passes, args.ode_rows,
+        args.given,
     )  # fmt: skip
+
+
+def solvers_of(text: str) -> tuple[str, ...]:
+    """The names of samplers that are separated by commas, each once.
+
+    Raises:
+        InputError: if one is unknown or chooses its own steps.
+    """
+    from ..sampling import SOLVERS
+    from ..solvers import find_solver
+
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+    for name in names:
+        if not find_solver(name, SOLVERS).takes_steps:
+            raise InputError(f"--solvers takes samplers with a given number of steps, and {name} chooses its own")
+    return names
 
 
 def run(args: Namespace) -> int:

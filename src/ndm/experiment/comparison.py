@@ -27,6 +27,7 @@ from ..likelihood import bits_per_dim
 from ..model import NDM
 from ..parts import TRANSFORMS
 from ..sampling import sample_in_batches
+from ..solvers import ODE_SOLVERS
 from ..soundness import check_forward
 from ..straightness import straightness
 from ..support.arguments import is_own
@@ -46,6 +47,7 @@ from .variants import Variant
 ODE, SAME_ROWS = "likelihood by the ODE", "bound, continuous time, rows of the ODE"
 QUALITY, STRAIGHTNESS = "sliced Wasserstein-2", "straightness of the ODE"
 """The metric of samples in few steps, and the median of :func:`ndm.straightness.straightness`."""
+DEFAULT_SOLVERS = ("ancestral", "euler")
 MOVED = 256
 """The number of rows whose distances :func:`ndm.evaluation.motion.motion_of` averages."""
 
@@ -61,6 +63,7 @@ class Question:
         matching: what the variants have in common with the first one: ``params``, ``compute`` or nothing.
         steps: the numbers of steps of the bound; None is continuous time.
         sampling: the numbers of steps of samples; none for data whose samples have no metrics.
+        solvers: the samplers; those of the ODE are left out for models without one.
         samples: the number of samples.
         split: the part of the data on which all are evaluated.
         limit: the largest number of rows of it.
@@ -76,6 +79,7 @@ class Question:
     matching: Match = "none"
     steps: Sequence[int | None] = (2, 5, 10, 50, 200, None)
     sampling: Sequence[int] = (2, 4, 8, 50)
+    solvers: Sequence[str] = DEFAULT_SOLVERS
     samples: int = 1000
     split: Literal["test", "validation"] = "test"
     limit: int | None = None
@@ -133,8 +137,8 @@ class Question:
         """What decides the figures of a run besides its settings."""
         return {
             "matching": self.matching, "steps": list(self.steps), "sampling": list(self.sampling),
-            "samples": self.samples, "split": self.split, "limit": self.limit, "passes": self.passes,
-            "ode_rows": self.ode_rows,
+            "solvers": list(self.solvers), "samples": self.samples, "split": self.split, "limit": self.limit,
+            "passes": self.passes, "ode_rows": self.ode_rows,
         }  # fmt: skip
 
 
@@ -172,6 +176,7 @@ class Comparison:
         """
         found, asked = {}, self.question.protocol()
         for record in read_lines(self.file, lambda line: isinstance(line, dict) and "protocol" in line):
+            record["protocol"].setdefault("solvers", list(DEFAULT_SOLVERS))  # which all had once
             if record["protocol"] != asked:
                 changed = [key for key in asked if record["protocol"].get(key) != asked[key]]
                 raise InputError(
@@ -290,7 +295,7 @@ class Comparison:
         if not question.sampling or dataset.alphabet or dataset.schema is not None:
             return found
         rows = dataset.split(question.split)
-        for solver in ("ancestral", "euler") if model.has_ode else ("ancestral",):
+        for solver in question.solvers if model.has_ode else without_ode(question.solvers):
             for count in question.sampling if model.process.schedule.steps is None else [model.process.schedule.steps]:
                 console.print(f"{run.folder.name}: {question.samples} samples by {solver} in {count} steps")
                 generator = torch.Generator().manual_seed(0)
@@ -306,6 +311,11 @@ class Comparison:
         """The seconds of training of a run, and its validation bounds."""
         lines = self.run(variant, seed).metrics()
         return [(line["seconds"], line["validation_bpd"]) for line in lines if "validation_bpd" in line]
+
+
+def without_ode(solvers: Sequence[str]) -> list[str]:
+    """Those solvers that need no ODE; DDIM's steps need F(x, t), as the ODE does."""
+    return [name for name in solvers if name not in ODE_SOLVERS and name != "ddim"]
 
 
 def metrics_of(samples: Tensor, rows: Tensor, dataset: Dataset) -> dict[str, float]:

@@ -15,6 +15,8 @@ variant               the forward process, and what is predicted
 ``flow``              a network F that scales the noise, too
 ``nfdm``              the same on the path of neural flow diffusion models, which ends at gamma = 10
 ``nfdm-path``         F(x, t) = x on that path, so that it is no part of the difference
+``flow-matching``     F(x, t) = x on the straight path of flow matching, trained on the velocity alone
+``straight``          ``basis-curve`` on that path, with a penalty that makes the paths of its ODE straight
 ``diffenc``           a network F that follows the noise, with its target predicted
 ``elementwise``       F(x, t) = x, with a learned schedule for each element: MuLAN without its latent
 ``blur``              images that are blurred before noise hides them
@@ -51,6 +53,7 @@ _SIZE_OF_F = ("tied_to", "transform_width", "transform_depth")
 _NO_F = {field.name: field.default for field in fields(ModelConfig) if field.name in _SIZE_OF_F}
 """What describes F has its default where there is none: models of tables refuse what they do not read."""
 _PATH: dict[str, Any] = {"schedule": "geometric", "gamma_max": 10.0, "learned_end": False}
+_STRAIGHT: dict[str, Any] = {"schedule": "ot", "gamma_max": 10.0, "learned_end": False}
 VARIANTS: dict[str, dict[str, Any]] = {
     "conventional": _forward("identity", **_NO_F),
     "network": _forward("network"),
@@ -64,6 +67,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "flow": _forward("gaussian_flow"),
     "nfdm": _forward("gaussian_flow", tied_to="time", **_PATH),
     "nfdm-path": _forward("identity", **_NO_F, **_PATH),
+    "flow-matching": _forward("identity", **_NO_F, **_STRAIGHT) | {"training": {"weighting": "flow_matching"}},
+    "straight": _forward("time_basis", predict_curve=True, tied_to="time", **_STRAIGHT)
+    | {"training": {"straightness": 0.1}},
     "diffenc": _forward("network", predict_target=True, tied_to="noise"),
     "elementwise": _forward("identity", schedule="elementwise", learned_end=False, tied_to="time"),
     "blur": _forward("blur", tied_to="time"),

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from ..likelihood import bits_per_dim
 from ..model import NDM
 from ..objective import Bound, bound_terms, draw
+from ..process import ForwardProcess
 from ..straightness import curvature
 from ..support.checks import require
 from ..support.streams import Stream
 from ..support.tensors import hashed, rand, seed_dropout, seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
+from ..transform import Identity
 from .settings import TrainingConfig
 
 PRIOR_EVERY = 8
@@ -45,7 +47,9 @@ class Loss(nn.Module):
         uniform = settings.uniform_times
         self.times = ImportanceTimes(uniform=uniform) if uniform < 1 else LowDiscrepancyTimes()
         self.steps, self.eta_range = settings.bound_steps, settings.eta_range
-        self.straightness = settings.straightness
+        self.weighting, self.straightness = settings.weighting, settings.straightness
+        if self.weighting == "flow_matching":
+            check_flow_matching(model, settings)
         require(
             not self.straightness or model.has_ode,
             "training.straightness is for models with an ODE: continuous time, and no target alone (set "
@@ -68,10 +72,10 @@ class Loss(nn.Module):
         if self.training:
             seed_dropout(hashed(self.seed, Stream.DROPOUT, *key, self.rank))
         terms = self.terms(self.model, x, x_model, draws, self.steps, eta)
-        balanced = terms.weighted(self.model.process.schedule.balance(draws.t))
+        balanced = terms.weighted(self.balance(draws.t))
         self.times.observe(draws.t, balanced.diffusion.detach())
         terms, balanced = terms.weighted(draws.weight), balanced.weighted(draws.weight)
-        if self.model.process.schedule.per_channel:
+        if self.model.process.schedule.per_channel or self.weighting != "bound":
             # The gradient is that of the balanced terms, and the figure is the bound.
             terms = Bound(*(new + (old - new).detach() for old, new in zip(terms, balanced, strict=True)))
         figures = torch.stack([bits_per_dim(term, x).mean() for term in terms])
@@ -81,9 +85,45 @@ class Loss(nn.Module):
         penalty = self.straightness * (draws.weight * curvature(self.model, z_t, draws.t)).mean()
         return figures + (penalty - penalty.detach()) / len(figures)  # its gradient alone: the figures are the bound's
 
+    def balance(self, t: Tensor) -> Tensor:
+        """The weights of the diffusion term at ``t`` in the gradient, ``(B,)``."""
+        process = self.model.process
+        return flow_matching_weight(process, t) if self.weighting == "flow_matching" else process.schedule.balance(t)
+
     def draw_eta(self, x: Tensor, generator: torch.Generator) -> Tensor | None:
         """One eta per row, log-uniform in [1 / eta_range, eta_range]; for a range of 1 None, the process's own eta."""
         if self.eta_range == 1:
             return None
         u = rand((len(x),), x, generator, self.rank, self.count)
         return (math.log(self.eta_range) * (2 * u - 1)).exp()
+
+
+def flow_matching_weight(process: ForwardProcess, t: Tensor) -> Tensor:
+    r"""The weight of the continuous diffusion term with which it is the squared error of the velocity, ``(B,)``.
+
+    If F(x, t) = x, an error of :math:`\hat x` changes the velocity by :math:`-\alpha \dot\gamma / 2` times itself, and
+    the reverse drift by :math:`1 + \eta` times that. So
+
+    .. math:: \| u - \hat u \|^2 = \frac{2 g^2}{(1 + \eta)^2} \cdot \frac{\| b - \hat b \|^2}{2 g^2}
+
+    References:
+        Lipman, Chen, Ben-Hamu, Nickel, Le. Flow Matching for Generative Modeling. ICLR 2023.
+        Kingma, Gao. Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation. NeurIPS 2023.
+    """
+    return 2 * process.noise_rate(t) ** 2 / (1 + process.eta) ** 2
+
+
+def check_flow_matching(model: NDM, settings: TrainingConfig) -> None:
+    """Refuse what has no flow matching: its weight is no bound, so nothing of the forward process can be learned by it.
+
+    Raises:
+        InputError: saying what is wrong.
+    """
+    process = model.process
+    require(
+        isinstance(process.transform, Identity) and not any(p.requires_grad for p in process.parameters())
+        and not process.schedule.per_channel and settings.bound_steps is None and settings.eta_range == 1,
+        "training.weighting flow_matching is for conventional diffusion with a fixed schedule in continuous time "
+        "(model.transform identity, model.schedule ot or another without parameters, training.bound_steps null, "
+        "training.eta_range 1)", settings.weighting,
+    )  # fmt: skip

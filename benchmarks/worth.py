@@ -9,9 +9,9 @@ The sets are ``checkerboard``, ``gmm-digits``, ``digits``, ``mnist`` (28 x 28, a
 ``MNIST`` and ``cifar10_subset.npz``. A question is one of these aims:
 
 * ``paper``: the protocol of the paper. Nothing is matched: F of the predictor's size comes on top of the baseline. The
-  schedule is linear, the variance is fixed, and both are trained in continuous time.
-* ``fair``: every variant has the parameters of the conventional model, whose width gives way. Images have levels, and
-  times are drawn where the loss is large.
+  schedule is linear, the variance is fixed, and both are trained in continuous time. Images have levels.
+* ``fair``: the same at equal parameters. A small F follows the noise, and the predictor is narrower, so that both
+  together have the parameters of the conventional model.
 * ``euler``: samples of the ODE in 1 to 8 steps of Euler's method, and by DDIM, at equal parameters. ``straight`` has a
   penalty on the acceleration along its paths; ``flow-matching`` is tried with that penalty, too.
 * ``few-2``, ``few-4``: the same, trained for two or four steps, with a learned schedule, end and reverse variance for

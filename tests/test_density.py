@@ -86,7 +86,7 @@ def test_scores_are_solved_to_a_few_hundredths_of_a_nat():
     rows = torch.from_numpy(x[:40])
     sharp = ndm.log_prob(density.model_, rows, solver=ndm.Solver(rtol=1e-7, atol=1e-7), dtype=torch.float64)
     error = torch.from_numpy(density.score_samples(x[:40])) - sharp
-    assert error.abs().max() < 0.05 and error.std() < 0.01
+    assert error.abs().max() < 0.05 and error.std() < 0.015
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_popular_values_of_a_rounded_column_have_about_their_share_of_the_rows()
     marginals = ndm.Marginals.fit(x, cells=[1.0])
     assert cells_of(marginals, [60.0, 100.0, 180.0], 1.0).numpy() == pytest.approx(1 / 15, rel=0.25)
     others = cells_of(marginals, [61.0, 99.0, 170.0, 403.0, 777.0], 1.0).numpy()
-    assert (others < 1e-3).all() and (others > 1e-5).all()
+    assert (others < 1.5e-3).all() and (others > 1e-5).all()
 
 
 def test_popular_values_have_even_densities_within_their_cells():
@@ -148,7 +148,7 @@ def test_new_rows_are_more_probable_with_popular_values(cells, monkeypatch):
         found.append((normal.log_prob(scores) + log_slope).mean().item())
     truth = 2 / 3 * np.log(1 / 15) + 1 / 3 * np.log(1 / 2997)
     assert truth - 0.35 < found[0] < truth + 0.1
-    assert found[0] > found[1] + 0.25
+    assert found[0] > found[1] + 0.15
 
 
 def test_smooth_columns_and_values_that_repeat_in_columns_without_cells_stay_smooth():

@@ -3,10 +3,11 @@ r"""Monotone maps of the columns of a table to normal scores, with their exact d
 .. math:: y_j = S_j(x_j), \qquad \log p(x) = \log p(y) + \sum_j \log S_j'(x_j)
 
 :math:`S_j` is a rational-quadratic spline through the points :math:`(q_m, \Phi^{-1}(m))` of the quantiles
-:math:`q_m` of column j, with the slopes at the knots that make it smooth and increasing, and straight lines beyond the
-outermost knots. So the edges, tails and spikes of a column are there before a network learns anything, and a column in
-any unit has about the spread of a standard normal variable. Where values are popular (:mod:`ndm.popular`), the spline
-is a straight line in each popular cell and between them, with a kink at the edges.
+:math:`q_m` of column j. The slopes at the knots make it increasing, and smooth where the distances of quantiles are
+about even. Beyond the outermost knots it is straight. So the edges, tails and spikes of a column are there before a
+network learns anything, and a column in any unit has about the spread of a standard normal variable. Where values are
+popular (:mod:`ndm.popular`), the spline is a straight line in each popular cell and between them, with a kink at the
+edges.
 
 References:
     Gregory, Delbourgo. Piecewise Rational Quadratic Interpolation to Monotonic Data. IMA J. Numer. Anal. 1982.
@@ -38,6 +39,8 @@ NARROWEST = 1e-4
 FEW_ROWS, STEEPEST = 100, 1.5
 """With fewer rows the lines beyond the outermost knots are no steeper than this, in normal scores for a standard
 deviation: two neighbouring values at an end do not show that the column ends there."""
+KINK = 2.0
+"""The largest ratio of the slope at an end of a piece and of its mean slope, but for the outermost pieces."""
 FEW_FAR_ONES = 0.01
 """If nine in ten rows spread less than this part of the standard deviation, it is that of a few far values."""
 SMALLEST_SPREAD = 1e-100
@@ -182,7 +185,8 @@ class Marginals(nn.Module):
         a = height * (1 - first) + rise * bend
         b = height * first - rise * bend
         c = -rise
-        part = 2 * c / (-b - (b**2 - 4 * a * c).clamp(min=0).sqrt())
+        root = (b**2 - 4 * a * c).clamp(min=0).sqrt()
+        part = torch.where(b < 0, (root - b) / (2 * a), -2 * c / (b + root))  # in each case without cancellation
         below, above = (y - self.y[:, :1]).clamp(max=0), (y - self.y[:, -1:]).clamp(min=0)
         return (k.x0 + width * part + below / self.slope[0, :, :1] + above / self.slope[1, :, -1:]).T
 
@@ -284,8 +288,14 @@ def spread_of(placed: np.ndarray) -> float:
             f"a column has a standard deviation of {spread:.3g}, with which densities are no numbers; give it in "
             "another unit"
         )
-    middle = float(np.subtract(*np.quantile(placed, (0.95, 0.05)))) / 3.3
-    return middle if 0 < middle < FEW_FAR_ONES * spread else spread  # a few far values say nothing of the others
+    return float(without_far_ones(placed, np.array(spread)))
+
+
+def without_far_ones(values: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """The standard deviations ``spread`` over the first axis, or those of the middle if a few far values make them
+    large: such values say nothing of the others."""
+    middle = np.subtract(*np.quantile(values, (0.95, 0.05), axis=0)) / 3.3
+    return np.where((middle > 0) & (middle < FEW_FAR_ONES * spread), middle, spread)
 
 
 def distribution(spline: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -321,15 +331,21 @@ def smooth_spline(column: np.ndarray, quantiles: int, spread: float) -> tuple[np
     position = np.quantile(column, shares)
     position[0], position[-1] = column.min(), column.max()
     score = torch.special.ndtri(torch.from_numpy(shares)).numpy()
-    kept = separate(position, score, NARROWEST * spread, 1e-3)
+    lowest = int((position == position[0]).sum()) - 1  # of values that share the lower end, the score of their last
+    position, score = position[lowest:], score[lowest:]
+    kept = separate(position, score, np.full(len(position), NARROWEST * spread), 1e-3)
     position, score = position[kept], score[kept]
     width = np.diff(position)
     secant = np.diff(score) / width
     slope = np.concatenate([secant[:1], secant, secant[-1:]])[: len(position)]
-    # A weighted harmonic mean of the neighbouring secants keeps the spline increasing and smooth.
-    slope[1:-1] = (width[1:] + width[:-1]) / (width[1:] / secant[1:] + width[:-1] / secant[:-1])
+    # A harmonic mean of the neighbouring secants keeps the spline increasing. The nearer one counts more, so that the
+    # mean is right to second order at uneven knots, too.
+    slope[1:-1] = (width[1:] + width[:-1]) / (width[:-1] / secant[1:] + width[1:] / secant[:-1])
     slope[-1] = secant[-1]
     left, right = slope.copy(), slope.copy()
+    # A kink keeps the density of a cluster out of the gap beside it. But a tail goes on from the density at its knot.
+    left[2:] = left[2:].clip(secant[1:] / KINK, secant[1:] * KINK)
+    right[:-2] = right[:-2].clip(secant[:-1] / KINK, secant[:-1] * KINK)
     if len(column) < FEW_ROWS:
         left[0], right[-1] = min(slope[0], STEEPEST / spread), min(slope[-1], STEEPEST / spread)
     return np.stack([position, score, left, right]), shares
@@ -337,17 +353,18 @@ def smooth_spline(column: np.ndarray, quantiles: int, spread: float) -> tuple[np
 
 def straight_spline(position: np.ndarray, score: np.ndarray, beyond: tuple[float, float]) -> np.ndarray:
     """Straight lines through points in increasing order, and the slopes ``beyond`` them; see :func:`fit_column`."""
-    kept = separate(position, score, 1e-13 * float(np.abs(position).max()), 1e-12)
+    kept = separate(position, score, 1e-13 * np.abs(position), 1e-12)
     position, score = position[kept], score[kept]
     secant = np.diff(score) / np.diff(position)
     return np.stack([position, score, np.append(beyond[0], secant), np.append(secant, beyond[1])])
 
 
-def separate(position: np.ndarray, score: np.ndarray, width: float, rise: float) -> list[int]:
-    """The first point, and each more than ``width`` and ``rise`` beyond the last that is kept; at least both ends."""
+def separate(position: np.ndarray, score: np.ndarray, width: np.ndarray, rise: float) -> list[int]:
+    """The first point, and each more than its ``width`` and ``rise`` beyond the last that is kept; at least both
+    ends."""
     kept = [0]
     for m in range(1, len(position)):
-        if position[m] - position[kept[-1]] > width and score[m] - score[kept[-1]] > rise:
+        if position[m] - position[kept[-1]] > width[m] and score[m] - score[kept[-1]] > rise:
             kept.append(m)
     return kept if len(kept) > 1 else [0, len(position) - 1]
 

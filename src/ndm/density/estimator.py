@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from ..scoring import Reasons
 
 THRESHOLD_ROWS = 300
-"""The most training rows whose scores set the threshold of outliers."""
+"""The most rows whose scores set the threshold of outliers. Those that validate come first: a model finds the rows that
+trained it more ordinary than others."""
 FITTING = threading.Lock()
 """One fit at a time: dropout draws from torch's global random numbers, which threads share."""
 
@@ -191,8 +192,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if not again:
             self._keep_names(X, frame)
         self._compare(rows, validation)
-        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:THRESHOLD_ROWS]
-        self.threshold_ = Threshold(rows[chosen].numpy(), self.contamination)
+        self.threshold_ = Threshold(torch.cat([validation, training])[:THRESHOLD_ROWS].numpy(), self.contamination)
 
     def _keep_names(self, X: Any, frame: Frame) -> None:
         if all(isinstance(name, str) for name in getattr(X, "columns", [0])):
@@ -295,9 +295,16 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _split(self, rows: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Training and validation rows."""
-        count = int(len(rows) * self.validation_fraction) if len(rows) >= FEWEST_VALIDATED else 0
+        share = self.validation_fraction if len(rows) >= FEWEST_VALIDATED else 0.0
+        count = min(int(len(rows) * share), len(rows) - 1)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-        return rows[order[count:]], rows[order[:count]]
+        validating = torch.zeros(len(rows), dtype=torch.bool)
+        validating[order[:count]] = True
+        training = rows[~validating]
+        # A column must not be constant in the rows that train because its only other values validate.
+        constant = (training == training[:1]).all(0) & ~(rows == rows[:1]).all(0)
+        validating &= (rows == training[0])[:, constant].all(1)
+        return rows[order[~validating[order]]], rows[order[validating[order]]]
 
     def _rows(self, X: Any) -> tuple[torch.Tensor, np.ndarray]:
         check_is_fitted(self)

@@ -13,7 +13,13 @@ is the tail of a score s: how many nats of chance it takes to see such a value. 
 * A kernel density of the normal scores and one of the standardised columns. A kernel density is what the reverse
   process of the training rows themselves gives at one noise level, without a network, and it finds what is far from
   everything. The bandwidth has the largest leave-one-out likelihood; where rows repeat, as in resampled data, it is so
-  small that a copy of a training row is known as one.
+  small that a copy of a training row is known as one. Where they do not, a training row must not be its own kernel, or
+  new rows would look odd beside it. So one of the kernels that coincide with a row counts by Good and Turing's estimate
+
+.. math:: c = \min(1, 2 N_2 / N_1)
+
+  with the numbers :math:`N_1` and :math:`N_2` of points that are there once and twice: it is 0 if no training row comes
+  twice.
 
 The oddness is :math:`\max_k \ell_k + \operatorname{mean}_k \ell_k`: a row is odd if one view finds it very odd, and
 more so if they agree.
@@ -35,7 +41,7 @@ from torch import Tensor
 
 from ..draws import draw_probes
 from ..likelihood import ode_log_prob
-from ..marginal import standard_deviation
+from ..marginal import standard_deviation, without_far_ones
 from ..mixed import MixedDecoder
 from ..model import NDM
 from ..objective import continuous_diffusion
@@ -48,6 +54,8 @@ KERNELS, LEFT_OUT, REFERENCE, HELD_OUT = 8_000, 1_500, 2_000, 250
 """The most rows that are kernels, that choose the bandwidth, with which the diffusion term is compared, and that decide
 whether the network is asked."""
 BANDWIDTHS = np.geomspace(0.02, 2.0, 24)
+SAME = 1e-18
+"""The squared distance of rows that are the same but for rounding."""
 TIMES, DRAWS = 24, 2
 BLOCK = 1024
 
@@ -89,6 +97,10 @@ class Kernels:
         chosen = np.arange(min(LEFT_OUT, len(self.points)))
         squares = self._squares(self.points[chosen])
         squares[torch.arange(len(chosen)), torch.from_numpy(chosen)] = math.inf  # a row is not its own kernel
+        others = (squares < SAME).sum(1)
+        once, twice = int((others == 0).sum()), int((others == 1).sum())
+        self.known = min(1.0, twice / once) if once else 1.0
+        """How much one of the kernels that coincide with a row counts."""
         dim = rows.shape[1]
         fits = [(-score(squares, h)).clamp(min=-1e4).mean().item() - dim * math.log(h) for h in BANDWIDTHS]
         self.bandwidth = float(BANDWIDTHS[int(np.argmax(fits))])
@@ -99,7 +111,15 @@ class Kernels:
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """-log P of rows, ``(M,)``."""
         parts = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
-        return self.tail(np.concatenate([score(self._squares(part), self.bandwidth).numpy() for part in parts]))
+        return self.tail(np.concatenate([self._scores(part) for part in parts]))
+
+    def _scores(self, rows: np.ndarray) -> np.ndarray:
+        """:func:`score` of rows, where one kernel that coincides with a row counts ``known``, ``(M,)``."""
+        squares = self._squares(rows)
+        nearest, at = squares.min(1)
+        same = (nearest < SAME).nonzero()[:, 0]
+        squares[same, at[same]] += -2 * self.bandwidth**2 * math.log(self.known) if self.known else math.inf
+        return score(squares, self.bandwidth).numpy()
 
     def _squares(self, rows: np.ndarray) -> Tensor:
         """The squared distances of rows from all kernels, ``(M, N)``."""
@@ -162,7 +182,7 @@ class Oddness:
         model = copy.deepcopy(model).double()
         self.numbers, self.seed = decoder.numbers, seed
         numbers = rows[:, : self.numbers].numpy()
-        std = standard_deviation(numbers)
+        std = without_far_ones(numbers, standard_deviation(numbers)) if len(numbers) else np.ones(self.numbers)
         self.mean, self.std = numbers.mean(0), np.where(std > 0, std, 1.0)
         self.scores = Kernels(self._points(model, rows, scores=True), seed)
         self.columns = Kernels(self._points(model, rows, scores=False), seed)

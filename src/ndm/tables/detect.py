@@ -27,6 +27,8 @@ such as 3 or 5 are usual beside others, and words such as 2024-02-30 are not."""
 
 NARROW, NARROWEST = 1e-3, 1e-6
 """The largest and the smallest width of the cell of a frequent value in a column without a grid, in its spread."""
+FAR = 1_000
+"""Values further from the median than so many times the range of nine in ten rows are worth a word."""
 LARGEST, SMALLEST = 1e99, 1e-99
 """Beyond and below these, densities leave the range of float64."""
 
@@ -182,6 +184,7 @@ def _spaced(column: Column, x: np.ndarray, found: Cells) -> tuple[Column, list[N
     if found.values:
         notes.append(Note(column.name, f"has only {len(found.values)} different values, which are kept"))
     if not column.step and low < high:
+        notes += _far_ones(column, x)
         spikes = frequent(x)
         if spikes:
             column = _spiked(column, x, [value for value, _ in spikes])
@@ -189,6 +192,19 @@ def _spaced(column: Column, x: np.ndarray, found: Cells) -> tuple[Column, list[N
             cell = f"; cells of width {column.width:.3g} hold their probabilities" if column.spikes else ""
             notes.append(Note(column.name, f"is real but has frequent values: {shares} of the rows{cell}"))
     return column, notes
+
+
+def _far_ones(column: Column, x: np.ndarray) -> list[Note]:
+    """What is to be said of a few values that are very far from the others."""
+    low, middle, high = np.quantile(x, (0.05, 0.5, 0.95))
+    far = np.unique(x[np.abs(x - middle) > FAR * (high - low)]) if low < high else x[:0]
+    if not len(far):
+        return []
+    count = int(np.isin(x, far).sum())
+    worst = shown(_text(column, far[np.abs(far - middle).argmax()]))
+    which = f"a value ({worst})" if count == 1 else f"{count} values (such as {worst})"
+    advice = "a wrong number or a code for a missing one should be corrected, or left empty"
+    return [Note(column.name, f"has {which} further from the median than {FAR} times the range of most; {advice}")]
 
 
 def _spiked(column: Column, x: np.ndarray, spikes: list[float]) -> Column:

@@ -94,6 +94,17 @@ def test_the_rules_for_discrete_columns():
     assert (filled.values, filled.step) == ((), 0.003)
 
 
+def test_values_that_are_very_far_are_named():
+    """A wrong number, or a code for a missing one; a heavy tail is neither."""
+    rng = np.random.default_rng(0)
+    for values, which in (([-9999999.0], "a value (-1e+07)"), ([1e9, -3.4e38], "2 values (such as -3.4e+38)")):
+        x = np.append(rng.normal(size=300), values)
+        (text,) = [note.text for note in detect("a", x, REAL)[1]]
+        assert text.startswith(f"has {which} further from the median than 1000 times the range of most")
+    for x in (rng.normal(size=300), np.exp(2 * rng.normal(size=3000)), rng.standard_t(2, 3000)):
+        assert not detect("a", x, REAL)[1]
+
+
 def test_frequent_values_are_named_and_a_spiked_column_stays_real():
     x = np.where(np.arange(1000) % 5 == 0, 0.0, np.random.default_rng(0).normal(size=1000))
     nearest = np.abs(x[x != 0]).min()

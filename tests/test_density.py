@@ -238,6 +238,24 @@ def test_what_no_training_row_has_costs_the_logarithm_of_their_number(fitted):
     np.testing.assert_allclose(drop, [math.log(102)] + [0.0] * 99, atol=1e-9)
 
 
+def test_rows_that_validate_leave_no_column_constant_in_those_that_train():
+    """Whatever rows are drawn: two rows alone have other values than the rest."""
+    x = np.random.default_rng(0).normal(size=(250, 2))
+    x[:248, 1] = 3.0
+    for fraction, state in ((0.1, 0), (0.5, 1), (0.999, 2)):
+        density = NeuralDiffusionDensity(max_steps=2, random_state=state, validation_fraction=fraction).fit(x)
+        assert np.isfinite(density.score_samples(x)).all()
+
+
+def test_the_threshold_is_that_of_the_rows_that_validate_first():
+    x = np.random.default_rng(0).normal(size=(4000, 2))
+    density = NeuralDiffusionDensity(max_steps=2, random_state=0).fit(x)
+    order = torch.randperm(4000, generator=torch.Generator().manual_seed(density.seed_)).numpy()
+    validate = {tuple(row) for row in x[order[:400]].tolist()}
+    assert len(density.threshold_.rows) == 300
+    assert all(tuple(row) in validate for row in density.threshold_.rows.tolist())
+
+
 @pytest.mark.parametrize("estimator", [NeuralDiffusionDensity, ndm.NeuralDiffusionDetector])
 def test_a_count_a_grade_or_a_date_beside_its_grid_costs_what_an_unknown_category_costs(estimator, monkeypatch):
     rows = table()[["height", "rooms", "grade"]]

@@ -72,6 +72,50 @@ def test_kernels_are_those_of_scikit_learn_with_the_best_left_out_likelihood():
     assert all(odd[i] >= odd[j] for i in range(40) for j in range(40) if density[i] < density[j] - 1e-4)
 
 
+def test_a_training_row_is_as_odd_as_a_new_one_where_none_comes_twice():
+    """It is not its own kernel: its oddness is that of the kernels of all other rows."""
+    rows = np.random.default_rng(0).normal(size=(60, 2))
+    kernels = Kernels(rows)
+    assert kernels.known == 0
+    points = kernels.points
+    density = [
+        KernelDensity(bandwidth=kernels.bandwidth).fit(np.delete(points, i, 0)).score(points[i : i + 1])
+        for i in range(60)
+    ]
+    odd = kernels(points)
+    assert all(odd[i] >= odd[j] for i in range(60) for j in range(60) if density[i] < density[j] - 1e-4)
+    assert np.sort(np.exp(-odd)) == pytest.approx(np.arange(2, 62) / 61, rel=0.01)
+
+
+def test_a_copy_counts_by_the_estimate_of_good_and_turing():
+    """Of points that are there once, some came again: as often as points are there twice, times two."""
+    rng = np.random.default_rng(0)
+    once = rng.normal(size=(40, 2))
+    kernels = Kernels(np.concatenate([once, once[:6]]))
+    assert kernels.known == pytest.approx(2 * 6 / 34)
+    new = once[30:31]
+    distance = ((new[:, None] - kernels.points) ** 2).sum(2)
+    weights = np.exp(-distance / (2 * kernels.bandwidth**2)) * np.where(distance == 0, kernels.known, 1)
+    assert kernels(new) == pytest.approx(kernels.tail(-np.log(weights.sum(1))))
+
+
+@pytest.mark.parametrize(("count", "columns"), [(100, 10), (150, 20), (300, 3)])
+def test_the_share_of_new_ordinary_rows_that_are_flagged_is_about_that_of_contamination(count, columns):
+    rng = np.random.default_rng(0)
+    detector = NeuralDiffusionDetector(max_steps=10, random_state=0).fit(rng.normal(size=(count, columns)))
+    assert 0.03 < (detector.predict(rng.normal(size=(1000, columns))) == -1).mean() < 0.2
+
+
+def test_a_far_value_does_not_hide_odd_rows():
+    """One wrong number in a column of the training rows, and new rows that are 10 and 50 deviations away."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 2))
+    rows[0, 0] = 1e6
+    detector = NeuralDiffusionDetector(max_steps=10, random_state=0).fit(rows)
+    found = detector.score_samples(np.concatenate([[[10.0, 0.0], [50.0, 0.0]], rng.normal(size=(300, 2))]))
+    assert (found[:2] < np.quantile(found[2:], 0.05)).all()
+
+
 def test_copies_of_training_rows_are_known():
     rng = np.random.default_rng(0)
     once = rng.normal(size=(100, 3))

@@ -18,7 +18,8 @@ TESTS = Path(__file__).resolve().parent
 ORDER = (
     ("errors", "version"),
     ("support",),
-    ("tables", "batch", "popular", "hub"),
+    ("tables", "batch", "popular", "spline", "hub"),
+    ("quantiles",),
     ("nn", "solvers", "data", "schedule", "transform", "gaussian", "times", "marginal"),
     ("process", "staggered", "elementwise", "blur", "flow"),
     ("target",),

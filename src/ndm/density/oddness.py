@@ -41,10 +41,10 @@ from torch import Tensor
 
 from ..draws import draw_probes
 from ..likelihood import ode_log_prob
-from ..marginal import standard_deviation, without_far_ones
 from ..mixed import MixedDecoder
 from ..model import NDM
 from ..objective import continuous_diffusion
+from ..quantiles import standard_deviation, without_far_ones
 from ..sampling import velocity_field
 from ..solvers import Solver
 from ..support.tensors import full_times, seeded

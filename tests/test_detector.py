@@ -114,6 +114,7 @@ def test_a_far_value_does_not_hide_odd_rows():
     detector = NeuralDiffusionDetector(max_steps=10, random_state=0).fit(rows)
     found = detector.score_samples(np.concatenate([[[10.0, 0.0], [50.0, 0.0]], rng.normal(size=(300, 2))]))
     assert (found[:2] < np.quantile(found[2:], 0.05)).all()
+    assert detector.oddness_.std == pytest.approx([1, 1], rel=0.2)
 
 
 def test_copies_of_training_rows_are_known():

@@ -12,7 +12,7 @@ import ndm
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^( *)```.*?^\1```", re.DOTALL | re.MULTILINE)
 ROW = re.compile(r"^\| ([^|]+) \| .+ \| (.*) \|$", re.MULTILINE)
@@ -105,6 +105,13 @@ def test_every_page_is_in_the_navigation_once_and_in_a_list():
     assert sorted(entries) == sorted(pages)
     for title, page in listed:
         assert (DOCS / f"{page}.md").read_text().startswith(f"# {title}\n"), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_line_of_prose_is_longer_than_120_characters(page):
+    """Tables, code and pictures may be."""
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    assert not [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "![", "    "))]
 
 
 def test_llms_txt_is_made_from_the_navigation():

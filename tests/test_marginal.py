@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 import ndm
-from ndm.popular import popular_cells
+from ndm.popular import find_popular, popular_cells
 
 
 def columns(n=400, seed=0):
@@ -245,6 +245,15 @@ def test_values_beside_a_far_one_come_back():
     back = marginals.inverse(scores)
     assert torch.isfinite(back).all()
     assert (back.diff(dim=0) >= 0).all()
+    scores = torch.linspace(-1.5, 8, 101, dtype=torch.float64)[:, None].requires_grad_()
+    (slope,) = torch.autograd.grad(marginals.inverse(scores).sum(), scores)
+    torch.testing.assert_close(slope, (-marginals(marginals.inverse(scores.detach()))[1]).exp())
+
+
+def test_no_values_are_popular_because_a_far_one_rounds_the_numbers_of_cells():
+    for far in (-1e15, 1e15, -3.4e38):
+        values = np.append(np.random.default_rng(0).normal(size=300), [far] * 3)
+        assert find_popular(values, stats.norm.cdf, 1.0) is None
 
 
 @pytest.mark.parametrize(("draw", "log_density", "most"), [

@@ -28,8 +28,6 @@ import numpy as np
 WIDTHS = np.geomspace(1e-4, 0.5, 24)
 """The widths of cells that are tried, in standard deviations."""
 WEIGHTS = np.concatenate([np.geomspace(1e-5, 0.1, 25), np.linspace(0.1, 1.0, 31)[1:-1]])
-FARTHEST = 1e9
-"""Values further from the median than so many widths of a cell are in no cell: numbers of cells must stay exact."""
 ROWS = 50_000
 """The most rows that are looked at."""
 LEAST = 0.01
@@ -83,10 +81,9 @@ def find_popular(
         found = [popular_cells(centres - cell / 2, cell, counts, smooth, least, most) for least in (1, 2)]
     else:
         values = np.unique(values)
-        middle, found = values[len(values) // 2], []
+        middle, found = values[len(values) // 2], []  # from which the numbers of cells have all digits
         for width in WIDTHS * spread:
-            near = (values - middle)[np.abs(values - middle) < FARTHEST * width]
-            numbers, counts = np.unique(np.floor(near / width + 0.5), return_counts=True)
+            numbers, counts = np.unique(np.floor((values - middle) / width + 0.5), return_counts=True)
             found.append(popular_cells(middle + (numbers - 0.5) * width, width, counts, smooth, 2, most))
     best = max(found, key=lambda popular: popular.gain)
     return best if best.gain > max(LEAST, 3 * best.error) else None

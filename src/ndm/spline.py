@@ -47,14 +47,10 @@ class Spline(NamedTuple):
         width, height = k.x1 - k.x0, k.y1 - k.y0
         mean = height / width
         first, last = k.s0 / mean, k.s1 / mean  # without units, so that no unit of x makes a product overflow
-        # Both distances are differences of x, so that beside a far value the nearer end decides the digits.
+        # Both parts are differences of x, so that beside a far value the nearer end decides the digits.
         part, rest = ((x - k.x0) / width).clamp(0, 1), ((k.x1 - x) / width).clamp(0, 1)
         down = 1 + (first + last - 2) * part * rest
-        low, high = (
-            k.y0 + height * part * (part + first * rest) / down,
-            k.y1 - height * rest * (rest + last * part) / down,
-        )
-        y = torch.where(part < rest, low, high)
+        y = k.y0 + height * part * (part + first * rest) / down
         slope = mean * (last * part**2 + 2 * part * rest + first * rest**2) / down**2
         below, above = (x - self.x[:, :1]).clamp(max=0), (x - self.x[:, -1:]).clamp(min=0)
         first, last = self.slope[0, :, :1], self.slope[1, :, -1:]
@@ -65,12 +61,10 @@ class Spline(NamedTuple):
         """The positions with these values, ``(D, B)``."""
         k = self._piece(self.y, y)
         width, height = k.x1 - k.x0, k.y1 - k.y0
-        mean, rise, fall = height / width, (y - k.y0).clamp(min=0), (k.y1 - y).clamp(min=0)
+        mean = height / width
         first, last = k.s0 / mean, k.s1 / mean
-        part, rest = (
-            part_at(rise.minimum(height), height, first, last),
-            part_at(fall.minimum(height), height, last, first),
-        )
+        part = part_at((y - k.y0).clamp(min=0).minimum(height), height, first, last)
+        rest = part_at((k.y1 - y).clamp(min=0).minimum(height), height, last, first)
         inside = torch.where(part < 0.5, k.x0 + width * part, k.x1 - width * rest)
         below, above = (y - self.y[:, :1]).clamp(max=0), (y - self.y[:, -1:]).clamp(min=0)
         return inside + below / self.slope[0, :, :1] + above / self.slope[1, :, -1:]
@@ -84,12 +78,14 @@ class Spline(NamedTuple):
 
 
 def part_at(rise: Tensor, height: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """The part of a piece of a rational-quadratic spline after which it has risen by ``rise`` of its ``height``.
+    """The part of a piece after which it has risen by ``rise`` of its ``height``.
+
+    A part above a half may have lost its digits. Then the part from the other end has not.
 
     Args:
-        first, last: its slopes at both ends, in units of its mean slope.
+        first, last: the slopes at both ends, in units of the mean slope.
     """
     bend = first + last - 2
     a, b = height * (1 - first) + rise * bend, height * first - rise * bend
     root = (b**2 + 4 * a * rise).clamp(min=0).sqrt()
-    return torch.where(b < 0, (root - b) / (2 * a), 2 * rise / (b + root))  # in each case without cancellation
+    return 2 * rise / (b + root).clamp(min=1e-100)

@@ -208,6 +208,24 @@ def test_the_samples_of_the_last_step_are_drawn_once(tmp_path, monkeypatch):
     assert drawn[2:] == ["samples"]
 
 
+def test_with_patience_the_samples_are_those_of_the_saved_model(tmp_path, monkeypatch):
+    """The best validation is that of step 8 of 12, or training stops for lack of progress; pictures come every 8."""
+    from ndm.training import Trainer
+
+    bounds = {4: 3.0, 8: 2.0, 12: 2.5}
+    monkeypatch.setattr(Trainer, "validate", lambda self: bounds.get(self.step, 9.0))
+    options = [*TINY, "--training.evaluate_every", "4", "--training.patience", "2", "--data.name", "digits"]
+    drawn, draw_samples = [], Run.draw_samples
+    monkeypatch.setattr(Run, "draw_samples", lambda *args: (drawn.append(args[3:]), draw_samples(*args)))
+    run = tmp_path / "run"
+    assert main(["train", "digits", "--out", str(run), *options, "--training.sample_every", "8"]) == 0
+    assert (run / "samples.png").read_bytes() == (run / "samples-00000008.png").read_bytes()
+    assert Run(run).snapshot().step == 8
+    other = tmp_path / "other"
+    assert main(["train", "digits", "--out", str(other), *options, "--training.steps", "40"]) == 0
+    assert drawn[-1] == ("samples", 8)
+
+
 BAD = [
     (["trian"], "unknown command 'trian'; did you mean 'train'? choose one of demo"),
     (["train", "digit", "--out", "RUN"], "no recipe or file 'digit'"),

@@ -104,6 +104,17 @@ def test_the_operations_of_a_step_are_those_of_its_layers(digits):
     assert whole - data <= flops(config, digits) <= whole
 
 
+def test_the_operations_of_few_rows_are_those_of_many(digits):
+    """F of the prior is evaluated for one row in eight, so fewer rows would count too many of them."""
+    from ndm.support.operations import operations
+    from ndm.training.loss import Loss
+
+    config = find_variant("network").applied(small(width=24), 0)
+    loss = Loss(ndm.experiment.build.seeded_model(config, digits), config.training, config.seed)
+    many = operations(lambda: loss(digits.train[:64], step=0).sum().backward()) / 64
+    assert flops(config, digits) == pytest.approx(many, rel=0.002)
+
+
 def test_no_width_is_small_enough_for_a_large_f(digits):
     config = find_variant("network").applied(small(transform_width=512), 0)
     goal = parameters(find_variant("conventional").applied(small(width=8), 0), digits)

@@ -10,7 +10,7 @@ import ndm
 from ndm.cli import main
 from ndm.experiment import Run
 from ndm.experiment.snapshot import start_from
-from ndm.training import learning_rate
+from ndm.training import Trainer, learning_rate
 
 from conftest import TINY, refused
 
@@ -130,6 +130,19 @@ def test_a_longer_run_that_is_killed_and_resumed_is_that_longer_run(run, tmp_pat
     assert main(["train", "--resume", str(run), "--device", "cpu"]) == 0
     assert equal(averages(run, 20), whole)
     assert [{**r, "seconds": 0} for r in Run(run).metrics()] == records
+
+
+@pytest.mark.parametrize(("option", "value"), [("patience", "1"), ("max_seconds", "0.001")])
+def test_more_steps_for_a_run_that_something_else_has_ended_are_refused(option, value, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(Trainer, "validate", lambda self: float(self.step))  # it gets worse
+    line = ["train", "digits", "--out", str(folder), *TINY, "--training.evaluate_every", "2"]
+    assert main([*line, "--training.steps", "40", f"--training.{option}", value]) == 0
+    before = (folder / "config.yaml").read_bytes()
+    capsys.readouterr()
+    assert main(["train", "--resume", str(folder), "--training.steps", "80"]) == 2
+    assert f"training.{option} has ended" in " ".join(capsys.readouterr().err.split())
+    assert (folder / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.parametrize("steps", ["8", "11"])

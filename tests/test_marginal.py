@@ -9,6 +9,7 @@ from scipy import stats
 
 import ndm
 from ndm.popular import find_popular, popular_cells
+from ndm.quantiles import tail_slope
 
 
 def columns(n=400, seed=0):
@@ -236,6 +237,29 @@ def test_a_far_value_leaves_the_density_of_the_others_as_it_is(far):
         assert beside > alone - 0.1 and thrice > alone - 0.15
 
 
+@pytest.mark.parametrize(("count", "far"), [(300, 13), (1000, 30), (5000, 35)])
+def test_a_far_cluster_keeps_its_share_of_the_rows(count, far):
+    """It has fewer rows than the outermost quantiles: values of claims, or a few caps."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=count)
+    x[:far] = rng.uniform(50, 100, far)
+    scores = torch.special.ndtri((torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000)
+    drawn = ndm.Marginals.fit(torch.from_numpy(x)[:, None]).inverse(scores[:, None])
+    assert 0.3 * far / count < (drawn > 10).double().mean() < 1.5 * far / count
+
+
+def test_the_slope_of_a_tail_is_the_likeliest_of_those_that_are_tried():
+    """A single far value leaves the density as it was at its knot; many are a cluster, and the knot has a kink."""
+    rng = np.random.default_rng(0)
+    near = rng.exponential(size=20) / 10
+    ends, score = np.array([0.0, 100.0]), np.array([1.6, 3.0])
+    slopes = [
+        tail_slope(np.concatenate([-rng.random(80), near, far]), ends, score, (0.014, 2.0), 0.014)
+        for far in ([100.0], [*rng.uniform(50, 99, 30), 100.0])
+    ]
+    assert slopes[0] > 1.0 and slopes[1] < 0.05
+
+
 def test_values_beside_a_far_one_come_back():
     x = np.append(np.random.default_rng(1).normal(size=300), [-3.4028235e38] * 3)
     marginals = ndm.Marginals.fit(torch.from_numpy(x)[:, None])
@@ -248,6 +272,18 @@ def test_values_beside_a_far_one_come_back():
     scores = torch.linspace(-1.5, 8, 101, dtype=torch.float64)[:, None].requires_grad_()
     (slope,) = torch.autograd.grad(marginals.inverse(scores).sum(), scores)
     torch.testing.assert_close(slope, (-marginals(marginals.inverse(scores.detach()))[1]).exp())
+
+
+def test_the_gradient_at_a_knot_is_a_slope_of_the_spline():
+    """The smallest and the largest training value are knots; the gradient of clamp would be zero there."""
+    marginals = ndm.Marginals.fit(torch.from_numpy(np.random.default_rng(0).normal(size=300))[:, None])
+    for function, at, slopes in (
+        (lambda x: marginals(x)[0], marginals.x[0], marginals.slope[:, 0]),
+        (marginals.inverse, marginals.y[0], 1 / marginals.slope[:, 0]),
+    ):
+        at = at[:, None].clone().requires_grad_()
+        (found,) = torch.autograd.grad(function(at).sum(), at)
+        assert ((found[:, 0] - slopes).abs() < 1e-6 * slopes).any(0).all()
 
 
 def test_no_values_are_popular_because_a_far_one_rounds_the_numbers_of_cells():

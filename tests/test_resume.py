@@ -16,7 +16,9 @@ import ndm
 from ndm.cli import main
 from ndm.data import load_dataset
 from ndm.experiment import Config, ModelConfig, Run
-from ndm.training import Checkpoints, State, TrainingConfig
+from ndm.experiment.build import seeded_model
+from ndm.experiment.recipe import read_config
+from ndm.training import Checkpoints, State, Trainer, TrainingConfig
 
 CONFIG = Config(
     model=ModelConfig(width=16, depth=1, dropout=0.2, transform="time_basis", schedule="learned"),
@@ -134,6 +136,39 @@ def test_the_last_two_checkpoints_and_the_best_are_kept(tmp_path):
     for step in range(1, 7):
         checkpoints.save(state(step, best_step=2 if step > 1 else 1))
     assert checkpoints.steps() == [2, 5, 6]
+
+
+def test_each_kept_checkpoint_has_its_best_one(tmp_path):
+    """The newest is a new best one. If it is damaged later, the one before it still has the best until then."""
+    checkpoints = Checkpoints(tmp_path)
+    for step, best in ((4, 4), (8, 4), (12, 4), (16, 16)):
+        checkpoints.save(state(step, best_step=best))
+    assert checkpoints.steps() == [4, 12, 16]
+    checkpoints.save(state(20, best_step=16))
+    assert checkpoints.steps() == [16, 20]
+
+
+@pytest.mark.parametrize("damaged", [[3], [2]])
+def test_a_training_with_patience_goes_on_without_damaged_checkpoints(damaged, tmp_path, capsys, monkeypatch):
+    """The validations get better until step 3: the best one is the newest, or the one before it, or lost."""
+    bounds = {1: 3.0, 2: 2.0, 3: 1.0 if 2 not in damaged else 2.5}
+    monkeypatch.setattr(Trainer, "validate", lambda self: bounds.get(self.step, 4.0))
+    dataset, config = load_dataset("digits"), read_config("digits-quick-conventional")
+    settings = replace(config.training, steps=3, evaluate_every=1, checkpoint_every=1, patience=5, batch_size=8)
+    make = lambda: Trainer(seeded_model(config, dataset), dataset, settings, folder=tmp_path)  # noqa: E731
+    make().run()
+    for step in damaged:
+        (tmp_path / "checkpoints" / f"step-{step:08d}" / "state.json").write_text("")
+    told = []
+    again = make()
+    found = again.checkpoints.latest(told.append)
+    again.load(found)
+    assert found.step == (3 if damaged == [2] else 2)
+    assert (again.best_step, again.best) == (
+        (None, float("inf")) if damaged == [2] else (found.step, bounds[found.step])
+    )
+    assert ("had the best bound" in " ".join(capsys.readouterr().err.split())) == (damaged == [2])
+    again.run()
 
 
 def test_a_checkpoint_after_damaged_ones_outlives_them(tmp_path):

@@ -51,6 +51,15 @@ def test_learning_rate_is_the_papers():
     assert np.diff(rates[:11]) == pytest.approx(0.05, rel=1e-6)
     assert np.diff(rates[10:]) == pytest.approx(-0.005, rel=1e-6)
     assert learning_rate(0, replace(config, warmup=0)) == 0.5
+
+
+def test_a_limit_of_time_makes_the_learning_rate_fall_by_its_end():
+    """The fall follows the time where more of it has passed than of the steps; the rise knows no time."""
+    config = TrainingConfig(steps=111, warmup=10, learning_rate=0.5, max_seconds=20.0)
+    assert learning_rate(5, config, 19.0) == learning_rate(5, replace(config, max_seconds=None))
+    assert learning_rate(20, config, 15.0) == 1e-8 + (0.5 - 1e-8) / 4
+    assert learning_rate(60, config, 2.0) == learning_rate(60, replace(config, max_seconds=None))
+    assert learning_rate(20, config, 25.0) == 1e-8
     assert learning_rate(0, replace(config, warmup=0, steps=1)) == 0.5
     long = replace(config, steps=20, warmup=300)
     assert learning_rate(10, long) == 0.5 and learning_rate(19, long) == 1e-8

@@ -60,7 +60,7 @@ def make_demo(out: Path, steps: int, seed: int, device: str) -> bool:
     for title, recipe in MODELS.items():
         began = time.perf_counter()
         run = runs[title] = Run(out / title.lower())
-        models[title], finished = trained(run, demo_config(recipe, seed, steps), dataset, device, title)
+        models[title], finished, _ = trained(run, demo_config(recipe, seed, steps), dataset, device, title)
         if not finished:
             console.print("the same command goes on there, and finishes the demo")
             return False
@@ -88,7 +88,7 @@ def trained(run: Run, config: Config, dataset: Dataset, device: str, title: str)
     begun = run.config_file.is_file() and not (run.folder.parent / SUMMARY).exists()
     if begun and not differences(run.config, config):
         if run.model_folder.is_dir() and (snapshot := run.snapshot()).finished:
-            return Trained(snapshot.model, True)
+            return Trained(snapshot.model, True, snapshot.step or config.training.steps)
         return run.train(dataset, device, f"training {title}", resume=True)
     with run.lock:
         run.begin(config, overwrite=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,8 @@ from .support.tensors import full_times
 
 FLOOR = 1e-3
 """The least slope of gamma, in units of that of a line."""
+GAUSS = tuple((0.5 + side * math.sqrt(0.15), weight / 18) for side, weight in ((-1, 5), (0, 8), (1, 5)))
+"""The nodes and weights of Gauss's rule on [0, 1], which is exact for polynomials of degree five."""
 SPEED = 10.0
 """How much faster the coefficients change than the parameters, which an optimiser moves as slowly as all others."""
 
@@ -67,11 +70,25 @@ class ElementwiseSchedule(Schedule):
         return a, b, 1 + c
 
     def gamma_with_derivative(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        a, b, c = (coefficient.to(t.dtype) for coefficient in self.coefficients())
-        t = t.view(-1, *[1] * len(self.shape))
-        powers = torch.stack([c**2, b * c, (b**2 + 2 * a * c) / 3, a * b / 2, a**2 / 5])
-        value = torch.stack([t**k * power for k, power in enumerate(powers, start=1)]).sum(0)
-        span, total = self.gamma_max - self.gamma_min, powers.sum(0)
-        fraction = (1 - FLOOR) * value / total + FLOOR * t
-        slope = (1 - FLOOR) * (a * t**2 + b * t + c) ** 2 / total + FLOOR
-        return self.gamma_min + span * fraction, span * slope
+        # In float64 where there is one, and by Gauss's rule, which is exact here and a sum of squares: the powers of t
+        # have both signs, and rounding would make gamma fall where it is nearly flat.
+        exact = t.dtype if t.device.type == "mps" else torch.float64
+        a, b, c = (coefficient.to(exact) for coefficient in self.coefficients())
+        squares = lambda t: (a * t**2 + b * t + c) ** 2  # noqa: E731
+        integral = lambda t: t * sum(weight * squares(node * t) for node, weight in GAUSS)  # noqa: E731
+        time = t.to(exact).view(-1, *[1] * len(self.shape))
+        span, total = self.gamma_max - self.gamma_min, integral(torch.ones_like(time[:1]))
+        fraction = (1 - FLOOR) * integral(time) / total + FLOOR * time
+        slope = (1 - FLOOR) * squares(time) / total + FLOOR
+        return (self.gamma_min + span * fraction).to(t.dtype), (span * slope).to(t.dtype)
+
+    def check_precision(self, dtype: torch.dtype, steps: int | None = None) -> None:
+        super().check_precision(dtype, steps)
+        largest = max(abs(self.gamma_min), abs(self.gamma_max))
+        most = int(FLOOR * (self.gamma_max - self.gamma_min) / (largest * torch.finfo(dtype).eps))
+        if steps is not None and steps > most:
+            name = str(dtype).removeprefix("torch.")
+            raise InputError(
+                f"{steps} steps are more than the {most} at which gamma still rises from each step to the next in "
+                f"{name}, where this schedule is flat; take fewer steps, or float64"
+            )

@@ -44,7 +44,7 @@ from .model import NDM, check_model, check_not_random
 from .sampling import velocity_field
 from .solvers import ODE_SOLVERS, Failures, Solver, VectorField, find_solver, solve_ode
 from .solvers.checked import check_problem, checked_field
-from .support.checks import require_choice, require_count, require_flag, require_real
+from .support.checks import require, require_choice, require_count, require_flag, require_real
 from .support.tensors import require_generator, require_shape, stratified
 
 Nats = TypeVar("Nats", Tensor, float)
@@ -185,6 +185,7 @@ def ode_likelihood(
             is in training mode, or its dtype cannot resolve the schedule (:meth:`ndm.Schedule.check_precision`).
     """
     require_flag(common=common)
+    require(not common or dequantization == "decoder", "common draws are for dequantization='decoder'", dequantization)
     solver = _check_options(model, solver, dequantization, divergence, samples, max_rows, dtype, generator)
     require_count(probes=probes)
     keep = isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()

@@ -29,6 +29,8 @@ FEW_ROWS, STEEPEST = 100, 1.5
 deviation: two neighbouring values at an end do not show that the column ends there."""
 KINK = 2.0
 """The largest ratio of the slope at an end of a piece and of its mean slope, but for the outermost pieces."""
+TAILS = 12
+"""The slopes that are tried at the inner ends of these."""
 FEW_FAR_ONES = 0.01
 """If nine in ten rows spread less than this part of the standard deviation, it is that of a few far values."""
 SMALLEST_SPREAD = 1e-100
@@ -154,12 +156,35 @@ def smooth_spline(column: np.ndarray, quantiles: int, spread: float) -> tuple[np
     slope[1:-1] = (width[1:] + width[:-1]) / (width[:-1] / secant[1:] + width[1:] / secant[:-1])
     slope[-1] = secant[-1]
     left, right = slope.copy(), slope.copy()
-    # A kink keeps the density of a cluster out of the gap beside it. But a tail goes on from the density at its knot.
-    left[2:] = left[2:].clip(secant[1:] / KINK, secant[1:] * KINK)
-    right[:-2] = right[:-2].clip(secant[:-1] / KINK, secant[:-1] * KINK)
+    # A kink keeps the density of a cluster out of the gap beside it. A tail may go on from the density at its knot, or
+    # be such a gap with a few far values behind it: its values tell.
+    left[1:] = left[1:].clip(secant / KINK, secant * KINK)
+    right[:-1] = right[:-1].clip(secant / KINK, secant * KINK)
+    if len(position) > 2:
+        left[1] = tail_slope(-column, -position[1::-1], -score[1::-1], (left[1], slope[1]), left[0])
+        right[-2] = tail_slope(column, position[-2:], score[-2:], (right[-2], slope[-2]), right[-1])
     if len(column) < FEW_ROWS:
         left[0], right[-1] = min(slope[0], STEEPEST / spread), min(slope[-1], STEEPEST / spread)
     return np.stack([position, score, left, right]), shares
+
+
+def tail_slope(
+    column: np.ndarray, position: np.ndarray, score: np.ndarray, between: tuple[float, float], last: float
+) -> float:
+    """The slope at the inner end of the outermost piece, between two slopes, with the largest likelihood of its values.
+
+    Args:
+        column: the values.
+        position, score: both ends of the piece at the upper end of the column, ``(2,)`` each.
+        between: the smallest and the largest slope, in any order.
+        last: the slope at the outer end.
+    """
+    slopes = np.geomspace(*between, TAILS) if between[0] != between[1] else np.array(between[:1])
+    inside = np.tile(column[column > position[0]], (len(slopes), 1))
+    tables = [np.tile(ends, (len(slopes), 1)) for ends in (position, score)]
+    ends = np.stack([slopes, np.full(len(slopes), last)], 1)
+    y, slope = Spline(*map(torch.from_numpy, [*tables, np.stack([ends, ends])])).forward(torch.from_numpy(inside))
+    return float(slopes[int((slope.log() - y**2 / 2).sum(1).argmax())])
 
 
 def straight_spline(position: np.ndarray, score: np.ndarray, beyond: tuple[float, float]) -> np.ndarray:

@@ -47,15 +47,17 @@ class Spline(NamedTuple):
         width, height = k.x1 - k.x0, k.y1 - k.y0
         mean = height / width
         first, last = k.s0 / mean, k.s1 / mean  # without units, so that no unit of x makes a product overflow
+        low, high = self.x[:, :1], self.x[:, -1:]
+        # Not by clamp, whose gradient is zero at a bound, and so at knots.
+        inside = torch.where(x < low, low, torch.where(x > high, high, x))
         # Both parts are differences of x, so that beside a far value the nearer end decides the digits.
-        part, rest = ((x - k.x0) / width).clamp(0, 1), ((k.x1 - x) / width).clamp(0, 1)
+        part, rest = (inside - k.x0) / width, (k.x1 - inside) / width
         down = 1 + (first + last - 2) * part * rest
         y = k.y0 + height * part * (part + first * rest) / down
         slope = mean * (last * part**2 + 2 * part * rest + first * rest**2) / down**2
-        below, above = (x - self.x[:, :1]).clamp(max=0), (x - self.x[:, -1:]).clamp(min=0)
         first, last = self.slope[0, :, :1], self.slope[1, :, -1:]
-        slope = torch.where(below < 0, first, torch.where(above > 0, last, slope))
-        return y + first * below + last * above, slope
+        slope = torch.where(x < low, first, torch.where(x > high, last, slope))
+        return y + torch.where(x < low, first * (x - low), torch.where(x > high, last * (x - high), 0.0)), slope
 
     def inverse(self, y: Tensor) -> Tensor:
         """The positions with these values, ``(D, B)``."""
@@ -63,11 +65,12 @@ class Spline(NamedTuple):
         width, height = k.x1 - k.x0, k.y1 - k.y0
         mean = height / width
         first, last = k.s0 / mean, k.s1 / mean
-        part = part_at((y - k.y0).clamp(min=0).minimum(height), height, first, last)
-        rest = part_at((k.y1 - y).clamp(min=0).minimum(height), height, last, first)
-        inside = torch.where(part < 0.5, k.x0 + width * part, k.x1 - width * rest)
-        below, above = (y - self.y[:, :1]).clamp(max=0), (y - self.y[:, -1:]).clamp(min=0)
-        return inside + below / self.slope[0, :, :1] + above / self.slope[1, :, -1:]
+        low, high = self.y[:, :1], self.y[:, -1:]
+        inside = torch.where(y < low, low, torch.where(y > high, high, y))
+        part, rest = part_at(inside - k.y0, height, first, last), part_at(k.y1 - inside, height, last, first)
+        x = torch.where(part < 0.5, k.x0 + width * part, k.x1 - width * rest)
+        below, above = (y - low) / self.slope[0, :, :1], (y - high) / self.slope[1, :, -1:]
+        return x + torch.where(y < low, below, torch.where(y > high, above, 0.0))
 
     def _piece(self, ends: Tensor, at: Tensor) -> Knots:
         """The pieces that hold ``at``, ``(D, B)``; points beyond the ends get the outermost pieces."""

@@ -185,12 +185,12 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     trained = run.train(dataset, device, resume=resumed, model=model)
     if trained.finished and dataset.schema is None:
         suffix = samples_suffix(dataset)
-        last = run.folder / f"samples-{config.training.steps:08d}{suffix}"
-        if not last.is_file():
+        drawn = run.folder / f"samples-{trained.step:08d}{suffix}"
+        if not drawn.is_file():
             with progress_bar("drawing samples", None, visible=processes.is_main_process):
-                run.draw_samples(trained.model, dataset, "samples", config.training.steps)
+                run.draw_samples(trained.model, dataset, "samples", trained.step)
         elif processes.is_main_process:
-            shutil.copyfile(last, run.folder / f"samples{suffix}")
+            shutil.copyfile(drawn, run.folder / f"samples{suffix}")
     return trained
 
 

@@ -11,7 +11,7 @@ from ..data import Dataset
 from ..errors import InputError
 from ..support.checks import require_choice
 from ..support.operations import operations
-from ..training.loss import Loss
+from ..training.loss import PRIOR_EVERY, Loss
 from .build import outlined_model, seeded_model
 from .settings import Config
 
@@ -20,7 +20,8 @@ CLOSE = 0.02
 """A match is told as a poor one if the ratio is off by more than this."""
 WORST = 1.25
 """A ratio that is off by more than this factor is refused."""
-ROWS = 2
+ROWS = PRIOR_EVERY
+"""The rows whose operations are counted: of these, one has its prior evaluated, as in a large batch."""
 
 
 class Matched(NamedTuple):

@@ -22,6 +22,7 @@ from ..support.progress import console, phase, progress_bar, training_news, warn
 from ..tables import keep_schema
 from ..training import State, Trainer, learning_rate
 from ..training.state import check_weights, part_of
+from ..training.stop import ended_early
 from ..version import __version__
 from .build import make_model, seeded_model
 from .folder import RunFolder
@@ -35,6 +36,8 @@ class Trained(NamedTuple):
     """The average of the weights, in evaluation mode."""
     finished: bool
     """False if Ctrl-C or SIGTERM stopped the training before its last step."""
+    step: int
+    """The step of these weights; with ``training.patience`` that of the best validation."""
 
 
 class Run(RunFolder):
@@ -87,6 +90,11 @@ class Run(RunFolder):
         if newest is None and self.checkpoints.steps():
             raise self._no_checkpoint()
         done, before = 0 if newest is None else newest.step, self.config.training.steps
+        if newest is not None and (reason := ended_early(self.config.training, newest)):
+            raise InputError(
+                f"training.{reason} has ended {self.folder} at step {done}, so more steps would train nothing; start "
+                f"another run from it, with --init {self.folder}"
+            )
         if steps <= done:
             raise InputError(
                 f"training.steps {steps} is not larger than the {done} steps that {self.folder} has done; choose a "
@@ -170,7 +178,7 @@ class Run(RunFolder):
             if not trainer.finished:
                 follows = command(f"train --resume {self.folder}")
                 console.print(f"stopped after step {trainer.step}; go on with: {follows}")
-            return Trained(average, trainer.finished)
+            return Trained(average, trainer.finished, trainer.averaged_step)
 
     def _trainer(self, dataset: Dataset, device: str, model: NDM | None, resume: bool) -> tuple[Trainer, State | None]:
         """The trainer, and the state from which it continues; None if it starts at the first step."""

@@ -126,7 +126,7 @@ def torchsde_sde(
             return direction * f(self.times(r, y), y.view_as(z)).flatten(1)
 
         def g(self, r: Tensor, y: Tensor) -> Tensor:
-            return expand(g(self.times(r, y)), y).expand_as(y)
+            return expand(g(self.times(r, y)), z).expand_as(z).flatten(1)
 
     flat = z.flatten(1)
     device = z.device if generator is None else generator.device

@@ -48,7 +48,7 @@ class Checkpoints:
         """It is called before a checkpoint is written, and raises an error if the folder is another run's by then."""
 
     def save(self, state: State) -> None:
-        """Write a checkpoint, then remove all others except the one before it and the best.
+        """Write a checkpoint, then remove all others except the one before it, and the best of each.
 
         Checkpoints of later steps are removed too: training has gone back to an earlier step only if they were damaged.
         The step of the best checkpoint is ``state.values["best_step"]``, or None.
@@ -78,9 +78,17 @@ class Checkpoints:
             earlier = "; the earlier checkpoints are intact" if self.folder.is_dir() and self.steps() else ""
             raise InputError(f"cannot write to {self.folder}: {reason}{earlier}") from None
         kept = [step for step in self.steps() if step <= state.step][-KEEP:]
+        best = {self._best_of(step) for step in kept}  # each needs its own, as the newest may be damaged later
         for step in self.steps():
-            if step not in (*kept, state.values.get("best_step")):
+            if step not in (*kept, *best):
                 shutil.rmtree(self._path(step), ignore_errors=True)
+
+    def _best_of(self, step: int) -> Any:
+        """The step of the best checkpoint by the record of one; None if it has none, or is damaged."""
+        try:
+            return read_json(self._path(step) / "state.json")["values"].get("best_step")
+        except (BadFile, InputError, TypeError, KeyError, AttributeError):
+            return None
 
     def latest(
         self, warn: Callable[[str], None] = lambda _: None, check: Callable[[State], None] = lambda _: None

@@ -24,7 +24,7 @@ from ..likelihood import bits_per_dim
 from ..model import NDM
 from ..soundness import check_forward
 from ..support.devices import select_device
-from ..support.files import make_folder
+from ..support.files import BadFile, make_folder
 from ..support.processes import failing_together
 from ..support.progress import phase, reached, warn
 from ..support.tensors import gradients
@@ -43,7 +43,7 @@ from .state import (
     set_moments,
     set_weights,
 )  # fmt: skip
-from .stop import StopRequest
+from .stop import StopRequest, out_of_time, stalled
 from .validation import DECIDING_DRAWS, DRAWS, VALIDATION_ROWS, validation_nats
 
 LOG_EVERY = 50
@@ -125,7 +125,7 @@ class Trainer:
                 self.update(terms, norm)
                 self.step += 1
                 reached(self.step)
-                self.seconds = time.perf_counter() - start
+                self.seconds = self._agreed(time.perf_counter() - start)
                 if self.step % LOG_EVERY == 0 or self.finished:
                     self._tell(self._record(terms, norm))
                 self._at_intervals()
@@ -150,15 +150,13 @@ class Trainer:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the limit of time is reached, in any process."""
-        limit = self.settings.max_seconds
-        return limit is not None and self._any(self.seconds >= limit)
+        """Whether the limit of time is reached."""
+        return out_of_time(self.settings, self.seconds)
 
     @property
     def stalled(self) -> bool:
         """Whether the bound has not become better in the last ``patience`` validations."""
-        patience, every = self.settings.patience, self.settings.evaluate_every
-        return patience > 0 and self.best_step is not None and self.step >= self.best_step + patience * every
+        return stalled(self.settings, self.step, self.best_step)
 
     def gradient(self) -> tuple[Tensor, Tensor]:
         """Compute the gradients of the step's batch in ``accumulate`` parts, and clip them.
@@ -273,6 +271,12 @@ class Trainer:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), "sum") > 0)
 
+    def _agreed(self, seconds: float) -> float:
+        """Seconds that are the same in all processes, as the learning rate may depend on them: the mean of theirs."""
+        if self.module.count == 1 or self.settings.max_seconds is None:
+            return seconds
+        return float(self.accelerator.reduce(torch.tensor(seconds, device=self.accelerator.device), "mean"))
+
     def state(self) -> State:
         """Everything that the next step depends on."""
         model = self.module.model
@@ -333,8 +337,12 @@ class Trainer:
             state.values[k] for k in ("skipped", "skipped_in_a_row", "best", "best_step", "seconds")
         )
         if self.settings.patience and self.best_step is not None and self.checkpoints is not None:
-            best = state if self.best_step == self.step else self.checkpoints.load(self.best_step)
-            self.best_weights = part_of(best.tensors, "average.")
+            try:
+                best = state if self.best_step == self.step else self.checkpoints.load(self.best_step)
+                self.best_weights = part_of(best.tensors, "average.")
+            except BadFile as error:
+                warn(f"{error}; it had the best bound, and the best of the later steps takes its place")
+                self.best, self.best_step = math.inf, None
 
     @property
     def averaged_step(self) -> int:

@@ -29,6 +29,7 @@ def learning_rate(step: int, config: TrainingConfig, seconds: float = 0.0) -> fl
 
     It reaches 1e-8 at the last step. A warm-up of more than half of the steps is cut to half of them. With a limit of
     time, the fall follows the share of the ``seconds`` that have passed where this is larger than that of the steps.
+    The rise does not know the time: a training that is stopped during its warm-up has a large rate until its end.
     """
     warmup = min(config.warmup, config.steps // 2)
     rise, fall = step / max(1, warmup), 1 - (step - warmup) / max(1, config.steps - 1 - warmup)

@@ -47,8 +47,8 @@ class TrainingConfig:
         patience: number of validations in a row without a better bound after which training stops. The model is then
             the one with the best bound, also if training reaches its last step. 0 never stops early, and the model is
             that of the last step.
-        max_seconds: training stops after this many seconds; the learning rate falls to its end by then. null means no
-            limit.
+        max_seconds: training stops after this many seconds; the learning rate falls to its end by then, unless the
+            warm-up still lasts. null means no limit.
         sample_every: number of steps between pictures of samples; 0 turns them off.
         checkpoint_every: number of steps between checkpoints; the last two and the best are kept.
         max_skipped: a step without a finite gradient is skipped, and the run stops after this many such steps in a row.

@@ -320,3 +320,25 @@ def test_numbers_whose_squares_leave_the_range_are_refused_by_name(scale, words)
     x[:, 1] *= scale
     with pytest.raises(InputError, match=f"column x1 has {words}"):
         Schema.fit(Frame.of(x))
+
+
+@pytest.mark.parametrize(("unit", "least", "most"), [("ns", 1677, 2262), ("us", 1, 9999), ("s", 1, 9999)])
+def test_drawn_dates_beyond_those_of_the_type_are_its_last_ones(unit, least, most):
+    """They do not wrap around."""
+    days = np.datetime64("2020-01-01", "D") + np.random.default_rng(0).integers(0, 1000, 200)
+    times = days.astype("datetime64[s]").astype(f"datetime64[{unit}]")
+    column = detect("a", times, Type("datetime", unit=unit))[0]
+    found = (
+        column.decode(np.array([-1e12, 0.0, 1e12])).astype(f"datetime64[{unit}]").astype("datetime64[Y]").astype(int)
+    )
+    assert (found + 1970).tolist() == [least, 2020, most]
+
+
+@pytest.mark.parametrize("zeros", [275, 288, 295])
+def test_amounts_among_many_zeros_are_no_list_of_values(zeros):
+    """However few they are: each is another number, in cents."""
+    amounts = np.round(np.random.default_rng(0).exponential(300, 300 - zeros) + 20, 2)
+    column, _ = detect("a", np.append(np.zeros(zeros), amounts), REAL)
+    assert column.kind == "real" and not column.values and column.grid.decimals == 2
+    repeated, _ = detect("a", np.append(np.zeros(zeros), np.resize(amounts[:2], 300 - zeros)), REAL)
+    assert repeated.kind == "quantised"

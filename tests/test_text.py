@@ -280,6 +280,14 @@ def test_turned_products_depend_on_the_distance_alone():
     torch.testing.assert_close(rotate(q).square().sum(0), q.square().sum(0))
 
 
+def test_angles_keep_their_digits_in_bf16():
+    """At the size of the recipe text8, where an angle in bf16 is off by half a radian."""
+    q = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
+    exact, rounded = rotate(q.double()), rotate(q.bfloat16()).double()
+    assert rotate(q.bfloat16()).dtype == torch.bfloat16
+    assert (rounded - exact).abs().max() < 0.05
+
+
 def test_equal_places_attend_by_their_distance_alone(monkeypatch):
     seen = []
     monkeypatch.setattr("ndm.nn.transformer.attend", lambda q, k, v: [seen.append(q.mT @ k), v][1])

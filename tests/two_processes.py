@@ -1,8 +1,10 @@
 """The script that test_distributed.py launches in two gloo processes: gradients, validation and a short training."""
 
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -95,6 +97,24 @@ def results(config, folder, kind=Trainer):
     return {k: v.detach().cpu().clone() for k, v in out.items()} | {"validation": torch.tensor(values)}
 
 
+def check_one_learning_rate() -> None:
+    """With a limit of time the learning rate depends on the clock, and the clock of one process runs three times as
+    fast: the weights must stay the same."""
+    from ndm.training import loop
+
+    config = replace(SMALL, training=replace(SMALL.training, steps=10, max_seconds=60.0, evaluate_every=0))
+    dataset, clock = rows_of(config), iter(range(1000))
+    torch.manual_seed(0)
+    trainer = Trainer(make_model(config, dataset), dataset, config.training, config.seed)
+    loop.time = SimpleNamespace(perf_counter=lambda: next(clock) * (1 + 2 * dist.get_rank()))
+    trainer.run()
+    loop.time = time
+    weights = [p.detach().sum().item() for p in trainer.module.model.parameters()]
+    dist.all_gather_object(every := [None, None], weights)
+    assert every[0] == every[1]
+    assert trainer.seconds == 2 * 10
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
@@ -105,6 +125,7 @@ def main(folder: Path) -> None:
                 assert dist.get_world_size() == 2
                 save_file(found, folder / f"{kind.__name__}-{name}.safetensors")
             dist.barrier()
+    check_one_learning_rate()
     leave(failed=False)
 
 

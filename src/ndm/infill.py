@@ -2,6 +2,14 @@ r"""Samples of the rows that have known symbols at some places: what is missing 
 
 The prediction of a known place is certain. So the reverse process moves its latents as the forward process does, given
 its symbol, and the predictor decides the other places with these latents in sight.
+
+This is an approximation. While noise hides the known symbols, the other places are drawn as if these were not known,
+and part of what they become is decided then. More steps do not mend it: of two places that are equal in nine of ten
+rows, the second one equals a known first one in 73 % of such samples, and not in 90 %.
+
+References:
+    Trippe et al. Diffusion Probabilistic Modeling of Protein Backbones in 3D for the Motif-Scaffolding Problem. ICLR
+    2023 (the error of replacing what is known).
 """
 
 from __future__ import annotations
@@ -58,7 +66,7 @@ class GivenDecoder(SymbolDecoder):
 
 
 def infilled(model: NDM, codes: Tensor, known: Tensor) -> NDM:
-    """The model of the rows that have the known codes at their places.
+    """About the model of the rows that have the known codes at their places: see the approximation in this module.
 
     Args:
         model: a model of symbols.

@@ -29,10 +29,12 @@ SLOWEST = 10_000.0
 def rotate(x: Tensor) -> Tensor:
     """Turn the pairs of channels ``(i, i + d/2)`` of ``(*, d, N)`` by their place times the pair's frequency."""
     half, places = x.shape[-2] // 2, x.shape[-1]
-    frequencies = SLOWEST ** (-torch.arange(half, dtype=x.dtype, device=x.device) / half)
-    angles = frequencies[:, None] * torch.arange(places, dtype=x.dtype, device=x.device)
+    dtype = torch.promote_types(x.dtype, torch.float32)  # bf16 has too few digits for an angle
+    frequencies = SLOWEST ** (-torch.arange(half, dtype=dtype, device=x.device) / half)
+    angles = frequencies[:, None] * torch.arange(places, dtype=dtype, device=x.device)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x.split(half, dim=-2)
-    return torch.cat([a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], dim=-2)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-2)
 
 
 class Modulated(nn.Module):

@@ -124,8 +124,10 @@ class TableModel:
         drops = np.full((len(total), len(self.names)), -np.inf)
         found = conditional_drops(self._quick_density, rows, log_p, self.model, self.schema, self._log_bound)
         drops[:, : x.shape[1]] = found.numpy()
+        numbers = dict(self.schema.numeric)
         for name, where in broken.items():
-            drops[where, self.names.index(name)] = penalty
+            own = drops[where, self.names.index(name)]  # a number beside its grid may be far from the others besides
+            drops[where, self.names.index(name)] = penalty + (own.clip(0) if name in numbers else 0.0)
         for indicator, name in self.indicated.items():  # a value and that it is there are one cause
             if indicator in self.names:
                 place, own = self.names.index(name), self.names.index(indicator)

@@ -24,7 +24,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..support.checks import shown
-from .cells import LARGEST_INTEGER, Scalar, Type, is_missing, too_fine, typed
+from .cells import FIRST, LARGEST_INTEGER, LAST, Scalar, Type, is_missing, too_fine, typed
 from .grid import Grid
 from .kinds import Kind
 from .plain import built
@@ -40,6 +40,10 @@ SECOND = 1_000_000
 CODE = re.compile(r"[-+]?0\d+|.*_.*")
 """Text that Python reads as a number, and that is a code or a word."""
 ISO = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?Z?)?")
+
+CALENDAR = (int(FIRST.astype(np.int64)), int(LAST.astype(np.int64)))
+NANOSECONDS = (-(2**63 // 1000), 2**63 // 1000 - 1)
+"""The first and the last microseconds that dates, and times in nanoseconds, can hold."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,10 @@ class Column:
 
     def _from_dates(self, x: np.ndarray) -> np.ndarray:
         missing = np.isnan(x)
-        micros = np.rint(np.where(missing, 0, x) * self.unit).astype(np.int64) + self.origin
+        # Draws beyond the last dates that the type holds become these, and do not wrap around.
+        first, last = NANOSECONDS if self.type.unit == "ns" else CALENDAR
+        micros = np.rint(np.where(missing, 0, x) * self.unit).clip(first - self.origin, last - self.origin)
+        micros = (micros.astype(np.int64) + self.origin).clip(first, last)
         dates = np.where(missing, np.datetime64("NaT", "us"), micros.astype("datetime64[us]"))
         if self.type.name == "date":
             return dates.astype("datetime64[D]").astype("datetime64[us]")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 COARSE = 0.01
-FEW = 0.05
+FEW, REPEATED = 0.05, 0.5
 OFTEN = 0.05
 LEAST_ROWS = 5
 """A value in fewer rows is not called frequent, however few rows there are."""
@@ -88,7 +88,9 @@ def cells(x: np.ndarray) -> Cells:
         return Cells(grid.step, grid)
     often = frequent(x)
     rest = len(x) - round(sum(share for _, share in often) * len(x))
-    if len(values) <= FEW * len(x) or len(values) - len(often) <= FEW * rest:
+    few = len(values) <= FEW * len(x) or len(values) - len(often) <= FEW * rest
+    # Beside frequent values the others repeat, too, unless they are fewer than anything can be said of.
+    if few and len(values) - len(often) <= max(REPEATED * rest, LEAST_ROWS - 1):
         if grid and len(values) - 1 >= FILLED * round((values[-1] - values[0]) / grid.step):
             return Cells(grid.step, grid)
         if len(values) <= LARGEST_LIST:

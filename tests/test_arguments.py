@@ -159,6 +159,7 @@ CALLS = [
     (lambda: ndm.bits_per_dim(torch.tensor([1j]), X), "nats must be real numbers"),
     (lambda: ndm.log_prob(model(), X, divergence=np.array([1])), "divergence must be 'exact', 'hutchinson' or"),
     (lambda: ndm.log_prob(model(), X, common="no"), "common must be True or False, got 'no'"),
+    (lambda: ndm.log_prob(model(), X, common=True, dequantization="uniform"), "common draws are for dequantization="),
     (lambda: ndm.sample(model(), (2, 3), mode="mean"), "mode must be True or False, got 'mean'"),
     (lambda: ndm.bound(model(), X, eta=torch.ones(2, device="meta")), "eta must be a finite number, got tensor"),
     (lambda: ndm.ode_log_prob(3, X), r"the field must be a function f.t, z., got 3"),

@@ -176,6 +176,16 @@ def test_an_estimator_explains_its_rows_as_the_command_does(monkeypatch):
         density.explain([[0.0, math.nan, 0.0]])
 
 
+def test_a_number_beside_its_grid_is_as_odd_as_its_neighbour_and_more():
+    """The count 500.5 is as improbable as 500, and no training row is beside the grid."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"n": rng.integers(0, 21, 300), "y": rng.normal(size=300)})
+    density = ndm.NeuralDiffusionDensity(max_steps=2, random_state=0).fit(table)
+    reasons = [density.explain(pd.DataFrame({"n": [n], "y": [0.1]})) for n in (500.0, 500.5)]
+    assert all(reason.columns[0, 0] == "n" for reason in reasons)
+    assert reasons[1].drops[0, 0] > reasons[0].drops[0, 0] > math.log(302)
+
+
 def test_parts_begin_with_one_row_and_grow_only_while_they_are_quick(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])

@@ -153,6 +153,19 @@ def test_the_schedule_of_mulan_is_its_polynomial():
     torch.testing.assert_close(line(t).gamma, (-6 + 10 * t)[:, None, None].expand(101, 2, 3))
 
 
+@pytest.mark.parametrize("steps", [1000, 4000])
+def test_the_schedule_of_elements_rises_from_each_step_to_the_next_in_float32(steps):
+    """Where its slope is nearly zero, too: gamma that falls would make the posterior's variance negative."""
+    schedule = ndm.ElementwiseSchedule(-13.3, 5.0, (1024,)).float()
+    schedule.raw.data = torch.randn(3, 1024, generator=torch.Generator().manual_seed(0)).float() / 10
+    at = torch.arange(steps + 1, dtype=torch.float32) / steps
+    assert all((schedule(part).gamma.diff(dim=0) > 0).all() for part in at.unfold(0, 101, 100))
+    schedule.check_precision(torch.float32, steps)
+    with pytest.raises(ndm.InputError, match="20000 steps are more than the 11542 at which gamma still rises"):
+        schedule.check_precision(torch.float32, 20_000)
+    schedule.check_precision(torch.float64, 20_000)
+
+
 def test_the_loss_of_mulan():
     """-1/2 (x - x_hat)^T diag(SNR'(t)) (x - x_hat), and many steps tend to it."""
     schedule = elementwise()

@@ -400,6 +400,19 @@ def test_torchsde_by_name_runs_backwards_and_follows_its_seed(name):
     assert torch.equal(draw(1), draw(1)) and not torch.equal(draw(1), draw(2))
 
 
+def test_torchsde_takes_noise_of_each_channel_and_of_each_element():
+    pytest.importorskip("torchsde")
+    z = torch.randn(3, 2, 4, 4)
+    shapes = (lambda t: t.view(-1, 1, 1, 1) * torch.ones(2, 4, 4), lambda t: t[:, None] * torch.ones(2), lambda t: t)
+    found = [
+        solve_sde(lambda t, z: -z, g, z, 1.0, 0.0, Solver("torchsde:euler", 5), torch.Generator().manual_seed(0))
+        for g in shapes
+    ]
+    assert found[0].shape == z.shape
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
+
+
 def test_stochastic_heun_without_noise_is_of_order_two_for_a_drift_that_depends_on_time():
     z, steps = torch.tensor([[1.0, 0.5]]), [20, 40, 80, 160]
     grids = [torch.linspace(0.2, 1.0, n + 1) for n in steps]

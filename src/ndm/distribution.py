@@ -31,7 +31,9 @@ NO_GRADIENT = "scipy:"
 class ModelDistribution(Distribution):
     """The distribution of a model's ODE; :meth:`ndm.NDM.distribution` makes it.
 
-    Draws come from PyTorch's global random numbers, as those of other distributions do. Shapes are PyTorch's:
+    Draws come from PyTorch's global random numbers, as those of other distributions do. The density of a row of at most
+    256 latents is exact up to the solver's error. That of a larger one is Hutchinson's estimate, the same at each call
+    and off by some nats; ``ndm.log_prob`` computes it exactly, in longer time. Shapes are PyTorch's:
     ``sample_shape + batch_shape + event_shape``, where the event is one row of the data.
 
     Args:

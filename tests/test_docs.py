@@ -37,7 +37,7 @@ FAQ = r"tensor\(\[.*\]\)\ndata is not finite in 1 of 4 rows .*"
         ("extending.md", 8, r"F\(x, 0\) is not x after a small change of its weights: .*\(4,\)"),
         ("hub.md", 1, r"\(16, 1, 8, 8\) True True"),
         ("library.md", 5, LIBRARY),
-        ("tables.md", 3, TABLES),
+        ("tables.md", 4, TABLES),
         ("text.md", 1, TEXT),
         ("ddpm.md", 6, DDPM),
         ("faq.md", 6, FAQ),

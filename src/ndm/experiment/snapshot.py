@@ -78,18 +78,21 @@ def step_of_model(folder: Path, metrics: list[dict[str, Any]], last_step: int) -
 def find_checkpoint(checkpoints: Checkpoints, which: str) -> State:
     """A checkpoint by its name; see :meth:`ndm.training.Checkpoints.find`.
 
-    A run that trains replaces its checkpoints. One that has vanished since the names were listed is looked for again.
+    A run that trains replaces its checkpoints. If they have changed since they were listed, it is looked for again.
 
     Raises:
         InputError: if there is no such checkpoint, or if it is damaged.
     """
     for _ in range(ATTEMPTS):
-        listed = checkpoints.steps()
+        listed, failed = checkpoints.steps(), None
         try:
-            return checkpoints.find(which)
-        except InputError:
-            if checkpoints.steps() == listed:
-                raise
+            found = checkpoints.find(which)
+        except InputError as error:
+            failed = error
+        if checkpoints.steps() == listed:
+            if failed is not None:
+                raise failed
+            return found
     return checkpoints.find(which)
 
 

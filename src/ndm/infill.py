@@ -4,8 +4,8 @@ The prediction of a known place is certain. So the reverse process moves its lat
 its symbol, and the predictor decides the other places with these latents in sight.
 
 This is an approximation. While noise hides the known symbols, the other places are drawn as if these were not known,
-and part of what they become is decided then. More steps do not mend it: of two places that are equal in nine of ten
-rows, the second one equals a known first one in 73 % of such samples, and not in 90 %.
+and part of what they become is decided then. More steps do not mend it. So samples follow what is known less than the
+model does.
 
 References:
     Trippe et al. Diffusion Probabilistic Modeling of Protein Backbones in 3D for the Motif-Scaffolding Problem. ICLR

@@ -69,19 +69,6 @@ def test_texts_of_what_are_no_codes(x, message):
             text_model().decoder.codes(text)
 
 
-def test_a_mask_that_is_used_again_does_not_change_what_is_filled_in():
-    model = text_model()
-    known = torch.tensor([True, False] * 3)
-    given = ndm.infilled(model, model.decoder.codes("abcabc"), known)
-    one = ndm.sample(given, 3, steps=3, generator=torch.Generator().manual_seed(0))
-    known.fill_(True)
-    assert torch.equal(ndm.sample(given, 3, steps=3, generator=torch.Generator().manual_seed(0)), one)
-    codes = model.decoder.codes("abcabc")
-    for bad, message in (((None, codes, known), "model must be a NDM"), ((model, codes.to("meta"), known), "meta")):
-        with pytest.raises(ndm.InputError, match=message):
-            ndm.infilled(*bad)
-
-
 def test_the_divergence_of_a_field_without_a_gradient_is_not_guessed():
     for field in (lambda t, z: torch.ones_like(z), lambda t, z: -z.detach()):
         for probe in (None, torch.ones(2, 2)):

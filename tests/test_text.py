@@ -177,6 +177,7 @@ def test_a_prompt_is_kept_and_the_rest_is_filled_in(network, file, tmp_path):
     [
         (["--prompt", "a prompt that is too long"], "a window of this model has 12"),
         (["--prompt", "xyz"], "the character"),
+        (["--prompt", "die", "--solver", "ddim"], "--prompt is filled in by ancestral steps; leave out --solver ddim"),
         (["--out", "x.png"], "--out must end in .txt or .npz"),
     ],
 )
@@ -232,25 +233,6 @@ def test_the_levels_of_images_can_move(dim, tmp_path, capsys):
     assert main(["sample", str(tmp_path / "run"), "--num", "4", "--out", str(tmp_path / "x.npz"), "--steps", "4"]) == 0
     drawn = np.load(tmp_path / "x.npz")["x"]
     assert drawn.shape[0] == 4 and drawn.max() <= 16
-
-
-def test_filling_in_needs_symbols_and_rows_of_the_model():
-    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
-    numbers = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,))), ndm.GaussianDecoder())
-    with pytest.raises(ndm.InputError, match="only a model of symbols"):
-        ndm.infilled(numbers, torch.zeros(2), torch.ones(2, dtype=torch.bool))
-    process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0), ndm.Embedding((3,), dim=2))
-    net = Conv1d((2, 4), outputs=3, width=8, depth=1)
-    symbols = ndm.NDM(process, ndm.SymbolPredictor(net, 3), ndm.SymbolDecoder(3), shape=(4,)).eval()
-    known = torch.tensor([True, False, True, False])
-    with pytest.raises(ndm.InputError, match=r"shape \(4,\)"):
-        ndm.infilled(symbols, torch.zeros(3), known)
-    with pytest.raises(ndm.InputError, match="codes must be a Tensor"):
-        ndm.infilled(symbols, [0, 0, 0, 0], known)
-    with pytest.raises(ndm.InputError, match="codes 0..2"):
-        ndm.infilled(symbols, torch.tensor([3, 0, 0, 0]), known)
-    drawn = ndm.sample(ndm.infilled(symbols, torch.tensor([2, 9, 0, 9]), known), 8, steps=6)
-    assert (drawn[:, 0] == 2).all() and (drawn[:, 2] == 0).all()
 
 
 @pytest.mark.parametrize("kind", [Conv1d, Transformer])

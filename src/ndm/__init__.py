@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from .elementwise import ElementwiseSchedule
     from .embedding import Embedding
     from .errors import InputError
+    from .filling import infill
     from .flow import GaussianFlow
     from .gaussian import Gaussian
-    from .infill import infilled
     from .levels import LevelsPredictor
     from .likelihood import Likelihood, bits_per_dim, log_prob, ode_likelihood, ode_log_prob
     from .marginal import Marginals
@@ -101,7 +101,7 @@ __all__ = [
     "__version__",
     "bits_per_dim",
     "bound",
-    "infilled",
+    "infill",
     "log_prob",
     "nn",
     "ode_likelihood",
@@ -118,9 +118,9 @@ HOMES = {
     "elementwise": "ElementwiseSchedule",
     "embedding": "Embedding",
     "errors": "InputError",
+    "filling": "infill",
     "flow": "GaussianFlow",
     "gaussian": "Gaussian",
-    "infill": "infilled",
     "levels": "LevelsPredictor",
     "likelihood": "Likelihood bits_per_dim log_prob ode_likelihood ode_log_prob",
     "marginal": "Marginals",

@@ -91,13 +91,7 @@ def sample(
     require_generator(generator)
     require_flag(mode=mode)
     solver = Solver.of(solver, steps)
-    find_solver(solver.name, SOLVERS)
-    discrete = solver.name in _DISCRETE
-    model.process.schedule.check_steps(solver.steps if discrete else None)
-    model.process.schedule.check_precision(model.reference.dtype)
-    if discrete:
-        check_distinct(solver.steps, model.reference.dtype)
-    check_not_random(model)
+    discrete = check_sampler(model, solver.name, solver.steps)
     latents = model.latent_shape(shape[1:])
     try:
         z_1 = randn_like(model.reference.new_empty((shape[0], *latents)), generator)
@@ -114,6 +108,22 @@ def sample(
     x = model.decoder.decode(z_0, model.process, mode, generator)
     check_finite(model, x)
     return x
+
+
+def check_sampler(model: NDM, solver: str, steps: int) -> bool:
+    """Refuse a solver or a number of steps that is not for this model. True if the solver takes steps in discrete time.
+
+    Raises:
+        InputError: as :func:`sample` says.
+    """
+    find_solver(solver, SOLVERS)
+    discrete = solver in _DISCRETE
+    model.process.schedule.check_steps(steps if discrete else None)
+    model.process.schedule.check_precision(model.reference.dtype)
+    if discrete:
+        check_distinct(steps, model.reference.dtype)
+    check_not_random(model)
+    return discrete
 
 
 def check_finite(model: NDM, z: Tensor) -> None:

@@ -174,17 +174,19 @@ def require_positive(args: Namespace, *names: str) -> None:
 
 def draw(
     model: NDM, shape: Sequence[int], num: int, solver: Solver, seed: int, mode: bool = False,
-    parts: list[Tensor] | None = None,
+    parts: list[Tensor] | None = None, given: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
     """``num`` samples of ``shape``, returned on the CPU and drawn from ``seed``, with a progress bar.
 
-    Finished batches are also appended to ``parts``, where they are kept if Ctrl-C ends the drawing.
+    Finished batches are also appended to ``parts``, where they are kept if Ctrl-C ends the drawing. With ``given``,
+    codes and which of them are known, the samples have these (:func:`ndm.infill`).
 
     Raises:
         InputError: before the first is drawn, if they do not fit into the memory.
     """
     import torch
 
+    from ..filling import infill_in_batches
     from ..sampling import sample_in_batches
     from ..support.progress import progress_bar
     from ..support.room import check_memory
@@ -194,7 +196,11 @@ def draw(
     generator = torch.Generator().manual_seed(seed)
     parts = [] if parts is None else parts
     with progress_bar("sampling", num) as bar:
-        for part in sample_in_batches(model, shape, num, solver=solver, mode=mode, generator=generator):
+        if given is None:
+            drawing = sample_in_batches(model, shape, num, solver=solver, mode=mode, generator=generator)
+        else:
+            drawing = infill_in_batches(model, *given, num, solver.steps, mode, generator)
+        for part in drawing:
             parts.append(part)
             bar.advance(bar.task_ids[0], len(part))
     return torch.cat(parts)

@@ -84,15 +84,17 @@ def run(args: Namespace) -> int:
     solver, source = chosen_solver(args, run), args.data.path or run.config.data.path
     if source is not None and args.out.exists() and Path(source).exists() and args.out.samefile(source):
         raise InputError(f"--out {args.out} is the file of the run's data; choose another name")
+    given = None if args.prompt is None else prompted(snapshot.model, args.prompt)
+    if given is not None and solver.name != "ancestral":
+        raise InputError(f"--prompt is filled in by ancestral steps; leave out --solver {solver.name}")
     make_folder(args.out)
     if dataset.schema is not None and args.out.name.lower().endswith(PLAIN):  # a byte for each value, if not packed
         check_disk(args.num * len(dataset.schema.columns), f"{args.num:,} rows", destination(args.out).parent)
     if args.out.exists():
         warn(f"{args.out} exists and will be replaced")
-    model = snapshot.model if args.prompt is None else prompted(snapshot.model, args.prompt)
     parts: list[Tensor] = []
     try:
-        draw(model.to(device), dataset.shape, args.num, solver, args.seed, args.mode, parts)
+        draw(snapshot.model.to(device), dataset.shape, args.num, solver, args.seed, args.mode, parts, given)
     except KeyboardInterrupt:
         if not parts:
             console.print(f"interrupted before the first samples were finished; {args.out} is not written")
@@ -133,15 +135,14 @@ def chosen_file(run: Path, out: Path | None) -> Path:
     return out
 
 
-def prompted(model: NDM, prompt: str) -> NDM:
-    """The model of the windows of text that begin with a prompt, in which ``_`` stands for any character.
+def prompted(model: NDM, prompt: str) -> tuple[Tensor, Tensor]:
+    """The codes of a window of text that begins with a prompt, and which of them are known: those that are not ``_``.
 
     Raises:
         InputError: if the model is not of text, the prompt is longer than a window, or a character is unknown.
     """
     import torch
 
-    from ..infill import infilled
     from ..symbols import SymbolDecoder
 
     if not isinstance(model.decoder, SymbolDecoder) or model.shape is None:
@@ -152,7 +153,7 @@ def prompted(model: NDM, prompt: str) -> NDM:
     window = prompt.ljust(size, BLANK)
     known = torch.tensor([character != BLANK for character in window])
     given = window.replace(BLANK, model.decoder.alphabet[:1])
-    return infilled(model, model.decoder.codes(given), known)
+    return model.decoder.codes(given), known
 
 
 def told(drawn: int, wanted: int, out: Path, snapshot: Snapshot) -> int:

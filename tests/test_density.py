@@ -574,3 +574,14 @@ def test_popular_prices_of_a_fine_grid_are_known_before_training(given):
     log_p = torch.distributions.Normal(0.0, 1.0).log_prob(scores) + log_slope
     share = torch.exp(log_p[torch.isclose(rows[:200], torch.tensor(49.99, dtype=torch.float64))]) * 0.01
     assert (share.mean().item() == pytest.approx(1 / 15, rel=0.3)) == given
+
+
+def test_a_new_category_is_scored_as_the_most_frequent_one():
+    """Not as the first in the alphabet, which may be rare."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": rng.normal(size=300), "c": rng.choice(["a", "b", "c"], 300, p=[0.02, 0.9, 0.08])})
+    density = ndm.NeuralDiffusionDensity(max_steps=60, random_state=0).fit(table)
+    new, usual, first = (table.head(5).assign(c=value) for value in ("new", "b", "a"))
+    found = density.score_samples(new)
+    np.testing.assert_allclose(found, density.score_samples(usual) - math.log(302), rtol=1e-9)
+    assert (density.score_samples(usual) > density.score_samples(first) + 1).all()

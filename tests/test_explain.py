@@ -222,3 +222,40 @@ def test_a_value_and_that_it_is_there_are_one_cause():
     assert reasons.columns.shape == reasons.drops.shape == (2, 2)
     assert [set(names) for names in reasons.columns] == [{"a", "b"}] * 2
     assert reasons.columns[0, 0] == "a" and reasons.columns[1, 0] == "b" and np.isfinite(reasons.drops).all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_the_unit_of_a_number_does_not_decide_whether_its_presence_is_odd(scale, generator):
+    """It is missing with probability 0.3, independently of its value: the drop of being there is that of a coin."""
+    values = scale * (5 + torch.randn(2000, generator=generator))
+    gone = torch.rand(2000, generator=generator) < 0.3
+    table = pd.DataFrame({"a": np.where(gone, np.nan, values), "b": torch.randn(2000, generator=generator)})
+    schema = Schema.fit(Frame.of(table), impute=True)
+    rows = torch.from_numpy(schema.encode(Frame.of(table)))
+    model = table_model(rows, schema.layout, plan_for(2000, 2, categories=True)).double().eval()
+
+    def density(x):
+        there = math.log(0.7) + torch.distributions.Normal(5 * scale, scale).log_prob(x[:, 0])
+        return torch.where(x[:, 2] == 1, math.log(0.3), there) - x[:, 1] ** 2 / 2
+
+    rows = torch.tensor([[5.5 * scale, 0.0, 0.0], [4.0 * scale, 0.0, 0.0], [5.0 * scale, 0.0, 1.0]])
+    mean = 0.7 * math.log(0.7) + 0.3 * math.log(0.3)
+    expected = mean - torch.tensor([math.log(0.7), math.log(0.7), math.log(0.3)])
+    for screen in (None, density):
+        drops = conditional_drops(density, rows, density(rows), model, schema, screen)
+        torch.testing.assert_close(drops[:, 2], expected, rtol=0, atol=0.7)  # a spline of 1,400 values is rough
+        torch.testing.assert_close(drops[:2, 0], torch.tensor([-0.375, 0.0]), rtol=0, atol=0.1)  # (r^2 - 1) / 2
+
+
+def test_of_two_columns_with_many_categories_the_odd_pair_is_seen(generator):
+    """The second column repeats the first: what belongs there need not be among the frequent categories."""
+    codes = torch.cat([torch.arange(40), torch.randint(10, (400,), generator=generator)])
+    words = codes.numpy().astype(str).astype(object)
+    frame = Frame.of(np.stack([words, np.roll(words, 1)], 1))  # so that neither column follows from the other
+    schema = Schema.fit(frame)
+    model = table_model(torch.from_numpy(schema.encode(frame)), schema.layout, plan_for(440, 2, categories=True))
+    model = model.double().eval()
+    density = lambda x: -math.log(40) - 9.0 * (x[:, 0] != x[:, 1])  # noqa: E731
+    rows = torch.tensor([[39.0, 5.0], [38.0, 38.0]])
+    drops = conditional_drops(density, rows, density(rows), model, schema, density)
+    assert (drops[0] > 8).all() and drops[1].abs().max() < 0.1

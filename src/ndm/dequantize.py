@@ -109,10 +109,26 @@ class Dequantizer:
             x: rows ``(B, D + symbols)``.
             scores, log_slopes: what the marginals give for the numbers, ``(B, D)``.
         """
-        widths = [0.0 if self.spikes[j] or not self.cells[j] else math.log(self.cells[j]) for j in range(self.columns)]
-        known = log_slopes + torch.tensor(widths).to(log_slopes)
         free = (scores.square() + math.log(2 * math.pi)) / 2
-        return torch.where(self.is_missing(x), free, known).sum(1)
+        return torch.where(self.is_missing(x), free, self._known(log_slopes)).sum(1)
+
+    def log_references(self, x: Tensor, scores: Tensor, log_slopes: Tensor, alphabet: int) -> Tensor:
+        """log q of the numbers that are there though this alphabet might say that they are missing, summed, ``(B,)``.
+
+        Less this, the log-likelihoods of a row with a number and of the same row without it are in the same unit.
+
+        Args:
+            x, scores, log_slopes: those of :meth:`log_volume`.
+        """
+        free = -(scores.square() + math.log(2 * math.pi)) / 2
+        says = torch.tensor([which[:1] == [alphabet] for which in self.missing], device=x.device)
+        there = says & ~self.is_missing(x)
+        return torch.where(there, free + self._known(log_slopes), 0.0).sum(1)
+
+    def _known(self, log_slopes: Tensor) -> Tensor:
+        """The logarithm of what a density of normal scores is multiplied by, for each number that is there."""
+        widths = [0.0 if self.spikes[j] or not self.cells[j] else math.log(self.cells[j]) for j in range(self.columns)]
+        return log_slopes + torch.tensor(widths).to(log_slopes)
 
     def is_missing(self, x: Tensor) -> Tensor:
         """Where rows ``(B, D + symbols)`` say that a number is missing, bool ``(B, D)``."""

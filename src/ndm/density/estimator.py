@@ -28,7 +28,7 @@ from ..training import TrainingConfig
 from .build import table_model, table_models
 from .fitting import fit_best
 from .plan import FEWEST_VALIDATED, PATIENCE, plan_for
-from .scores import log_density
+from .scores import log_density, with_known_codes
 
 if TYPE_CHECKING:
     from ..scoring import Reasons
@@ -204,7 +204,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """log p of each row in nats, ``(N,)``: densities in the columns' own units, probabilities of discrete columns.
 
         A row that breaks what all training rows have in common (a category that none has, another value in a constant
-        column) gets log 1/(N + 2) for it, by Laplace's rule of succession.
+        column) gets log 1/(N + 2) for it, by Laplace's rule of succession, and the most frequent category in its place.
         """
         with undisturbed():
             return self._score_rows(*self._rows(X))
@@ -309,10 +309,8 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _rows(self, X: Any) -> tuple[torch.Tensor, np.ndarray]:
         check_is_fitted(self)
         frame = Frame.of(X)
-        rows = self.schema_.encode(frame, unknown="odd")
-        symbols = len(self.schema_.numeric)
-        rows[:, symbols:] = rows[:, symbols:].clip(0)
-        return torch.from_numpy(rows), self.schema_.violations(frame)
+        rows = torch.from_numpy(self.schema_.encode(frame, unknown="odd"))
+        return with_known_codes(self.model_, rows), self.schema_.violations(frame)
 
     def _compare(self, rows: torch.Tensor, held_out: torch.Tensor) -> None:
         """Learn what scores need besides the model from all rows, of which ``held_out`` did not train."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..draws import Divergence
 from ..errors import InputError
 from ..likelihood import ode_likelihood
-from ..mixed import MixedDecoder
+from ..mixed import MixedDecoder, MixedPredictor
 from ..model import NDM
 from ..objective import Draws, bound_terms
 from ..solvers import Solver
@@ -98,6 +98,30 @@ def log_bound(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:
             terms = bound_terms(model, x, x_model, Draws(t, torch.ones_like(t), eps_0, eps_t))
         parts.append(-terms.total.double().cpu().view(BOUND_DRAWS, every).mean(0))
     return torch.cat(parts)
+
+
+def with_known_codes(model: NDM, rows: Tensor) -> Tensor:
+    """Rows in which a category that no training row has, code -1, gives way to the most frequent one of its column.
+
+    So the other columns of such rows are scored as those of ordinary ones.
+
+    Args:
+        model: a model of rows of numbers and symbols.
+        rows: ``(N, n)`` in data units, with codes from -1 on.
+    """
+    decoder = model.decoder
+    assert isinstance(decoder, MixedDecoder)
+    usual = [frequent(model, alphabet, 1) for alphabet in range(len(decoder.alphabets))]
+    codes = rows[:, decoder.numbers :]
+    known = torch.where(codes < 0, torch.cat([codes.new_zeros(0), *usual]).to(codes), codes)
+    return torch.cat([rows[:, : decoder.numbers], known], 1)
+
+
+def frequent(model: NDM, alphabet: int, count: int) -> Tensor:
+    """The codes of the most frequent symbols of an alphabet, by the bias of the predictor, ``(count,)`` in float64."""
+    assert isinstance(model.predictor, MixedPredictor)
+    bias = model.predictor.bias.detach().cpu().split(model.predictor.alphabets)[alphabet]
+    return bias.topk(count).indices.double()
 
 
 def check_distance(model: NDM, rows: Tensor) -> None:

@@ -15,7 +15,10 @@ weights :math:`w_k`,
 .. math:: d_j \approx \sum_k \pi_k L_k - \log p(x), \qquad \pi_k \propto w_k e^{L_k}.
 
 - A category, or a rounded number of at most ``EXACT`` values, has all its values as points, with equal weights: this is
-  exact. Of more categories, the ``EXACT`` most frequent are taken.
+  exact. Of categories, all up to ``CATEGORIES`` are points; of more, the most frequent.
+- A column that says whether a number is missing compares a density with a probability. So the log-densities of rows
+  with the number are taken relative to that of its marginal distribution, as :mod:`ndm.dequantize` has it for rows
+  without the number. The error is some tenths of a nat, because the marginal density is a rough one.
 - Any other number has ``POINTS`` equally spaced points of its normal score :math:`y = S_j(v)`, with weights
   :math:`dv/dy = 1 / S_j'(v)`: first over all scores, and then ``POINTS`` more where the first found the mass. This
   resolves conditional distributions down to about an eighth of the width of the marginal. The error is about a tenth
@@ -37,13 +40,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..density.scores import frequent
 from ..marginal import Marginals
-from ..mixed import MixedDecoder, MixedPredictor
+from ..mixed import MixedDecoder
 from ..model import NDM
 from ..tables import Column, Schema
 
 POINTS = 16
 EXACT = 24
+CATEGORIES = 256
 CHECKED = 6
 """The number of columns of a row whose drops are computed after the screen."""
 RARE = 0.01
@@ -93,46 +98,70 @@ def conditional_drops(
             others have -inf. Without it all are computed by ``density``.
     """
     cheap = density if screen is None else screen
-    found = [quadrature(cheap, rows, place, model, column) for place, column in enumerate(schema.model_columns)]
+    columns = schema.model_columns
+    parts = [relative(cheap, place, model) for place in range(len(columns))]
+    found = [quadrature(part, rows, place, model, columns[place]) for place, part in enumerate(parts)]
     means = torch.stack([column.mean() for column in found], 1)
+    unit = torch.stack([references(rows, place, model) for place in range(len(columns))], 1)
     if screen is None:
-        return means - log_p[:, None]
+        return means + unit - log_p[:, None]
     chosen = torch.zeros_like(means, dtype=torch.bool)
-    chosen.scatter_(1, means.topk(min(CHECKED, len(found)), 1).indices, True)
-    few = {place: part for place, part in enumerate(found) if known_values(schema.model_columns[place]) is not None}
-    drops = drops_of_values(density, rows, log_p, few, chosen)
+    chosen.scatter_(1, (means + unit).topk(min(CHECKED, len(found)), 1).indices, True)
+    few = {place: part for place, part in enumerate(found) if known_values(columns[place]) is not None}
+    drops = drops_of_values(density, rows, log_p, few, chosen, model)
     for place in set(range(len(found))) - set(few):
         some = chosen[:, place]
         if some.any():
-            exact = quadrature(density, rows[some], place, model, schema.model_columns[place])
+            exact = quadrature(density, rows[some], place, model, columns[place])
             drops[some, place] = exact.mean() - log_p[some]
     return drops
 
 
 def drops_of_values(
-    density: Density, rows: Tensor, log_p: Tensor, found: Mapping[int, Quadrature], chosen: Tensor
+    density: Density, rows: Tensor, log_p: Tensor, found: Mapping[int, Quadrature], chosen: Tensor, model: NDM
 ) -> Tensor:
     """The drops of columns with a few values, of which only the likely ones are computed; -inf for others, ``(B, n)``.
 
     Args:
-        density, rows, log_p: see :func:`conditional_drops`.
+        density, rows, log_p, model: see :func:`conditional_drops`.
         found: the columns by their places, with what the screen says of their values.
         chosen: which columns of each row are computed, bool of shape ``(B, n)``.
     """
     own = {place: column.points == rows[:, [place]] for place, column in found.items()}
     asked = {p: chosen[:, [p]] & ~own[p] & (column.share() >= RARE) for p, column in found.items()}
-    changed = [rows[:0]]
+    changed = []
     for place, ask in asked.items():
         changed.append(rows[ask.nonzero()[:, 0]])
         changed[-1][:, place] = found[place].points[ask]
-    together = torch.cat(changed)  # solved at once, which is faster
-    answers = (density(together) if len(together) else log_p[:0]).split([int(ask.sum()) for ask in asked.values()])
+    together = torch.cat([rows[:0], *changed])  # solved at once, which is faster
+    answers = (density(together) if len(together) else log_p[:0]).split([len(part) for part in changed])
     drops = torch.full_like(rows, -math.inf)
-    for (place, column), answer in zip(found.items(), answers, strict=True):
-        logs = torch.full_like(column.logs, -math.inf).masked_scatter(asked[place], answer)
-        exact = column._replace(logs=logs.where(~own[place], log_p[:, None]))
-        drops[:, place] = drops[:, place].where(~chosen[:, place], exact.mean() - log_p)
+    for (place, column), part, answer in zip(found.items(), changed, answers, strict=True):
+        mine = log_p - references(rows, place, model)
+        logs = torch.full_like(column.logs, -math.inf)
+        logs = logs.masked_scatter(asked[place], answer - references(part, place, model))
+        exact = column._replace(logs=logs.where(~own[place], mine[:, None]))
+        drops[:, place] = drops[:, place].where(~chosen[:, place], exact.mean() - mine)
     return drops
+
+
+def relative(density: Density, place: int, model: NDM) -> Density:
+    """The density that the values of a column are compared by: see :func:`references`."""
+    return lambda rows: density(rows) - references(rows, place, model)
+
+
+def references(rows: Tensor, place: int, model: NDM) -> Tensor:
+    """The log-density of the marginal distribution at the numbers that a column might say are missing, ``(B,)``.
+
+    It is 0 for all other columns.
+    """
+    decoder = model.decoder
+    assert isinstance(decoder, MixedDecoder)
+    alphabet = place - decoder.numbers
+    if not any(which[:1] == [alphabet] for which in decoder.missing):
+        return rows.new_zeros(len(rows))
+    scores, log_slopes = decoder.marginals(rows[:, : decoder.numbers].to(decoder.marginals.x))
+    return decoder.places.log_references(rows.to(scores), scores, log_slopes, alphabet).to(rows)
 
 
 def quadrature(density: Density, rows: Tensor, place: int, model: NDM, column: Column) -> Quadrature:
@@ -142,8 +171,8 @@ def quadrature(density: Density, rows: Tensor, place: int, model: NDM, column: C
     values = known_values(column)
     if values is None:
         return points_of_number(density, rows, place, decoder.marginals)
-    if len(values) > EXACT:
-        values = frequent(model, place - decoder.numbers)
+    if len(values) > CATEGORIES:
+        values = frequent(model, place - decoder.numbers, CATEGORIES)
     return points_of_values(density, rows, place, values)
 
 
@@ -157,13 +186,6 @@ def known_values(column: Column) -> Tensor | None:
     if count > EXACT:
         return None
     return column.low + column.step * torch.arange(count, dtype=torch.float64)
-
-
-def frequent(model: NDM, alphabet: int) -> Tensor:
-    """The codes of the most frequent symbols of an alphabet, by the bias of the predictor."""
-    assert isinstance(model.predictor, MixedPredictor)
-    bias = model.predictor.bias.detach().cpu().split(model.predictor.alphabets)[alphabet]
-    return bias.topk(EXACT).indices.double()
 
 
 def points_of_values(density: Density, rows: Tensor, place: int, values: Tensor) -> Quadrature:

@@ -1,7 +1,7 @@
 r"""A saved model of a table, with what its columns hold: all that scoring needs.
 
 The score of a row is log p(row) in nats, less :math:`\log(N + 2)` if the row breaks what all N training rows have in
-common, by Laplace's rule of succession.
+common, by Laplace's rule of succession. A category that no training row has then gives way to the most frequent one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..density import log_bound, log_density
-from ..density.scores import check_distance
+from ..density.scores import check_distance, with_known_codes
 from ..errors import InputError
 from ..mixed import MixedDecoder
 from ..model import NDM
@@ -111,10 +111,8 @@ class TableModel:
         Raises:
             InputError: if the rows cannot be scored; a :class:`SolverError` if the solver could not finish some.
         """
-        x = self.schema.encode(frame, unknown="odd")
-        symbols = len(self.schema.numeric)
-        x[:, symbols:] = x[:, symbols:].clip(0)
-        rows, broken = torch.from_numpy(x), self.schema.broken(frame)
+        rows = with_known_codes(self.model, torch.from_numpy(self.schema.encode(frame, unknown="odd")))
+        broken = self.schema.broken(frame)
         penalty = math.log(self.rows + 2)
         log_p = self._log_density(rows)
         any_broken = np.any(list(broken.values()), axis=0)
@@ -123,7 +121,7 @@ class TableModel:
             return Scores(total, np.zeros((len(total), 0), np.int64), np.zeros((len(total), 0)))
         drops = np.full((len(total), len(self.names)), -np.inf)
         found = conditional_drops(self._quick_density, rows, log_p, self.model, self.schema, self._log_bound)
-        drops[:, : x.shape[1]] = found.numpy()
+        drops[:, : rows.shape[1]] = found.numpy()
         numbers = dict(self.schema.numeric)
         for name, where in broken.items():
             own = drops[where, self.names.index(name)]  # a number beside its grid may be far from the others besides

@@ -45,7 +45,9 @@ EMBEDDINGS = ("moving", "learned", "random", "one-hot", "ordinal", f"moving{BLIN
 METHODS = (*EMBEDDINGS, "masked", "uniform", "autoregressive")
 MANY = 1000
 """The steps of ``uniform`` in place of continuous time."""
-GAMMA, GAMMA_OF_LEVELS = (-7.0, 5.0), (-12.2, 6.0)
+GAMMA, GAMMA_OF_LINES, GAMMA_OF_AXES, GAMMA_OF_LEVELS = (-7.0, 5.0), (-11.0, 5.0), (-7.0, 9.0), (-12.2, 6.0)
+"""The ends of the schedule. Points on a line are nearer to each other than those in a plane or a space, and axes farther
+apart, so that the first need less noise to be told apart, and the others more to be forgotten."""
 WIDTH, DEPTH = 64, 8
 """The width and depth of the convolutional network of sequences."""
 TABLE_WIDTH, TABLE_DEPTH = 128, 3
@@ -104,7 +106,8 @@ class Embedded(Fit):
             if method == "ordinal" or rows.image:
                 embedding.start_in_order()
         embedding.start.requires_grad_(method in ("moving", "learned"))
-        schedule = ndm.LinearSchedule(*(GAMMA_OF_LEVELS if rows.image else GAMMA))
+        ends = GAMMA_OF_AXES if method == "one-hot" else GAMMA_OF_LINES if dim == 1 else GAMMA
+        schedule = ndm.LinearSchedule(*(GAMMA_OF_LEVELS if rows.image else ends))
         process = ndm.ForwardProcess(schedule, embedding, tied_to="noise")
         predictor: ndm.SymbolPredictor | ndm.MixedPredictor
         decoder: ndm.SymbolDecoder | ndm.MixedDecoder

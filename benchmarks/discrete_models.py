@@ -46,8 +46,8 @@ METHODS = (*EMBEDDINGS, "masked", "uniform", "autoregressive")
 MANY = 1000
 """The steps of ``uniform`` in place of continuous time."""
 GAMMA, GAMMA_OF_LINES, GAMMA_OF_AXES, GAMMA_OF_LEVELS = (-7.0, 5.0), (-11.0, 5.0), (-7.0, 9.0), (-12.2, 6.0)
-"""The ends of the schedule. Points on a line are nearer to each other than those in a plane or a space, and axes farther
-apart, so that the first need less noise to be told apart, and the others more to be forgotten."""
+"""The ends of the schedule. Points on a line are nearer to each other than those in a plane or a space, and axes are
+farther apart. So the first need less noise at t = 0 to be told apart, and the others more at t = 1 to be forgotten."""
 WIDTH, DEPTH = 64, 8
 """The width and depth of the convolutional network of sequences."""
 TABLE_WIDTH, TABLE_DEPTH = 128, 3

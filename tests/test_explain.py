@@ -259,3 +259,42 @@ def test_of_two_columns_with_many_categories_the_odd_pair_is_seen(generator):
     rows = torch.tensor([[39.0, 5.0], [38.0, 38.0]])
     drops = conditional_drops(density, rows, density(rows), model, schema, density)
     assert (drops[0] > 8).all() and drops[1].abs().max() < 0.1
+
+
+@pytest.mark.parametrize("count", [90, 150])  # of 150 none has a hundredth
+def test_the_drop_of_a_column_whose_values_are_all_rare(count, generator):
+    """No other value has a hundredth of the probability, and the one that is there has less than all others."""
+    codes = torch.cat([torch.arange(count), torch.randint(count, (3000,), generator=generator)])
+    words = codes.numpy().astype(str).astype(object)
+    frame = Frame.of(np.stack([words, np.roll(words, 1)], 1))
+    schema = Schema.fit(frame)
+    plan = plan_for(len(codes), 2, categories=True)
+    model = table_model(torch.from_numpy(schema.encode(frame)), schema.layout, plan).double().eval()
+    density = lambda x: -2 * math.log(count) - 20.0 * (x[:, 0] == 0)  # noqa: E731
+    rows = torch.tensor([[0.0, 5.0]])
+    drops = conditional_drops(density, rows, density(rows), model, schema, density)
+    torch.testing.assert_close(drops, torch.tensor([[20.0, 0.0]]), rtol=0, atol=1e-3)
+
+
+def missing_together(rng):
+    """Two numbers that are missing in the same rows: only one column says so."""
+    table = pd.DataFrame({name: rng.normal(size=200) for name in "aby"})
+    table.loc[::4, ["a", "b"]] = np.nan
+    return table, pd.DataFrame({"a": [0.0], "b": [np.nan], "y": [0.0]}), {"b"}
+
+
+def missing_by_category(rng):
+    """A number that a category decides to be missing."""
+    c = rng.choice(["a", "none"], 200)
+    table = pd.DataFrame({"x": np.where(c == "none", np.nan, rng.normal(size=200)), "c": c, "y": rng.normal(size=200)})
+    return table, pd.DataFrame({"x": [np.nan], "c": ["a"], "y": [0.0]}), {"x"}
+
+
+@pytest.mark.parametrize("make", [missing_together, missing_by_category])
+def test_rows_whose_missing_numbers_follow_from_others_are_explained(make):
+    table, odd, names = make(np.random.default_rng(0))
+    density = ndm.NeuralDiffusionDensity(max_steps=5, impute=True, random_state=0).fit(table)
+    assert any(relation.name.endswith(" missing") for relation in density.schema_.relations)
+    assert np.isfinite(density.explain(table.head(2)).drops).all()
+    reasons = density.explain(odd)
+    assert reasons.columns[0, 0] in names and reasons.drops[0, 0] >= math.log(202) - 1e-6

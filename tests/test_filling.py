@@ -27,7 +27,7 @@ class Exact(BasePredictor):
         return Prediction(torch.einsum("bm,mnv->bvn", p, self.hot), None, None)
 
 
-def exact_model():
+def exact_model(eta=1.0, clock=None):
     """A model whose reverse process is that of its forward process, and its probabilities of all rows: neighbours are
     mostly equal, and 1 is rare."""
     torch.manual_seed(0)
@@ -35,7 +35,7 @@ def exact_model():
     log_p = (2.5 * (x[:, 1:] == x[:, :-1]).sum(1) - 1.5 * (x == 1).sum(1) + 0.3 * torch.randn(V**N)).log_softmax(0)
     embedding = ndm.Embedding((V,), dim=D, num_basis=1)
     torch.nn.init.normal_(embedding.moves, std=0.3)
-    process = ndm.ForwardProcess(ndm.LinearSchedule(-8.0, 6.0), embedding, tied_to="noise")
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-8.0, 6.0), embedding, eta, "noise", clock)
     return ndm.NDM(process, Exact(log_p), ndm.SymbolDecoder(V, "abc"), shape=(N,)).eval(), log_p.exp()
 
 
@@ -59,6 +59,49 @@ def test_what_is_filled_in_has_the_conditional_distribution(known, codes):
     model, p = exact_model()
     one, many = (distance(model, p, torch.tensor(codes), torch.tensor(known), count) for count in (1, 16))
     assert many < 0.035 and one > 2 * many
+
+
+@pytest.mark.parametrize("clock", [None, ndm.LearnedSchedule(-8.0, 6.0)])
+def test_eta_changes_nothing(clock):
+    """A path of the known places with another eta would not be that of the reverse process."""
+    codes, known = torch.tensor([1, 1, 1]), torch.tensor([True, False, True])
+    one, two = (
+        ndm.infill(exact_model(*of)[0], codes, known, 50, 10, generator=torch.Generator().manual_seed(0))
+        for of in ((1.0, None), (4.0, clock))
+    )
+    assert torch.equal(one, two)
+
+
+def test_no_graph_of_the_steps_is_kept(monkeypatch):
+    model, _ = exact_model()
+    seen = []
+    monkeypatch.setattr("ndm.filling.check_finite", lambda model, z_0: seen.append(z_0))
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            ndm.infill(model, torch.tensor([1, 1, 1]), torch.tensor([True, False, True]), 2, 3)
+    assert len(seen) == 3 and not any(z_0.requires_grad for z_0 in seen)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bfloat16, torch.float64])
+def test_the_dtype_of_the_given_codes_is_not_that_of_samples(dtype):
+    model, _ = exact_model()
+    known = torch.tensor([True, False, True])
+    x = ndm.infill(model, torch.tensor([1, 0, 2]).to(dtype), known, 4, 3, generator=torch.Generator().manual_seed(0))
+    assert x.dtype == torch.long and (x[:, known] == torch.tensor([1, 2])).all()
+
+
+def test_a_predictor_that_does_not_look_guides_nothing():
+    model, _ = exact_model()
+
+    class Flat(BasePredictor):
+        levels = V
+
+        def forward(self, z_t, t, process):
+            return Prediction(torch.full((len(z_t), V, N), 1 / V), None, None)
+
+    flat = ndm.NDM(model.process, Flat(torch.nn.Identity()), model.decoder, shape=(N,)).eval()
+    x = ndm.infill(flat, torch.tensor([1, 0, 2]), torch.tensor([True, False, True]), 4, 3)
+    assert (x[:, 0] == 1).all()
 
 
 def test_nothing_known_is_the_model_itself():
@@ -95,14 +138,25 @@ def test_filling_in_needs_symbols_and_rows_of_the_model():
     codes, known = torch.tensor([1, 9, 0]), torch.tensor([True, False, True])
     process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
     numbers = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,))), ndm.GaussianDecoder(), shape=(2,))
+    bare = ndm.NDM(model.process, model.predictor, model.decoder)
+    net = torch.nn.Linear(1, 1)
+    aimed = ndm.NDM(model.process, ndm.Predictor(net, target=True), model.decoder, shape=(N,))
+    with torch.inference_mode():
+        made_there = ndm.NDM(model.process, ndm.SymbolPredictor(torch.nn.Linear(1, 1), V), model.decoder, shape=(N,))
     for bad, message in [
+        ((bare, codes, known, 1), r"make it with NDM\(..., shape=shape\)"),
+        ((aimed, codes, known, 1), "predicts probabilities of symbols"),
+        ((made_there, codes, known, 1), "inference_mode"),
+        ((model, codes.to_sparse(), known, 1), "dense tensors"),
+        ((model, codes, known, 10**14), "do not fit into the memory"),
+        ((model, codes, known, 10**9, 5, 10**12), "do not fit into the memory"),
         ((numbers, torch.zeros(2), torch.ones(2, dtype=torch.bool), 1), "only a model of symbols"),
         ((None, codes, known, 1), "model must be a NDM"),
         ((model, codes[:2], known, 1), r"shape \(3,\)"),
         ((model, codes, known[:2], 1), r"shape \(3,\)"),
         ((model, codes, known.long(), 1), "known must be bool"),
         ((model, [1, 0, 0], known, 1), "codes must be a Tensor"),
-        ((model, codes.to("meta"), known, 1), "meta"),
+        ((model, codes.to("meta"), known, 1), "that hold values"),
         ((model, codes + 2, known, 1), "codes 0..2"),
         ((model, codes, known, 0), "num must be"),
         ((model, codes, known, 1, 5, 0), "particles must be"),

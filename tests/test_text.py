@@ -289,3 +289,11 @@ def test_the_doctor_shows_how_characters_move_and_says_nothing_of_levels(folder,
     out = capsys.readouterr().out
     assert "bits/character" in out and "symbols that noise makes one" in out and "levels" not in out
     assert (run / "symbols.png").is_file() and (run / "doctor.png").is_file()
+
+
+def test_a_prompt_is_for_text(tmp_path, capsys):
+    line = ["train", "digits-quick-conventional", "--out", str(tmp_path / "run"), "--model.transform", "embedding"]
+    small = ["--model.parameterization", "symbols", "--model.dim", "1", "--training.steps", "2", "--model.width", "8"]
+    assert main([*line, *small, "--training.batch_size", "4", "--model.multipliers", "[1]", "--device", "cpu"]) == 0
+    assert main(["sample", str(tmp_path / "run"), "--prompt", "abc", "--device", "cpu"]) == 2
+    assert "--prompt is for runs of text" in capsys.readouterr().err

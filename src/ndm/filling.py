@@ -15,9 +15,13 @@ conditional distribution: while noise hides the known symbols, the other places 
   .. math:: \log w \leftarrow \log w + \log p(y_s \mid z_t) + \log p(z_s^u \mid z_t) - \log q(z_s^u \mid z_t)
 
 The particles are drawn again in proportion to their weights where the effective number of them,
-:math:`1 / \sum_j w_j^2` of normalised weights, falls below a half. The sample is one of those in the end. For a model
-whose reverse process is that of its forward process, its distribution tends to the conditional one as the particles
-grow in number. A single particle has no weight, and is guided alone.
+:math:`1 / \sum_j w_j^2` of normalised weights, falls below a half. The sample is one of those in the end. A single
+particle has no weight, and is guided alone.
+
+As the particles grow in number, the distribution of what is filled in tends to the conditional one of the model, if
+its reverse process is that of its forward process. This asks for exact probabilities, for many steps, and for points
+that move little: of points that move, :math:`z_s` says something about x that :math:`z_t` does not. It also asks for
+eta = 1, with which all steps are taken here, whatever eta the model has: its predictions do not depend on eta.
 
 References:
     Gordon, Salmond, Smith. Novel Approach to Nonlinear/Non-Gaussian Bayesian State Estimation. 1993.
@@ -36,11 +40,12 @@ from torch import Tensor
 from .embedding import embedding_of
 from .errors import InputError
 from .gaussian import Gaussian
-from .model import NDM
+from .model import NDM, check_gradients
+from .process import ForwardProcess
 from .sampling import BATCH, check_finite, check_sampler
 from .solvers import Solver
-from .support.checks import require_count, require_flag, require_kind
-from .support.tensors import full_times, rand, randn_like, require_generator, rows_at_once
+from .support.checks import require, require_count, require_flag, require_kind
+from .support.tensors import full_times, is_dense, rand, randn_like, require_generator, rows_at_once
 from .symbols import SymbolDecoder
 
 PARTICLES = 8
@@ -86,17 +91,23 @@ def infill(
         >>> [text[:2] for text in model.decoder.texts(x)]
         ['ab', 'ab']
     """
+    check_filling(model)
     codes, known = check_known(model, codes, known)
     require_count(num=num, particles=particles)
     require_flag(mode=mode)
     require_generator(generator)
     steps = Solver.of("ancestral", steps).steps
     check_sampler(model, "ancestral", steps)
-    with torch.inference_mode(False):  # gradients are computed below
+    try:
+        model.reference.new_empty((num * particles, *model.latent_shape(tuple(codes.shape))))
+    except (RuntimeError, MemoryError, TypeError):  # the last is a count beyond 2^63
+        raise InputError(f"{num:,} samples of {particles:,} particles do not fit into the memory") from None
+    with torch.inference_mode(False), torch.no_grad():  # only a gradient in z is computed, below
         symbols = model.encode(codes.expand(num, *codes.shape))
         z_0 = filled(model, symbols, known, steps, particles, generator)
         check_finite(model, z_0)
-        return torch.where(known, codes, model.decoder.decode(z_0, model.process, mode, generator))
+        drawn = model.decoder.decode(z_0, model.process, mode, generator)
+        return torch.where(known, codes.to(drawn), drawn)
 
 
 def filled(
@@ -108,9 +119,10 @@ def filled(
         symbols: in model units, a row for each sample.
         known: which places are known, of the shape of a row of codes.
     """
-    num = len(symbols)
+    num, own = len(symbols), model.process
+    process = ForwardProcess(own.schedule, own.transform, tied_to=own.tied_to)
     latents, each = in_channels(model, known, embedding_of(model.process).dim), in_channels(model, known)
-    given, told = model.process(symbols), (symbols * each).repeat_interleave(particles, 0)
+    given, told = process(symbols), (symbols * each).repeat_interleave(particles, 0)
     y = given.marginal(full_times(1.0, symbols)).sample(generator)
     z = y.repeat_interleave(particles, 0)  # the particles of a sample stand together
     z = torch.where(latents, z, randn_like(z, generator))
@@ -118,7 +130,7 @@ def filled(
     for i in reversed(range(steps)):
         s, t = i / steps, (i + 1) / steps
         weights, slope = guided(model, z, full_times(t, z), told)
-        p = model.process(weights).posterior(z, full_times(s, z), full_times(t, z))
+        p = process(weights).posterior(z, full_times(s, z), full_times(t, z))
         q = Gaussian(p.mean + p.std**2 * slope, p.std)
         y = given.posterior(y, full_times(s, y), full_times(t, y)).sample(generator)
         z = torch.where(latents, y.repeat_interleave(particles, 0), q.sample(generator))
@@ -138,7 +150,10 @@ def guided(model: NDM, z: Tensor, t: Tensor, told: Tensor) -> tuple[Tensor, Tens
         z = z.detach().requires_grad_()
         weights = model.predictor(z, t, model.process).x_hat
         least = torch.finfo(weights.dtype).tiny
-        (slope,) = torch.autograd.grad((weights.clamp(min=least).log() * told).sum(), z)
+        log_p = (weights.clamp(min=least).log() * told).sum()
+        if not log_p.requires_grad:  # the predictions do not depend on z
+            return weights, torch.zeros_like(z)
+        (slope,) = torch.autograd.grad(log_p, z, allow_unused=True, materialize_grads=True)
     return weights.detach(), slope
 
 
@@ -165,28 +180,42 @@ def infill_in_batches(
     model: NDM, codes: Tensor, known: Tensor, num: int, steps: int, mode: bool, generator: torch.Generator | None
 ) -> Iterator[Tensor]:
     """Yield ``num`` samples in batches of limited size, on the CPU; the rest is as in :func:`infill`."""
-    most = max(1, rows_at_once(codes.shape, BATCH * PARTICLES) // PARTICLES)
+    most = max(1, rows_at_once(codes.shape, BATCH) // PARTICLES)
     for start in range(0, num, most):
         yield infill(model, codes, known, min(most, num - start), steps, mode=mode, generator=generator).cpu()
+
+
+def check_filling(model: NDM) -> None:
+    """Refuse a model that cannot fill in.
+
+    Raises:
+        InputError: if it is not of symbols, does not predict their probabilities, or has no shape or no gradients.
+    """
+    require_kind(model=(model, NDM))
+    predictor = model.predictor
+    if not isinstance(model.decoder, SymbolDecoder):
+        raise InputError(f"only a model of symbols can fill in, and this one has a {type(model.decoder).__name__}")
+    if predictor.levels != model.decoder.levels or predictor.target or predictor.num_basis or predictor.variance:
+        raise InputError("only a model that predicts probabilities of symbols can fill in: use ndm.SymbolPredictor")
+    require(model.shape is not None, "the model must know the shape of a row: make it with NDM(..., shape=shape)", None)
+    check_gradients(model)
 
 
 def check_known(model: NDM, codes: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """The codes with 0 at the places that are not known, and the mask of the others, on the device of the model.
 
     Raises:
-        InputError: if the model is not of symbols, or these are not a row of codes of its shape and its mask.
+        InputError: if these are not a row of codes of its shape and its mask.
     """
-    require_kind(model=(model, NDM))
-    if not isinstance(model.decoder, SymbolDecoder):
-        raise InputError(f"only a model of symbols can fill in, and this one has a {type(model.decoder).__name__}")
     shape = model.shape
     require_kind(codes=(codes, Tensor), known=(known, Tensor))
-    if shape is None or tuple(codes.shape) != shape or tuple(known.shape) != shape or known.dtype != torch.bool:
+    if tuple(codes.shape) != shape or tuple(known.shape) != shape or known.dtype != torch.bool:
         raise InputError(f"codes and known must have the shape {shape} of a row, and known must be bool")
-    if codes.is_meta or known.is_meta:
-        raise InputError("codes and known must hold values, and a tensor on the meta device has none")
+    if codes.is_meta or known.is_meta or not (is_dense(codes) and is_dense(known)):
+        raise InputError("codes and known must be dense tensors that hold values")
     known = known.to(model.reference.device)
-    return torch.where(known, codes.to(known.device), 0), known
+    codes = codes.to(known.device) if codes.is_floating_point() else codes.to(known.device).long()
+    return torch.where(known, codes, 0), known
 
 
 def in_channels(model: NDM, known: Tensor, size: int | None = None) -> Tensor:

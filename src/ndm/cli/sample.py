@@ -145,7 +145,7 @@ def prompted(model: NDM, prompt: str) -> tuple[Tensor, Tensor]:
 
     from ..symbols import SymbolDecoder
 
-    if not isinstance(model.decoder, SymbolDecoder) or model.shape is None:
+    if not isinstance(model.decoder, SymbolDecoder) or not model.decoder.alphabet or model.shape is None:
         raise InputError("--prompt is for runs of text")
     (size,) = model.shape
     if len(prompt) > size:

@@ -310,7 +310,8 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         frame = Frame.of(X)
         rows = torch.from_numpy(self.schema_.encode(frame, unknown="odd"))
-        return with_known_codes(self.model_, rows), self.schema_.violations(frame)
+        rows = with_known_codes(self.model_, rows, self.schema_.missing_numbers(frame))
+        return rows, self.schema_.violations(frame)
 
     def _compare(self, rows: torch.Tensor, held_out: torch.Tensor) -> None:
         """Learn what scores need besides the model from all rows, of which ``held_out`` did not train."""

@@ -10,6 +10,7 @@ largest with symbols, which have several latents each. So rows with symbols have
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,21 +101,35 @@ def log_bound(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:
     return torch.cat(parts)
 
 
-def with_known_codes(model: NDM, rows: Tensor) -> Tensor:
+def with_known_codes(model: NDM, rows: Tensor, missing: np.ndarray) -> Tensor:
     """Rows in which a category that no training row has, code -1, gives way to the most frequent one of its column.
 
-    So the other columns of such rows are scored as those of ordinary ones.
+    So the other columns of such rows are scored as those of ordinary ones. A category that says whether a number is
+    missing gives way to one that says what is the case.
 
     Args:
         model: a model of rows of numbers and symbols.
         rows: ``(N, n)`` in data units, with codes from -1 on.
+        missing: which numbers are missing, ``(N, numbers)``.
     """
     decoder = model.decoder
     assert isinstance(decoder, MixedDecoder)
-    usual = [frequent(model, alphabet, 1) for alphabet in range(len(decoder.alphabets))]
-    codes = rows[:, decoder.numbers :]
-    known = torch.where(codes < 0, torch.cat([codes.new_zeros(0), *usual]).to(codes), codes)
-    return torch.cat([rows[:, : decoder.numbers], known], 1)
+    if not isinstance(model.predictor, MixedPredictor):  # there are numbers alone
+        return rows
+    rows = rows.clone()
+    for alphabet, bias in enumerate(model.predictor.bias.detach().cpu().split(decoder.alphabets)):
+        place = decoder.numbers + alphabet
+        new = (rows[:, place] < 0).nonzero()[:, 0]
+        if not len(new):
+            continue
+        fits = torch.zeros(len(new), len(bias))
+        for j, which in enumerate(decoder.missing):
+            if which[:1] == [alphabet]:
+                says = torch.isin(torch.arange(len(bias)), torch.tensor(which[1:]))
+                fits += says == torch.from_numpy(missing[new.numpy(), j])[:, None]
+        best = fits == fits.amax(1, keepdim=True)
+        rows[new, place] = torch.where(best, bias, -torch.inf).argmax(1).to(rows)
+    return rows
 
 
 def frequent(model: NDM, alphabet: int, count: int) -> Tensor:

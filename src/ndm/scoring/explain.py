@@ -27,8 +27,8 @@ weights :math:`w_k`,
 Log-densities by the ODE take long, and most of these say nothing: a column whose value is ordinary is not named, and a
 value that the rest of the row excludes has no share of the mean. So a screen, which is a cheap estimate of log p such
 as :func:`ndm.density.log_bound`, computes all drops first. Only the ``CHECKED`` columns with the largest of them have
-their drops by log p, a column of few values from the values to which the screen gives a share of at least ``RARE``. The
-screen only chooses: it is in no drop that is returned.
+their drops by log p, a column of few values from the values to which the screen gives a share of at least ``RARE``, or
+from the ``EXACT`` likeliest if hardly any has so much. The screen only chooses: it is in no drop that is returned.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def drops_of_values(
         chosen: which columns of each row are computed, bool of shape ``(B, n)``.
     """
     own = {place: column.points == rows[:, [place]] for place, column in found.items()}
-    asked = {p: chosen[:, [p]] & ~own[p] & (column.share() >= RARE) for p, column in found.items()}
+    asked = {p: chosen[:, [p]] & ~own[p] & likely(column.share()) for p, column in found.items()}
     changed = []
     for place, ask in asked.items():
         changed.append(rows[ask.nonzero()[:, 0]])
@@ -143,6 +143,14 @@ def drops_of_values(
         exact = column._replace(logs=logs.where(~own[place], mine[:, None]))
         drops[:, place] = drops[:, place].where(~chosen[:, place], exact.mean() - mine)
     return drops
+
+
+def likely(share: Tensor) -> Tensor:
+    """Which points are computed: those with a share of at least ``RARE``, or the ``EXACT`` likeliest if such points are
+    less than half of the mean."""
+    asked = share >= RARE
+    few = share.topk(min(EXACT, share.shape[1]), 1).values[:, -1:]
+    return torch.where((share * asked).sum(1, keepdim=True) < 0.5, share >= few, asked)
 
 
 def relative(density: Density, place: int, model: NDM) -> Density:

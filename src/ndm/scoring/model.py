@@ -111,8 +111,7 @@ class TableModel:
         Raises:
             InputError: if the rows cannot be scored; a :class:`SolverError` if the solver could not finish some.
         """
-        rows = with_known_codes(self.model, torch.from_numpy(self.schema.encode(frame, unknown="odd")))
-        broken = self.schema.broken(frame)
+        rows, broken = self._rows(frame), self.schema.broken(frame)
         penalty = math.log(self.rows + 2)
         log_p = self._log_density(rows)
         any_broken = np.any(list(broken.values()), axis=0)
@@ -124,8 +123,10 @@ class TableModel:
         drops[:, : rows.shape[1]] = found.numpy()
         numbers = dict(self.schema.numeric)
         for name, where in broken.items():
-            own = drops[where, self.names.index(name)]  # a number beside its grid may be far from the others besides
-            drops[where, self.names.index(name)] = penalty + (own.clip(0) if name in numbers else 0.0)
+            place = self.names.index(self.indicated.get(name, name))
+            own = drops[where, place]  # a number beside its grid may be far from the others besides
+            here = penalty + (own.clip(0) if name in numbers else 0.0)
+            drops[where, place] = np.maximum(own, here) if name in self.indicated else here
         for indicator, name in self.indicated.items():  # a value and that it is there are one cause
             if indicator in self.names:
                 place, own = self.names.index(name), self.names.index(indicator)
@@ -154,6 +155,10 @@ class TableModel:
                 tell(done)
         columns, drops = (np.concatenate(parts) for parts in zip(*(scores[1:] for scores in found), strict=True))
         return Reasons(np.array(self.names, dtype=object)[columns], drops)
+
+    def _rows(self, frame: Frame) -> Tensor:
+        rows = torch.from_numpy(self.schema.encode(frame, unknown="odd"))
+        return with_known_codes(self.model, rows, self.schema.missing_numbers(frame))
 
     def _log_density(self, rows: Tensor) -> Tensor:
         return log_density(self.model, rows, self.seed)

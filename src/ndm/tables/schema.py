@@ -165,6 +165,13 @@ class Schema:
                     self._refuse_unknown(column, x[column.name], frame)
         return np.stack([x[column.name] for column in self.model_columns], 1)
 
+    def missing_numbers(self, frame: Frame) -> np.ndarray:
+        """Which numbers of the model are missing in rows, bool of shape ``(N, numbers)``."""
+        frame = self._aligned(frame)
+        numbers = [column for column in self.model_columns if column.numeric]
+        found = [np.isnan(column.encode(frame.column(column.name))) for column in numbers]
+        return np.stack(found, 1) if found else np.zeros((len(frame), 0), bool)
+
     def violations(self, frame: Frame) -> np.ndarray:
         """Whether a row is impossible by the training rows, bool of shape ``(N,)``: see :meth:`broken`."""
         return np.any(list(self.broken(frame).values()), axis=0)

@@ -1,12 +1,14 @@
 r"""Models of rows of symbols that ``discrete.py`` compares: embeddings, fixed codes, and three of other kinds.
 
 All but the autoregressive one have the same network, and draw the times of continuous time more often where their loss
-is larger (:class:`ndm.ImportanceTimes`). A fit has the loss of a batch and a bound of a batch, both in nats per row:
+is larger (:class:`ndm.ImportanceTimes`). A fit has the loss of a batch and a bound of each row, both in nats per row:
 
 * ``moving``, ``learned``, ``random``: :class:`ndm.Embedding` of a dimension d, whose points move in time, are learned
   and stay, or keep their random places. In tables and texts their networks, and those of ``one-hot`` and ``ordinal``,
   read beliefs as well: the probabilities that each point alone gives its symbol.
-* ``moving-blind``, ``learned-blind``: as ``moving`` and ``learned``, with networks that read the points alone.
+  Their networks learn by the cross-entropy, and their points by the bound (:mod:`ndm.training.cross_entropy`).
+* ``moving-bound``, ``learned-bound``: as ``moving`` and ``learned``, but all of them learns by the bound.
+* ``moving-blind``, ``learned-blind``: the same, with networks that read the points alone.
 * ``one-hot``: every symbol is an axis (shifted and scaled like the other points). ``ordinal``: the symbols are equally
   spaced on a line. The levels of images start so with every embedding, and ``ordinal`` keeps them there.
 * ``masked``: discrete diffusion to a mask. A symbol is still there at time t with probability 1 - t, and the bound is
@@ -39,9 +41,14 @@ from torch.nn import functional
 
 import ndm
 from ndm.levels import RANK
+from ndm.objective import bound_and_prediction, draw
+from ndm.training.cross_entropy import cross_entropy, with_own_gradients
 
-BLIND = "-blind"
-EMBEDDINGS = ("moving", "learned", "random", "one-hot", "ordinal", f"moving{BLIND}", f"learned{BLIND}")
+BOUND, BLIND = "-bound", "-blind"
+EMBEDDINGS = (
+    "moving", "learned", "random", "one-hot", "ordinal",
+    *(name + how for how in (BOUND, BLIND) for name in ("moving", "learned")),
+)  # fmt: skip
 METHODS = (*EMBEDDINGS, "masked", "uniform", "autoregressive")
 MANY = 1000
 """The steps of ``uniform`` in place of continuous time."""
@@ -89,6 +96,10 @@ class Fit(nn.Module):
         """A draw of the bound of -log p of each row, in ``steps`` steps or in continuous time (None)."""
         raise NotImplementedError
 
+    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """What training makes small, nats per row."""
+        return self.nats(x, None, generator).mean()
+
 
 class Embedded(Fit):
     """A diffusion model with one of the embeddings."""
@@ -96,7 +107,8 @@ class Embedded(Fit):
     def __init__(self, method: str, rows: Rows, train: Tensor, dim: int) -> None:
         super().__init__()
         count, places = sum(rows.alphabets), len(rows.alphabets)
-        told, method = 0 if method.endswith(BLIND) else count, method.removesuffix(BLIND)
+        told, self.by_entropy = 0 if method.endswith(BLIND) else count, not method.endswith((BOUND, BLIND))
+        method = plain(method)
         dim = 1 if rows.image else {"one-hot": max(rows.alphabets), "ordinal": 1}.get(method, dim)
         embedding = ndm.Embedding(rows.alphabets, dim, num_basis=2 if method == "moving" else 0)
         codes = torch.cat([torch.arange(levels) for levels in rows.alphabets])
@@ -128,6 +140,24 @@ class Embedded(Fit):
         total = ndm.bound(self.model, x, steps, times, generator).total
         times.update()
         return total
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.by_entropy:
+            return super().loss(x, generator)
+        x_model = self.model.encode(x)
+        draws = draw(self.model.process.transform.latents(x_model), self.times, generator)
+        bound, prediction = bound_and_prediction(self.model, x, x_model, draws)
+        self.times.observe(draws.t, bound.diffusion.detach())
+        self.times.update()
+        losses = (cross_entropy(prediction, x_model).mean(), bound.weighted(draws.weight).total.mean())
+        return with_own_gradients(
+            zip(losses, (self.model.predictor.parameters(), self.model.process.parameters()), strict=True)
+        )
+
+
+def plain(method: str) -> str:
+    """The name of the embedding of a method."""
+    return method.removesuffix(BOUND).removesuffix(BLIND)
 
 
 def log_frequencies(rows: Rows, train: Tensor) -> Tensor:
@@ -257,7 +287,7 @@ def fit_of(method: str, rows: Rows, train: Tensor, dim: int) -> Fit:
 
 def has_dim(method: str, rows: Rows) -> bool:
     """Whether a method has points of a dimension that is to be chosen; those of levels lie on a line."""
-    return method.removesuffix(BLIND) in ("moving", "learned", "random") and not rows.image
+    return plain(method) in ("moving", "learned", "random") and not rows.image
 
 
 def applies(method: str, rows: Rows) -> bool:
@@ -300,7 +330,7 @@ def trained(
         for group in optimizer.param_groups:
             group["lr"] = rate
         rows = train[torch.randint(len(train), (batch,), generator=generator)]
-        loss = fit.train().nats(rows.long(), None, generator).mean()
+        loss = fit.train().loss(rows.long(), generator)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(fit.parameters(), 1.0 * rows[0].numel())

@@ -39,6 +39,7 @@ TEXT = ModelConfig(
     dropout=0.0, gamma_min=-4.0, schedule="learned",
 )  # fmt: skip
 CASES["text-1"] = replace(SMALL, data=DataConfig("text", path="none", size=12), model=TEXT)
+CASES["text-entropy"] = replace(CASES["text-1"], training=replace(SMALL.training, weighting="cross_entropy"))
 CAN_SHARD = hasattr(torch.cpu.Stream, "record_event")
 """Whether this torch shards on CPUs: 2.6 does so only on accelerators."""
 

@@ -17,7 +17,7 @@ from .batch import as_batch, as_float, check_magnitude
 from .decoder import Decoder
 from .embedding import Embedding
 from .errors import InputError
-from .predictor import BasePredictor
+from .predictor import BasePredictor, Prediction
 from .process import ConditionalProcess, ForwardProcess
 from .support.checks import require_flag, require_kind, row_shape
 from .transform import BasisCurve, Identity
@@ -116,7 +116,11 @@ class NDM(nn.Module):
             eta: replaces the eta of the process, see :class:`ForwardProcess`.
         """
         self.process.schedule.check_channels(z_t)
-        x_hat, coefficients, variance, value = self.predictor(z_t, t, self.process)
+        return self.reverse(self.predictor(z_t, t, self.process), eta)
+
+    def reverse(self, prediction: Prediction, eta: float | Tensor | None = None) -> ConditionalProcess:
+        """The reverse process given a prediction; ``eta`` is that of :meth:`forward`."""
+        x_hat, coefficients, variance, value = prediction
         if self.predictor.target:
             return self.process.toward(x_hat, value, variance, eta)
         if coefficients is None:

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from .gaussian import Gaussian
 from .model import NDM, check_gradients, check_model
+from .predictor import Prediction
 from .process import ConditionalProcess
 from .support.checks import check_eta, require_count, require_kind
 from .support.tensors import expand, full_times, rand, randn_like, sum_rows
@@ -147,6 +148,13 @@ def bound_terms(
     Raises:
         InputError: if the dtype of ``x_model`` cannot resolve the schedule or the number of steps.
     """
+    return bound_and_prediction(model, x, x_model, draws, steps, eta)[0]
+
+
+def bound_and_prediction(
+    model: NDM, x: Tensor, x_model: Tensor, draws: Draws, steps: int | None = None, eta: Tensor | None = None
+) -> tuple[Bound, Prediction]:
+    """:func:`bound_terms`, and the prediction at the times that were drawn."""
     model.process.schedule.check_precision(x_model.dtype, steps)
     q = model.process(x_model, eta=eta).keeping()
     prior = prior_term(model, q, x_model, draws)
@@ -154,15 +162,15 @@ def bound_terms(
     z_0 = q.start().at(draws.eps_0)
     reconstruction = model.decoder.nll(x, z_0, model.process)
 
-    if steps is None:
-        q.affine_with_derivative(draws.t)  # first, so that F and its derivative are evaluated once and together
-        z_t = q.marginal(draws.t).at(draws.eps_t)
-        diffusion = continuous_diffusion(model, q, z_t, draws.t)
-    else:
-        s, t = step_around(draws.t, steps)
-        z_t = q.marginal(t).at(draws.eps_t)
-        diffusion = steps * discrete_diffusion(model, q, z_t, s, t)
-    return Bound(prior, diffusion, reconstruction)
+    s, t = (None, draws.t) if steps is None else step_around(draws.t, steps)
+    if s is None:
+        q.affine_with_derivative(t)  # first, so that F and its derivative are evaluated once and together
+    z_t = q.marginal(t).at(draws.eps_t)
+    model.process.schedule.check_channels(z_t)
+    prediction = model.predictor(z_t, t, model.process)
+    p = model.reverse(prediction, q.eta)
+    diffusion = drift_error(q, p, z_t, t) if s is None or steps is None else steps * step_error(q, p, z_t, s, t)
+    return Bound(prior, diffusion, reconstruction), prediction
 
 
 def prior_term(model: NDM, q: ConditionalProcess, x: Tensor, draws: Draws) -> Tensor:
@@ -185,11 +193,19 @@ def step_around(u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 
 def discrete_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
     """KL(q(z_s | z_t, x) || p(z_s | z_t)), ``(B,)``, nats: the contribution of one step to the diffusion term."""
-    p = model(z_t, t, q.eta)
-    return q.posterior(z_t, s, t).kl(p.posterior(z_t, s, t))
+    return step_error(q, model(z_t, t, q.eta), z_t, s, t)
 
 
 def continuous_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, t: Tensor) -> Tensor:
     """The integrand of the diffusion term at ``t``, ``(B,)``, nats per unit of time."""
-    p = model(z_t, t, q.eta)
+    return drift_error(q, model(z_t, t, q.eta), z_t, t)
+
+
+def step_error(q: ConditionalProcess, p: ConditionalProcess, z_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """:func:`discrete_diffusion` of a reverse process p."""
+    return q.posterior(z_t, s, t).kl(p.posterior(z_t, s, t))
+
+
+def drift_error(q: ConditionalProcess, p: ConditionalProcess, z_t: Tensor, t: Tensor) -> Tensor:
+    """:func:`continuous_diffusion` of a reverse process p."""
     return sum_rows(((q.reverse_drift(z_t, t) - p.reverse_drift(z_t, t)) / expand(q.noise_rate(t), z_t)) ** 2) / 2

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..likelihood import bits_per_dim
 from ..model import NDM
-from ..objective import Bound, bound_terms, draw
+from ..objective import Bound, bound_and_prediction, bound_terms, draw
 from ..process import ForwardProcess
 from ..straightness import curvature
 from ..support.checks import require
@@ -17,6 +19,7 @@ from ..support.streams import Stream
 from ..support.tensors import hashed, rand, seed_dropout, seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
 from ..transform import Identity
+from .cross_entropy import check_symbols, cross_entropy, with_own_gradients
 from .settings import TrainingConfig
 
 PRIOR_EVERY = 8
@@ -57,7 +60,11 @@ class Loss(nn.Module):
         )  # fmt: skip
         self.seed, self.rank, self.count = seed, rank, count
         # The compiled function is pure except for dropout: all other random numbers are drawn before it is called.
-        self.terms = torch.compile(bound_terms) if settings.compile else bound_terms
+        self.by_entropy = self.weighting == "cross_entropy"
+        if self.by_entropy:
+            check_symbols(model)
+        terms = bound_and_prediction if self.by_entropy else bound_terms
+        self.terms: Callable[..., Any] = torch.compile(terms) if settings.compile else terms
 
     def forward(self, x: Tensor, step: int, microstep: int = 0) -> Tensor:
         """The three terms of the bound, ``(3,)``, in bits/dim: means over the rows ``x``, which are in data units."""
@@ -72,13 +79,19 @@ class Loss(nn.Module):
         if self.training:
             seed_dropout(hashed(self.seed, Stream.DROPOUT, *key, self.rank))
         terms = self.terms(self.model, x, x_model, draws, self.steps, eta)
+        terms, prediction = terms if self.by_entropy else (terms, None)
         balanced = terms.weighted(self.balance(draws.t))
         self.times.observe(draws.t, balanced.diffusion.detach())
         terms, balanced = terms.weighted(draws.weight), balanced.weighted(draws.weight)
-        if self.model.process.schedule.per_channel or self.weighting != "bound":
+        if self.model.process.schedule.per_channel or self.weighting == "flow_matching":
             # The gradient is that of the balanced terms, and the figure is the bound.
             terms = Bound(*(new + (old - new).detach() for old, new in zip(terms, balanced, strict=True)))
         figures = torch.stack([bits_per_dim(term, x).mean() for term in terms])
+        if prediction is not None and figures.requires_grad:
+            entropy = bits_per_dim(cross_entropy(prediction, x_model), x).mean()
+            parts = (self.model.process, self.model.decoder)
+            others = (figures.sum(), [p for part in parts for p in part.parameters()])
+            figures = figures.detach() + with_own_gradients([(entropy, self.model.predictor.parameters()), others]) / 3
         if not self.straightness:
             return figures
         z_t = self.model.process(x_model).marginal(draws.t).at(draws.eps_t)

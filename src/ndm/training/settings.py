@@ -34,7 +34,9 @@ class TrainingConfig:
         bound_steps: number of steps T of the bound that is trained; null means continuous time.
         weighting: weight of the diffusion term at each time: that of the bound, or that of flow_matching, which makes
             it the squared error of the ODE's velocity. The second is for conventional diffusion with a schedule without
-            parameters, in continuous time. The figures of training are those of the bound.
+            parameters, in continuous time. With cross_entropy, for symbols, the predictor learns by the cross-entropy
+            of its probabilities, which is faster, and the forward process by the bound; a step takes a third longer.
+            The figures of training are those of the bound.
         uniform_times: share of the times that are drawn uniformly, in (0, 1]; the others are drawn more often where the
             loss is large. With a larger share the model learns the noisy end of time better, which holds few of the
             bits but decides what a sample depicts.
@@ -68,7 +70,7 @@ class TrainingConfig:
     compile: bool = False
     ema_decay: float = 0.999
     bound_steps: int | None = None
-    weighting: Literal["bound", "flow_matching"] = "bound"
+    weighting: Literal["bound", "flow_matching", "cross_entropy"] = "bound"
     uniform_times: float = 0.1
     eta_range: float = 1.0
     straightness: float = 0.0

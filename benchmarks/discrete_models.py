@@ -42,7 +42,7 @@ from torch.nn import functional
 import ndm
 from ndm.levels import RANK
 from ndm.objective import bound_and_prediction, draw
-from ndm.training.cross_entropy import cross_entropy, with_own_gradients
+from ndm.training.cross_entropy import cross_entropy, learned_apart
 
 BOUND, BLIND = "-bound", "-blind"
 EMBEDDINGS = (
@@ -149,10 +149,8 @@ class Embedded(Fit):
         bound, prediction = bound_and_prediction(self.model, x, x_model, draws)
         self.times.observe(draws.t, bound.diffusion.detach())
         self.times.update()
-        losses = (cross_entropy(prediction, x_model).mean(), bound.weighted(draws.weight).total.mean())
-        return with_own_gradients(
-            zip(losses, (self.model.predictor.parameters(), self.model.process.parameters()), strict=True)
-        )
+        entropy = cross_entropy(self.model, prediction, x_model).mean()
+        return learned_apart(self.model, prediction, entropy, bound.weighted(draws.weight).total.mean())
 
 
 def plain(method: str) -> str:

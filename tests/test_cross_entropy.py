@@ -67,9 +67,30 @@ def test_the_predictor_has_the_gradient_of_the_cross_entropy_and_the_points_that
     assert any((by_bound[n] - both[n]).abs().max() > 0.01 for n in both if n.startswith("predictor."))
 
 
+def test_numbers_learn_by_the_bound_beside_symbols():
+    """The numbers' part of the network has the gradient of the bound, and the symbols' part that of the entropy."""
+    torch.manual_seed(0)
+    process = ndm.ForwardProcess(ndm.LinearSchedule(-6.0, 5.0), ndm.Embedding((V,), dim=2, numbers=2), tied_to="noise")
+    predictor = ndm.MixedPredictor(ndm.nn.MLP((4,), width=8, depth=1, outputs=2 + V), (V,), numbers=2)
+    torch.nn.init.normal_(predictor.net.head.weight, std=0.3)
+    model = ndm.NDM(process, predictor, ndm.MixedDecoder(ndm.Marginals(2), (V,)), shape=(3,))
+    x = torch.cat([torch.randn(16, 2), torch.randint(V, (16, 1)).float()], 1)
+    (figures, both), (bound, by_bound) = (
+        gradients(Loss(model, TrainingConfig(weighting=weighting)), model, x)
+        for weighting in ("cross_entropy", "bound")
+    )
+    torch.testing.assert_close(figures, bound)
+    head = "predictor.net.head.weight"
+    torch.testing.assert_close(both[head][:2], by_bound[head][:2], rtol=1e-4, atol=1e-6)
+    assert (both[head][2:] - by_bound[head][2:]).abs().max() > 1e-3
+    for name in both:
+        if not name.startswith("predictor."):
+            torch.testing.assert_close(both[name], by_bound[name], rtol=1e-4, atol=1e-6)
+
+
 def test_a_probability_of_zero_costs_a_finite_number_of_nats():
-    probabilities = torch.tensor([[[1.0], [0.0]]])
-    found = cross_entropy(ndm.Prediction(probabilities, None, None), torch.tensor([[[0.0], [1.0]]]))
+    prediction = ndm.Prediction(torch.tensor([[[1.0], [0.0]]]), None, None)
+    found = cross_entropy(text_model(), prediction, torch.tensor([[[0.0], [1.0]]]))
     assert torch.isfinite(found).all() and found > 80
 
 
@@ -92,8 +113,8 @@ def test_it_learns_a_rule_of_neighbours():
     assert 0.9 < found < 1.4
 
 
-def test_it_is_for_symbols_alone(tmp_path, capsys):
+def test_it_is_for_symbols():
     process = ndm.ForwardProcess(ndm.LinearSchedule(-5.0, 5.0))
     numbers = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,))), ndm.GaussianDecoder(), shape=(2,))
-    with pytest.raises(ndm.InputError, match="cross_entropy is for models of symbols alone"):
+    with pytest.raises(ndm.InputError, match="cross_entropy is for models of symbols"):
         Loss(numbers, TrainingConfig(weighting="cross_entropy"))

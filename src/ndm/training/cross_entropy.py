@@ -5,7 +5,8 @@ The diffusion term of the bound is a squared error of points, :math:`\| \hat F -
 least, at every time, where w are the true probabilities of the symbols given :math:`z_t`. But the squared error says
 little to a predictor that is certain and wrong: its gradient in the logits has the factor w_x. So the predictor learns
 faster by the cross-entropy, at the times that the bound draws. The forward process cannot learn by it, because symbols
-that are far apart from the start have the least; it learns by the bound, given the predictor.
+that are far apart from the start have the least; it learns by the bound, given the predictor. So does what a predictor
+says of the numbers of a row of a table.
 
 Each group of parameters has the gradient of its own loss, from one evaluation of the network.
 
@@ -31,28 +32,56 @@ from ..symbols import SymbolPredictor
 
 
 def check_symbols(model: NDM) -> None:
-    """Refuse a model that does not predict symbols alone.
+    """Refuse a model that predicts no symbols.
 
     Raises:
         InputError: saying what is wrong.
     """
     predictor = model.predictor
-    alone = isinstance(predictor, SymbolPredictor) or (isinstance(predictor, MixedPredictor) and not predictor.numbers)
     require(
-        alone, "training.weighting cross_entropy is for models of symbols alone (model.parameterization symbols, or a "
-        "table of categories)", "cross_entropy with another predictor",
+        isinstance(predictor, (SymbolPredictor, MixedPredictor)), "training.weighting cross_entropy is for models of "
+        "symbols (model.parameterization symbols, or a table with categories)", type(predictor).__name__,
     )  # fmt: skip
 
 
-def cross_entropy(prediction: Prediction, x_model: Tensor) -> Tensor:
+def numbers_of(model: NDM) -> int:
+    """The number of channels of a prediction that are numbers; those behind them are probabilities of symbols."""
+    return model.predictor.numbers if isinstance(model.predictor, MixedPredictor) else 0
+
+
+def cross_entropy(model: NDM, prediction: Prediction, x_model: Tensor) -> Tensor:
     """-log of the predicted probability of each symbol, summed over the places of a row, nats, ``(B,)``.
 
     Args:
-        prediction: probabilities of symbols, ``(B, *)``.
-        x_model: one-hot vectors of the symbols, ``(B, *)``.
+        model: a model of symbols.
+        prediction: what it predicts, ``(B, *)``.
+        x_model: data in model units, of the same shape.
     """
-    least = torch.finfo(prediction.x_hat.dtype).tiny
-    return -sum_rows(prediction.x_hat.clamp(min=least).log() * x_model)
+    weights, symbols = (part[:, numbers_of(model) :] for part in (prediction.x_hat, x_model))
+    return -sum_rows(weights.clamp(min=torch.finfo(weights.dtype).tiny).log() * symbols)
+
+
+def through_numbers(model: NDM, prediction: Prediction, bound: Tensor) -> Tensor:
+    """A scalar that has the gradient of the bound in the predicted numbers, and none in the predicted probabilities."""
+    numbers = numbers_of(model)
+    if not numbers:
+        return bound.new_zeros(())
+    (slope,) = torch.autograd.grad(bound, prediction.x_hat, retain_graph=True)
+    return (prediction.x_hat[:, :numbers] * slope[:, :numbers]).sum()
+
+
+def learned_apart(model: NDM, prediction: Prediction, entropy: Tensor, bound: Tensor) -> Tensor:
+    """0 with the gradients of training by the cross-entropy.
+
+    Args:
+        model: a model of symbols.
+        prediction: what it predicted when these losses were computed.
+        entropy: the mean of :func:`cross_entropy`, in the unit of the bound.
+        bound: the mean of the bound.
+    """
+    rest = [*model.process.parameters(), *model.decoder.parameters()]
+    own = entropy + through_numbers(model, prediction, bound)
+    return with_own_gradients([(own, model.predictor.parameters()), (bound, rest)])
 
 
 def with_own_gradients(losses: Iterable[tuple[Tensor, Iterable[nn.Parameter]]]) -> Tensor:

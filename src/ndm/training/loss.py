@@ -19,7 +19,7 @@ from ..support.streams import Stream
 from ..support.tensors import hashed, rand, seed_dropout, seeded
 from ..times import ImportanceTimes, LowDiscrepancyTimes
 from ..transform import Identity
-from .cross_entropy import check_symbols, cross_entropy, with_own_gradients
+from .cross_entropy import check_symbols, cross_entropy, learned_apart
 from .settings import TrainingConfig
 
 PRIOR_EVERY = 8
@@ -88,10 +88,9 @@ class Loss(nn.Module):
             terms = Bound(*(new + (old - new).detach() for old, new in zip(terms, balanced, strict=True)))
         figures = torch.stack([bits_per_dim(term, x).mean() for term in terms])
         if prediction is not None and figures.requires_grad:
-            entropy = bits_per_dim(cross_entropy(prediction, x_model), x).mean()
-            parts = (self.model.process, self.model.decoder)
-            others = (figures.sum(), [p for part in parts for p in part.parameters()])
-            figures = figures.detach() + with_own_gradients([(entropy, self.model.predictor.parameters()), others]) / 3
+            entropy = bits_per_dim(cross_entropy(self.model, prediction, x_model), x).mean()
+            apart = learned_apart(self.model, prediction, entropy, figures.sum())
+            figures = figures.detach() + apart / len(figures)
         if not self.straightness:
             return figures
         z_t = self.model.process(x_model).marginal(draws.t).at(draws.eps_t)

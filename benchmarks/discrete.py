@@ -16,9 +16,9 @@ FOLDER holds ``text/tinyshakespeare.txt``, ``tables/mushrooms.csv``, ``tables/ad
 The methods are those of ``discrete_models.py``: all diffusion models have the same network, steps, batches and
 optimiser, and the weights of the best validation bound are kept. The dimension of the points of each method is the one
 with the best validation bound among ``--dims`` with seed 0. The other seeds then train at this dimension alone, and
-their test bounds make the table: the mean, and the paired difference to ``moving`` with an interval of 95 % by
-Student's t. Test rows, times and noise are the same for all methods. The bound is also given in T = 2 to 64 steps, and
-a second table has samples of text in so many steps; see ``discrete_samples.py``.
+their test bounds make the table: the mean, and the paired difference to moving points that learn in the same way, with
+an interval of 95 % by Student's t. All methods have the same test rows. The bound is also given in T = 2 to 64 steps,
+and a second table has samples of text in so many steps; see ``discrete_samples.py``.
 A finished cell is not computed again.
 """
 
@@ -37,6 +37,8 @@ from scipy.stats import t as student
 
 from cells import Cells, choose, clock, common_options, ends, limit_threads, note_machine, say
 from discrete_models import (
+    BLIND,
+    BOUND,
     METHODS,
     Autoregressive,
     Fit,
@@ -46,6 +48,7 @@ from discrete_models import (
     fit_of,
     has_dim,
     parameters,
+    plain,
     split_text,
     trained,
 )
@@ -178,6 +181,14 @@ def run(args: argparse.Namespace) -> None:
                 finish(name, method, dim, seed)
 
 
+def reference(method: str) -> str:
+    """The method that another one is compared with: moving points that learn in the same way."""
+    if method == f"moving{BLIND}":
+        return f"moving{BOUND}"
+    way = method.removeprefix(plain(method))
+    return "moving" if method == f"moving{BOUND}" else f"moving{way}"
+
+
 def interval(differences: list[float]) -> str:
     """The mean of paired differences with its interval of 95 %."""
     count = len(differences)
@@ -200,17 +211,19 @@ def table_of(path: Path, steps: int | None) -> str:
             tests[method] = {r["seed"]: r for r in records}
         for method, runs in tests.items():
             if runs:
-                common = sorted(runs.keys() & tests["moving"].keys())
-                pairs = [runs[seed]["test"] - tests["moving"][seed]["test"] for seed in common]
+                other = reference(method)
+                common = sorted(runs.keys() & tests[other].keys())
+                pairs = [runs[seed]["test"] - tests[other][seed]["test"] for seed in common]
                 first = runs[min(runs)]
                 few = [np.mean([r["in_steps"][str(T)] for r in runs.values()]) for T in STEPS if first["in_steps"]]
                 mean = np.mean([r["test"] for r in runs.values()])
+                against = f"{other} {interval(pairs)}" if pairs and method != other else ""
                 lines.append([
                     name, str(budget), method, str(first["dim"] or "-"), str(len(runs)), f"{mean:.4f}",
-                    "" if method == "moving" else interval(pairs), *(f"{value:.3f}" for value in few),
+                    against, *(f"{value:.3f}" for value in few),
                     *([""] * (len(STEPS) - len(few))), f"{first['parameters']:,}",
                 ])  # fmt: skip
-    header = ["set", "training steps", "method", "d", "seeds", "bits", "less moving", *(f"T = {T}" for T in STEPS)]
+    header = ["set", "training steps", "method", "d", "seeds", "bits", "less another", *(f"T = {T}" for T in STEPS)]
     return markdown_table([*header, "parameters"], lines)
 
 

@@ -132,13 +132,6 @@ def with_known_codes(model: NDM, rows: Tensor, missing: np.ndarray) -> Tensor:
     return rows
 
 
-def frequent(model: NDM, alphabet: int, count: int) -> Tensor:
-    """The codes of the most frequent symbols of an alphabet, by the bias of the predictor, ``(count,)`` in float64."""
-    assert isinstance(model.predictor, MixedPredictor)
-    bias = model.predictor.bias.detach().cpu().split(model.predictor.alphabets)[alphabet]
-    return bias.topk(count).indices.double()
-
-
 def check_distance(model: NDM, rows: Tensor) -> None:
     """Refuse rows with a number so far from the training rows that its density is no number, before any is scored.
 

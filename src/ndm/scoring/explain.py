@@ -40,9 +40,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..density.scores import frequent
 from ..marginal import Marginals
-from ..mixed import MixedDecoder
+from ..mixed import MixedDecoder, MixedPredictor
 from ..model import NDM
 from ..tables import Column, Schema
 
@@ -180,7 +179,7 @@ def quadrature(density: Density, rows: Tensor, place: int, model: NDM, column: C
     if values is None:
         return points_of_number(density, rows, place, decoder.marginals)
     if len(values) > CATEGORIES:
-        values = frequent(model, place - decoder.numbers, CATEGORIES)
+        values = frequent(model, place - decoder.numbers)
     return points_of_values(density, rows, place, values)
 
 
@@ -194,6 +193,13 @@ def known_values(column: Column) -> Tensor | None:
     if count > EXACT:
         return None
     return column.low + column.step * torch.arange(count, dtype=torch.float64)
+
+
+def frequent(model: NDM, alphabet: int) -> Tensor:
+    """The codes of the most frequent symbols of an alphabet, by the bias of the predictor, in float64."""
+    assert isinstance(model.predictor, MixedPredictor)
+    bias = model.predictor.bias.detach().cpu().split(model.predictor.alphabets)[alphabet]
+    return bias.topk(CATEGORIES).indices.double()
 
 
 def points_of_values(density: Density, rows: Tensor, place: int, values: Tensor) -> Quadrature:

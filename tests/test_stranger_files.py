@@ -184,13 +184,13 @@ def test_foreign_lines_in_the_metrics_do_not_stop_a_training(saved, capsys):
 
 def test_foreign_lines_in_the_journal_of_an_evaluation_are_passed_over(saved, monkeypatch, capsys):
     """The evaluation is interrupted, somebody writes into its journal, and the same command goes on."""
-    calls, forward = [], ndm.NDM.forward
+    calls, reverse = [], ndm.NDM.reverse
 
     def interrupted(self, *arguments, **options):
         calls.append(arguments)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return forward(self, *arguments, **options)
+        return reverse(self, *arguments, **options)
 
     evaluate = [
         "evaluate",
@@ -204,9 +204,9 @@ def test_foreign_lines_in_the_journal_of_an_evaluation_are_passed_over(saved, mo
         "--device",
         "cpu",
     ]
-    monkeypatch.setattr(ndm.NDM, "forward", interrupted)
+    monkeypatch.setattr(ndm.NDM, "reverse", interrupted)
     assert main(evaluate) == 130
-    monkeypatch.setattr(ndm.NDM, "forward", forward)
+    monkeypatch.setattr(ndm.NDM, "reverse", reverse)
     journals = [file for file in saved.glob("*.jsonl") if "partial" in file.name]
     for file in journals:
         with file.open("ab") as opened:

@@ -18,8 +18,8 @@ optimiser, and the weights of the best validation bound are kept. The dimension 
 with the best validation bound among ``--dims`` with seed 0. The other seeds then train at this dimension alone, and
 their test bounds make the table: the mean, and the paired difference to moving points that learn in the same way, with
 an interval of 95 % by Student's t. All methods have the same test rows. The bound is also given in T = 2 to 64 steps,
-and a second table has samples of text in so many steps; see ``discrete_samples.py``.
-A finished cell is not computed again.
+and a second table has samples of text in so many steps; see ``discrete_samples.py``. A finished cell is not computed
+again.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def table_of(path: Path, steps: int | None) -> str:
                     against, *(f"{value:.3f}" for value in few),
                     *([""] * (len(STEPS) - len(few))), f"{first['parameters']:,}",
                 ])  # fmt: skip
-    header = ["set", "training steps", "method", "d", "seeds", "bits", "less another", *(f"T = {T}" for T in STEPS)]
+    header = ["set", "training steps", "method", "d", "seeds", "bits", "difference to", *(f"T = {T}" for T in STEPS)]
     return markdown_table([*header, "parameters"], lines)
 
 

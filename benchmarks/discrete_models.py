@@ -4,11 +4,12 @@ All but the autoregressive one have the same network, and draw the times of cont
 is larger (:class:`ndm.ImportanceTimes`). A fit has the loss of a batch and a bound of each row, both in nats per row:
 
 * ``moving``, ``learned``, ``random``: :class:`ndm.Embedding` of a dimension d, whose points move in time, are learned
-  and stay, or keep their random places. In tables and texts their networks, and those of ``one-hot`` and ``ordinal``,
+  and stay, or keep their random places. Their networks, and those of ``one-hot`` and ``ordinal``, learn by the
+  cross-entropy, and the points by the bound (:mod:`ndm.training.cross_entropy`). In tables and texts these networks
   read beliefs as well: the probabilities that each point alone gives its symbol.
-  Their networks learn by the cross-entropy, and their points by the bound (:mod:`ndm.training.cross_entropy`).
-* ``moving-bound``, ``learned-bound``: as ``moving`` and ``learned``, but all of them learns by the bound.
-* ``moving-blind``, ``learned-blind``: the same, with networks that read the points alone.
+* ``moving-bound``, ``learned-bound``: as ``moving`` and ``learned``, but the networks learn by the bound, too.
+* ``moving-blind``, ``learned-blind``: as ``moving-bound`` and ``learned-bound``, with networks that read the points
+  alone.
 * ``one-hot``: every symbol is an axis (shifted and scaled like the other points). ``ordinal``: the symbols are equally
   spaced on a line. The levels of images start so with every embedding, and ``ordinal`` keeps them there.
 * ``masked``: discrete diffusion to a mask. A symbol is still there at time t with probability 1 - t, and the bound is

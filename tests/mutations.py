@@ -502,7 +502,7 @@ MUTATIONS = [
          "(self.logs + self.weights).softmax(1)",
          "self.logs.softmax(1)", "test_explain"),
         ("the row's own value left out of a drop", "scoring/explain.py::drops_of_values",
-         "logs.where(~own[place], mine[:, None])",
+         "logs.where(~same[place], own[:, [place]])",
          "logs", "test_explain"),
         ("densities and probabilities of a drop are compared", "scoring/explain.py::references",
          "decoder.places.log_references(rows.to(scores), scores, log_slopes, alphabet).to(rows)",

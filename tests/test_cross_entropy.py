@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ndm
+from ndm.cli import main
 from ndm.data import Dataset
 from ndm.training import TrainingConfig, train
 from ndm.training.cross_entropy import cross_entropy, with_own_gradients
@@ -106,8 +107,10 @@ def test_it_learns_a_rule_of_neighbours():
     """Every second symbol repeats the one before it: 2 bits for two places."""
     x = torch.randint(V, (512, N // 2), generator=torch.Generator().manual_seed(0)).repeat_interleave(2, 1)
     model = text_model()
-    settings = TrainingConfig(steps=200, batch_size=64, learning_rate=1e-2, weighting="cross_entropy", warmup=10)
-    settings = TrainingConfig(**{**vars(settings), "ema_decay": 0.9, "evaluate_every": 0, "checkpoint_every": 10**6})
+    settings = TrainingConfig(
+        steps=200, batch_size=64, learning_rate=1e-2, weighting="cross_entropy", warmup=10, ema_decay=0.9,
+        evaluate_every=0,
+    )  # fmt: skip
     trained = train(model, Dataset("rule", x, x, x), settings, 0, "cpu").eval()
     found = ndm.bits_per_dim(ndm.bound(trained, x, generator=torch.Generator().manual_seed(0)).total, x).mean()
     assert 0.9 < found < 1.4
@@ -118,3 +121,12 @@ def test_it_is_for_symbols():
     numbers = ndm.NDM(process, ndm.Predictor(ndm.nn.MLP((2,))), ndm.GaussianDecoder(), shape=(2,))
     with pytest.raises(ndm.InputError, match="cross_entropy is for models of symbols"):
         Loss(numbers, TrainingConfig(weighting="cross_entropy"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("weighting", "cross_entropy"), ("weighting", "flow_matching")])
+def test_what_is_not_for_a_model_is_refused_before_a_run_begins(name, value, tmp_path, capsys):
+    """A folder that is left behind would refuse the corrected command."""
+    line = ["train", "digits", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*line, f"--training.{name}", value]) == 2
+    assert f"training.{name} {value} is for" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.*"))

@@ -136,8 +136,7 @@ def filled(
         z = torch.where(latents, y.repeat_interleave(particles, 0), q.sample(generator))
         change = p.log_prob(z) - q.log_prob(torch.where(latents, q.mean, z))  # the same constant at all known places
         z, log_w = drawn_again(z, log_w + change.view(num, particles), generator)
-    last = chosen(log_w.softmax(1), 1, generator)
-    return z.unflatten(0, (num, particles)).take_along_dim(last.view(num, 1, *[1] * (z.ndim - 1)), 1)[:, 0]
+    return picked(z, particles, chosen(log_w.softmax(1), 1, generator))
 
 
 def guided(model: NDM, z: Tensor, t: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +147,7 @@ def guided(model: NDM, z: Tensor, t: Tensor, told: Tensor) -> tuple[Tensor, Tens
     """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        weights = model.predictor(z, t, model.process).x_hat
+        weights = model.predict(z, t).x_hat
         least = torch.finfo(weights.dtype).tiny
         log_p = (weights.clamp(min=least).log() * told).sum()
         if not log_p.requires_grad:  # the predictions do not depend on z
@@ -159,15 +158,19 @@ def guided(model: NDM, z: Tensor, t: Tensor, told: Tensor) -> tuple[Tensor, Tens
 
 def drawn_again(z: Tensor, log_w: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """The particles and their log-weights, drawn again for each sample that has fewer than half of them in effect."""
-    num, particles = log_w.shape
+    particles = log_w.shape[1]
     w = log_w.softmax(1)
     poor = w.square().sum(1, keepdim=True) * particles > 2
     if not poor.any():
         return z, log_w
-    same = torch.arange(particles, device=w.device)
-    index = torch.where(poor, chosen(w, particles, generator), same)
-    z = z.unflatten(0, (num, particles)).take_along_dim(index.view(num, particles, *[1] * (z.ndim - 1)), 1)
-    return z.flatten(0, 1), log_w.masked_fill(poor, 0.0)
+    index = torch.where(poor, chosen(w, particles, generator), torch.arange(particles, device=w.device))
+    return picked(z, particles, index), log_w.masked_fill(poor, 0.0)
+
+
+def picked(z: Tensor, particles: int, index: Tensor) -> Tensor:
+    """The particles of each sample that ``index``, ``(num, count)``, names: ``(num * count, *)``."""
+    first = particles * torch.arange(len(index), device=z.device)[:, None]
+    return z[(first + index).flatten()]
 
 
 def chosen(w: Tensor, count: int, generator: torch.Generator | None) -> Tensor:

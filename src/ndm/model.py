@@ -115,8 +115,12 @@ class NDM(nn.Module):
             t: their times, ``(B,)``.
             eta: replaces the eta of the process, see :class:`ForwardProcess`.
         """
+        return self.reverse(self.predict(z_t, t), eta)
+
+    def predict(self, z_t: Tensor, t: Tensor) -> Prediction:
+        """The prediction from ``z_t`` at times ``t``."""
         self.process.schedule.check_channels(z_t)
-        return self.reverse(self.predictor(z_t, t, self.process), eta)
+        return self.predictor(z_t, t, self.process)
 
     def reverse(self, prediction: Prediction, eta: float | Tensor | None = None) -> ConditionalProcess:
         """The reverse process given a prediction; ``eta`` is that of :meth:`forward`."""

@@ -162,14 +162,13 @@ def bound_and_prediction(
     z_0 = q.start().at(draws.eps_0)
     reconstruction = model.decoder.nll(x, z_0, model.process)
 
-    s, t = (None, draws.t) if steps is None else step_around(draws.t, steps)
-    if s is None:
+    s, t = (draws.t, draws.t) if steps is None else step_around(draws.t, steps)
+    if steps is None:
         q.affine_with_derivative(t)  # first, so that F and its derivative are evaluated once and together
     z_t = q.marginal(t).at(draws.eps_t)
-    model.process.schedule.check_channels(z_t)
-    prediction = model.predictor(z_t, t, model.process)
+    prediction = model.predict(z_t, t)
     p = model.reverse(prediction, q.eta)
-    diffusion = drift_error(q, p, z_t, t) if s is None or steps is None else steps * step_error(q, p, z_t, s, t)
+    diffusion = drift_error(q, p, z_t, t) if steps is None else steps * step_error(q, p, z_t, s, t)
     return Bound(prior, diffusion, reconstruction), prediction
 
 

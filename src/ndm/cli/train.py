@@ -152,6 +152,7 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
     from ..soundness import check_forward
     from ..support.processes import failing_together, first_process_first
     from ..support.progress import console, progress_bar
+    from ..training.loss import check_loss
     from ..training.optimization import check_start
 
     config, resumed = args.config, args.resume is not None
@@ -170,6 +171,7 @@ def train(args: Namespace, run: Run, device: str, processes: PartialState) -> Tr
             args.config = config = told_fourier(config, model, "model.fourier" in args.given)
         if config.init is not None and not resumed:
             start_from(model, config.init)  # before the run begins, as this may fail
+        check_loss(model, config.training)
         if not resumed:
             check_forward(model, dataset.train, config.training.bound_steps, processes.device)
         if resumed:

@@ -28,7 +28,7 @@ from ..training import TrainingConfig
 from .build import table_model, table_models
 from .fitting import fit_best
 from .plan import FEWEST_VALIDATED, PATIENCE, plan_for
-from .scores import log_density, with_known_codes
+from .scores import log_density, rows_to_score
 
 if TYPE_CHECKING:
     from ..scoring import Reasons
@@ -309,9 +309,7 @@ class NeuralDiffusionDensity(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _rows(self, X: Any) -> tuple[torch.Tensor, np.ndarray]:
         check_is_fitted(self)
         frame = Frame.of(X)
-        rows = torch.from_numpy(self.schema_.encode(frame, unknown="odd"))
-        rows = with_known_codes(self.model_, rows, self.schema_.missing_numbers(frame))
-        return rows, self.schema_.violations(frame)
+        return rows_to_score(self.model_, self.schema_, frame), self.schema_.violations(frame)
 
     def _compare(self, rows: torch.Tensor, held_out: torch.Tensor) -> None:
         """Learn what scores need besides the model from all rows, of which ``held_out`` did not train."""

@@ -22,6 +22,7 @@ from ..model import NDM
 from ..objective import Draws, bound_terms
 from ..solvers import Solver
 from ..support.tensors import seeded, stratified
+from ..tables import Frame, Schema
 
 EXACT_UP_TO, EXACT_WITH_SYMBOLS_UP_TO = 64, 128
 """The most latents of a row for an exact divergence: of numbers, and of rows with symbols."""
@@ -101,27 +102,38 @@ def log_bound(model: NDM, rows: Tensor, seed: int = 0) -> Tensor:
     return torch.cat(parts)
 
 
-def with_known_codes(model: NDM, rows: Tensor, missing: np.ndarray) -> Tensor:
-    """Rows in which a category that no training row has, code -1, gives way to the most frequent one of its column.
+def rows_to_score(model: NDM, schema: Schema, frame: Frame) -> Tensor:
+    """Rows as the model's numbers, ``(N, n)`` in float64.
 
-    So the other columns of such rows are scored as those of ordinary ones. A category that says whether a number is
-    missing gives way to one that says what is the case.
+    A category that no training row has gives way to the most frequent one of its column, so that the other columns are
+    scored as those of ordinary rows. One that says whether a number is missing gives way to one that says what is the
+    case.
 
     Args:
         model: a model of rows of numbers and symbols.
-        rows: ``(N, n)`` in data units, with codes from -1 on.
+        schema: what the columns hold.
+        frame: the rows, with the columns of the training rows.
+
+    Raises:
+        InputError: if columns are missing or additional, or hold what cannot be scored.
+    """
+    rows = torch.from_numpy(schema.encode(frame, unknown="odd"))
+    unknown = rows[:, len(schema.numeric) :] < 0
+    return with_known_codes(model, rows, schema.missing_numbers(frame)) if unknown.any() else rows
+
+
+def with_known_codes(model: NDM, rows: Tensor, missing: np.ndarray) -> Tensor:
+    """Rows with the code -1 of a new category replaced: see :func:`rows_to_score`.
+
+    Args:
         missing: which numbers are missing, ``(N, numbers)``.
     """
     decoder = model.decoder
-    assert isinstance(decoder, MixedDecoder)
-    if not isinstance(model.predictor, MixedPredictor):  # there are numbers alone
-        return rows
+    assert isinstance(decoder, MixedDecoder) and isinstance(model.predictor, MixedPredictor)
     rows = rows.clone()
     for alphabet, bias in enumerate(model.predictor.bias.detach().cpu().split(decoder.alphabets)):
         place = decoder.numbers + alphabet
         new = (rows[:, place] < 0).nonzero()[:, 0]
-        if not len(new):
-            continue
         fits = torch.zeros(len(new), len(bias))
         for j, which in enumerate(decoder.missing):
             if which[:1] == [alphabet]:

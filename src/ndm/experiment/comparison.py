@@ -34,7 +34,7 @@ from ..support.arguments import is_own
 from ..support.files import make_folder
 from ..support.journal import append_line, read_lines
 from ..support.progress import console
-from ..training.loss import Loss
+from ..training.loss import check_loss
 from .build import make_model, outlined_model, seeded_model, told_fourier
 from .evaluation import evaluate_run, facts_of
 from .matching import Match, Matched, flops, match, parameters
@@ -222,7 +222,7 @@ class Comparison:
         for variant, matched in self.question.matched.items():
             with naming(variant):
                 config, dataset = matched.config, self.question.dataset
-                Loss(outlined_model(config, dataset), config.training)
+                check_loss(outlined_model(config, dataset), config.training)
                 if not is_own(TRANSFORMS[config.model.transform]):
                     check_forward(seeded_model(config, dataset), dataset.train, config.training.bound_steps)
 

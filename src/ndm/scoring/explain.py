@@ -102,45 +102,46 @@ def conditional_drops(
     found = [quadrature(part, rows, place, model, columns[place]) for place, part in enumerate(parts)]
     means = torch.stack([column.mean() for column in found], 1)
     unit = torch.stack([references(rows, place, model) for place in range(len(columns))], 1)
+    own = log_p[:, None] - unit
     if screen is None:
-        return means + unit - log_p[:, None]
+        return means - own
     chosen = torch.zeros_like(means, dtype=torch.bool)
     chosen.scatter_(1, (means + unit).topk(min(CHECKED, len(found)), 1).indices, True)
     few = {place: part for place, part in enumerate(found) if known_values(columns[place]) is not None}
-    drops = drops_of_values(density, rows, log_p, few, chosen, model)
+    drops = drops_of_values(density, rows, own, few, chosen, model)
     for place in set(range(len(found))) - set(few):
         some = chosen[:, place]
         if some.any():
             exact = quadrature(density, rows[some], place, model, columns[place])
-            drops[some, place] = exact.mean() - log_p[some]
+            drops[some, place] = exact.mean() - own[some, place]
     return drops
 
 
 def drops_of_values(
-    density: Density, rows: Tensor, log_p: Tensor, found: Mapping[int, Quadrature], chosen: Tensor, model: NDM
+    density: Density, rows: Tensor, own: Tensor, found: Mapping[int, Quadrature], chosen: Tensor, model: NDM
 ) -> Tensor:
     """The drops of columns with a few values, of which only the likely ones are computed; -inf for others, ``(B, n)``.
 
     Args:
-        density, rows, log_p, model: see :func:`conditional_drops`.
+        density, rows, model: see :func:`conditional_drops`.
+        own: log p of the rows, less the :func:`references` of each column, ``(B, n)``.
         found: the columns by their places, with what the screen says of their values.
         chosen: which columns of each row are computed, bool of shape ``(B, n)``.
     """
-    own = {place: column.points == rows[:, [place]] for place, column in found.items()}
-    asked = {p: chosen[:, [p]] & ~own[p] & likely(column.share()) for p, column in found.items()}
+    same = {place: column.points == rows[:, [place]] for place, column in found.items()}
+    asked = {p: chosen[:, [p]] & ~same[p] & likely(column.share()) for p, column in found.items()}
     changed = []
     for place, ask in asked.items():
         changed.append(rows[ask.nonzero()[:, 0]])
         changed[-1][:, place] = found[place].points[ask]
     together = torch.cat([rows[:0], *changed])  # solved at once, which is faster
-    answers = (density(together) if len(together) else log_p[:0]).split([len(part) for part in changed])
+    answers = (density(together) if len(together) else rows.new_zeros(0)).split([len(part) for part in changed])
     drops = torch.full_like(rows, -math.inf)
     for (place, column), part, answer in zip(found.items(), changed, answers, strict=True):
-        mine = log_p - references(rows, place, model)
         logs = torch.full_like(column.logs, -math.inf)
         logs = logs.masked_scatter(asked[place], answer - references(part, place, model))
-        exact = column._replace(logs=logs.where(~own[place], mine[:, None]))
-        drops[:, place] = drops[:, place].where(~chosen[:, place], exact.mean() - mine)
+        exact = column._replace(logs=logs.where(~same[place], own[:, [place]]))
+        drops[:, place] = drops[:, place].where(~chosen[:, place], exact.mean() - own[:, place])
     return drops
 
 

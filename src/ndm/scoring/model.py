@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..density import log_bound, log_density
-from ..density.scores import check_distance, with_known_codes
+from ..density.scores import check_distance, rows_to_score
 from ..errors import InputError
 from ..mixed import MixedDecoder
 from ..model import NDM
@@ -111,7 +111,7 @@ class TableModel:
         Raises:
             InputError: if the rows cannot be scored; a :class:`SolverError` if the solver could not finish some.
         """
-        rows, broken = self._rows(frame), self.schema.broken(frame)
+        rows, broken = rows_to_score(self.model, self.schema, frame), self.schema.broken(frame)
         penalty = math.log(self.rows + 2)
         log_p = self._log_density(rows)
         any_broken = np.any(list(broken.values()), axis=0)
@@ -155,10 +155,6 @@ class TableModel:
                 tell(done)
         columns, drops = (np.concatenate(parts) for parts in zip(*(scores[1:] for scores in found), strict=True))
         return Reasons(np.array(self.names, dtype=object)[columns], drops)
-
-    def _rows(self, frame: Frame) -> Tensor:
-        rows = torch.from_numpy(self.schema.encode(frame, unknown="odd"))
-        return with_known_codes(self.model, rows, self.schema.missing_numbers(frame))
 
     def _log_density(self, rows: Tensor) -> Tensor:
         return log_density(self.model, rows, self.seed)

@@ -40,29 +40,20 @@ class Loss(nn.Module):
         rank, count: the number of this process, from 0, and of all processes that share the batch.
 
     Raises:
-        InputError: if the model's schedule does not allow the number of steps of the bound.
+        InputError: as :func:`check_loss`.
     """
 
     def __init__(self, model: NDM, settings: TrainingConfig, seed: int = 0, rank: int = 0, count: int = 1) -> None:
         super().__init__()
-        model.process.schedule.check_steps(settings.bound_steps)
+        check_loss(model, settings)
         self.model = model
         uniform = settings.uniform_times
         self.times = ImportanceTimes(uniform=uniform) if uniform < 1 else LowDiscrepancyTimes()
         self.steps, self.eta_range = settings.bound_steps, settings.eta_range
         self.weighting, self.straightness = settings.weighting, settings.straightness
-        if self.weighting == "flow_matching":
-            check_flow_matching(model, settings)
-        require(
-            not self.straightness or model.has_ode,
-            "training.straightness is for models with an ODE: continuous time, and no target alone (set "
-            "training.eta_range above 1)", self.straightness,
-        )  # fmt: skip
         self.seed, self.rank, self.count = seed, rank, count
         # The compiled function is pure except for dropout: all other random numbers are drawn before it is called.
         self.by_entropy = self.weighting == "cross_entropy"
-        if self.by_entropy:
-            check_symbols(model)
         terms = bound_and_prediction if self.by_entropy else bound_terms
         self.terms: Callable[..., Any] = torch.compile(terms) if settings.compile else terms
 
@@ -108,6 +99,25 @@ class Loss(nn.Module):
             return None
         u = rand((len(x),), x, generator, self.rank, self.count)
         return (math.log(self.eta_range) * (2 * u - 1)).exp()
+
+
+def check_loss(model: NDM, settings: TrainingConfig) -> None:
+    """Refuse settings of training that are not for this model. It may be on the meta device.
+
+    Raises:
+        InputError: if the schedule does not allow the number of steps of the bound, or the weighting or the penalty is
+            for other models.
+    """
+    model.process.schedule.check_steps(settings.bound_steps)
+    if settings.weighting == "flow_matching":
+        check_flow_matching(model, settings)
+    if settings.weighting == "cross_entropy":
+        check_symbols(model)
+    require(
+        not settings.straightness or model.has_ode,
+        "training.straightness is for models with an ODE: continuous time, and no target alone (set "
+        "training.eta_range above 1)", settings.straightness,
+    )  # fmt: skip
 
 
 def flow_matching_weight(process: ForwardProcess, t: Tensor) -> Tensor:

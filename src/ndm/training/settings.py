@@ -35,9 +35,8 @@ class TrainingConfig:
         weighting: weight of the diffusion term at each time: that of the bound, or that of flow_matching, which makes
             it the squared error of the ODE's velocity. The second is for conventional diffusion with a schedule without
             parameters, in continuous time. With cross_entropy, for symbols, the predictor learns by the cross-entropy
-            of its probabilities, which took fewer steps on text, and the forward process by the bound; a step takes a third
-            longer.
-            The figures of training are those of the bound.
+            of its probabilities, and the forward process by the bound. On text this took fewer steps, and a step takes
+            a third longer. The figures of training are those of the bound.
         uniform_times: share of the times that are drawn uniformly, in (0, 1]; the others are drawn more often where the
             loss is large. With a larger share the model learns the noisy end of time better, which holds few of the
             bits but decides what a sample depicts.

@@ -107,7 +107,8 @@ def test_both_ways_to_the_likelihoods_of_one_alphabet_agree(places):
     embedding = ndm.Embedding([5], dim=3, num_basis=1).double()
     process, t = ndm.ForwardProcess(ndm.LinearSchedule(-4.0, 3.0), embedding), torch.rand(4, dtype=torch.float64)
     z, noise = torch.randn(4, 3, *places, dtype=torch.float64), process.schedule(t)
-    ways = [way(z, embedding.points_at(t), noise) for way in (embedding.by_products, embedding.by_differences)]
+    centres = noise.alpha[:, None, None] * embedding.points_at(t)
+    ways = [way(z, centres, noise.sigma) for way in (embedding.by_products, embedding.by_differences)]
     assert ways[0].shape == (4, 5, *places)
     torch.testing.assert_close(ways[0].log_softmax(1), ways[1].log_softmax(1))
 

@@ -24,7 +24,7 @@ ORDER = (
     ("process", "staggered", "elementwise", "blur", "flow"),
     ("target",),
     ("predictor", "decoder", "embedding", "dequantize"),
-    ("levels", "mixed", "description"),
+    ("levels", "mixed", "mixture", "description"),
     ("symbols",),
     ("model", "parts"),
     ("saving", "soundness", "objective", "sampling", "draws"),

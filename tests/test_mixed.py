@@ -116,9 +116,11 @@ def test_the_bound_of_symbols_is_that_of_brute_force():
             variance = s_s**2 * (s_t**2 - (a_t / a_s) ** 2 * s_s**2) / s_t**2
             z_t = a_t * point(t)[k] + s_t * nodes
             w = weights_of(z_t, t)
-            q = a_s * point(s)[k] - keep * a_t * point(t)[k]
-            p = a_s * (w @ point(s)) - keep * a_t * (w @ point(t))
-            total = total + (weights * (q - p) ** 2).sum() / (2 * variance)
+            centres = a_s * point(s) - keep * a_t * point(t)  # of z_s - keep z_t, given each symbol
+            y = centres[k] + variance**0.5 * nodes
+            normal = Normal(centres, variance**0.5).log_prob(y[:, None])  # of each node and symbol
+            ratio = normal[:, k] - (w.log()[:, None] + normal).logsumexp(2)  # of each z_t and y
+            total = total + weights @ ratio @ weights
         x = torch.full((60_000, 1), float(k))
         draws = ndm.bound(model, x, steps=T, generator=torch.Generator().manual_seed(k)).total.detach()
         assert abs(draws.mean() - total) < 4 * draws.std() / len(x) ** 0.5

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .errors import InputError
 from .process import ForwardProcess
-from .schedule import NoiseLevel
 from .support.blueprint import Blueprint
 from .support.checks import listed, require, require_count
 from .support.tensors import expand, require_shape
@@ -142,39 +142,66 @@ class Embedding(Transform):
             ``(B, sum(levels), *)``.
         """
         noise = process.schedule(t)
-        points, own = self.points_at(process.curve_time(t, noise)[0]), z[:, self.numbers :]
-        use_products = len(self.levels) == 1 and self.dim > 1 and z.device.type != "mps"
-        return (self.by_products if use_products else self.by_differences)(own, points, noise)
+        points = self.points_at(process.curve_time(t, noise)[0])
+        log_p = self.exponents(z[:, self.numbers :], expand(noise.alpha, points) * points, noise.sigma)
+        if log_p.dtype == z.dtype:
+            return log_p
+        return (log_p - log_p.detach().amax(1, keepdim=True)).to(z.dtype)  # rounding then keeps their differences
 
-    def by_differences(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
-        """:meth:`log_likelihoods` by the differences of latents and points, for any number of alphabets.
-
-        The square is not expanded: with little noise its terms are many thousand times their difference.
+    def exponents(self, z: Tensor, centres: Tensor, std: Tensor) -> Tensor:
+        r""":math:`-\tfrac12 \|z - c_k\|^2 / s^2` of every symbol, ``(B, sum(levels), *)``, perhaps in float64.
 
         Args:
             z: latents of the symbols, ``(B, len(levels) * dim, *)``.
-            points: the points of all symbols at the times of the rows, ``(B, sum(levels), dim)``.
-            noise: the noise at these times.
+            centres: the points of all symbols, ``(B, sum(levels), dim)``.
+            std: the noise, ``(B,)``.
+        """
+        use_products = len(self.levels) == 1 and self.dim > 1 and z.device.type != "mps"
+        return (self.by_products if use_products else self.by_differences)(z, centres, std)
+
+    def by_differences(self, z: Tensor, centres: Tensor, std: Tensor) -> Tensor:
+        """:meth:`exponents` by the differences of latents and points, for any number of alphabets.
+
+        The square is not expanded: with little noise its terms are many thousand times their difference.
         """
         own = z.unflatten(1, (len(self.levels), self.dim))[:, self.alphabet]
-        points = points.view(*points.shape, *[1] * (z.ndim - 2))
-        distance = own / expand(noise.sigma, own) - expand(noise.alpha / noise.sigma, own) * points
-        return -0.5 * distance.square().sum(2)
+        centres = centres.view(*centres.shape, *[1] * (z.ndim - 2))
+        return -0.5 * ((own - centres) / expand(std, own)).square().sum(2)
 
-    def by_products(self, z: Tensor, points: Tensor, noise: NoiseLevel) -> Tensor:
-        """:meth:`log_likelihoods` of one alphabet, with the arguments of :meth:`by_differences`.
+    def by_products(self, z: Tensor, centres: Tensor, std: Tensor) -> Tensor:
+        """:meth:`exponents` of one alphabet, in float64.
 
         The square is expanded, so that no tensor has V times d elements for every place. Its terms cancel, so they are
-        in float64, which MPS lacks. The largest value of a place becomes 0.
+        in float64, which MPS lacks.
         """
-        flat, e = z.reshape(len(z), self.dim, -1).double(), points.double()
-        alpha, sigma = (a.double()[:, None, None] for a in (noise.alpha, noise.sigma))
-        log_p = (alpha * (e @ flat) - (alpha * e).square().sum(2, keepdim=True) / 2) / sigma**2
-        return (log_p - log_p.detach().amax(1, keepdim=True)).to(z.dtype).view(len(z), -1, *z.shape[2:])
+        flat, c = z.reshape(len(z), self.dim, -1).double(), centres.double()
+        squares = (flat.square().sum(1, keepdim=True) + c.square().sum(2, keepdim=True)) / 2
+        return ((c @ flat - squares) / std.double()[:, None, None] ** 2).view(len(z), -1, *z.shape[2:])
 
     def softmax(self, logits: Tensor) -> Tensor:
         """Probabilities in proportion to ``exp(logits)`` in each alphabet, ``(B, sum(levels), *)``."""
         return self.log_softmax(logits).exp()
+
+    def log_sum_exp(self, logits: Tensor) -> Tensor:
+        """The logarithm of the sum of ``exp(logits)`` over the symbols of each alphabet, ``(B, len(levels), *)``."""
+        return torch.stack([part.logsumexp(1) for part in logits.split(self.levels, dim=1)], dim=1)
+
+    def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Rows of numbers and probabilities with a one-hot vector of a drawn symbol in the place of the latter.
+
+        Args:
+            x: the numbers, and the probabilities of each alphabet, ``(B, numbers + sum(levels), *)``.
+            generator: seeds the draws.
+        """
+        numbers, weights = x.split([self.numbers, sum(self.levels)], dim=1)
+        device = x.device if generator is None else generator.device
+        parts = [numbers]
+        for part in weights.split(self.levels, dim=1):
+            rows = part.movedim(1, -1)
+            codes = torch.multinomial(rows.reshape(-1, rows.shape[-1]).to(device), 1, generator=generator)
+            hot = functional.one_hot(codes.view(rows.shape[:-1]).to(x.device), rows.shape[-1])
+            parts.append(hot.movedim(-1, 1).to(x))
+        return torch.cat(parts, dim=1)
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """The logarithms of probabilities in each alphabet, ``(B, sum(levels), *)``."""

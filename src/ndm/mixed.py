@@ -200,6 +200,8 @@ class MixedPredictor(BasePredictor):
         numbers: how many numbers a row has.
     """
 
+    symbols = True
+
     def __init__(self, net: nn.Module, alphabets: Sequence[int], numbers: int = 0) -> None:
         super().__init__(net)
         alphabets = listed("alphabets", alphabets)

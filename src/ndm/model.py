@@ -17,6 +17,7 @@ from .batch import as_batch, as_float, check_magnitude
 from .decoder import Decoder
 from .embedding import Embedding
 from .errors import InputError
+from .mixture import SymbolProcess
 from .predictor import BasePredictor, Prediction
 from .process import ConditionalProcess, ForwardProcess
 from .support.checks import require_flag, require_kind, row_shape
@@ -125,6 +126,8 @@ class NDM(nn.Module):
     def reverse(self, prediction: Prediction, eta: float | Tensor | None = None) -> ConditionalProcess:
         """The reverse process given a prediction; ``eta`` is that of :meth:`forward`."""
         x_hat, coefficients, variance, value = prediction
+        if self.predictor.symbols:
+            return SymbolProcess(self.process, x_hat, self.process.eta if eta is None else eta)
         if self.predictor.target:
             return self.process.toward(x_hat, value, variance, eta)
         if coefficients is None:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from .gaussian import Gaussian
+from .mixture import divergence
 from .model import NDM, check_gradients, check_model
 from .predictor import Prediction
 from .process import ConditionalProcess
@@ -61,7 +62,7 @@ class Draws(NamedTuple):
     weight: Tensor
     """The weights that make the estimate of the diffusion term unbiased, ``(B,)``."""
     eps_0: Tensor
-    """The noise of z_0, ``(B, *)``."""
+    """The noise of z_0, ``(B, *)``; of symbols also that of z_s, which must not depend on that of z_t."""
     eps_t: Tensor
     """The noise of z_t, ``(B, *)``."""
     prior_rows: slice = slice(None)
@@ -168,7 +169,7 @@ def bound_and_prediction(
     z_t = q.marginal(t).at(draws.eps_t)
     prediction = model.predict(z_t, t)
     p = model.reverse(prediction, q.eta)
-    diffusion = drift_error(q, p, z_t, t) if steps is None else steps * step_error(q, p, z_t, s, t)
+    diffusion = drift_error(q, p, z_t, t) if steps is None else steps * step_error(q, p, z_t, s, t, draws.eps_0)
     return Bound(prior, diffusion, reconstruction), prediction
 
 
@@ -190,9 +191,14 @@ def step_around(u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     return i / steps, (i + 1) / steps
 
 
-def discrete_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """KL(q(z_s | z_t, x) || p(z_s | z_t)), ``(B,)``, nats: the contribution of one step to the diffusion term."""
-    return step_error(q, model(z_t, t, q.eta), z_t, s, t)
+def discrete_diffusion(
+    model: NDM, q: ConditionalProcess, z_t: Tensor, s: Tensor, t: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """KL(q(z_s | z_t, x) || p(z_s | z_t)), ``(B,)``, nats: the contribution of one step to the diffusion term.
+
+    That of symbols is an estimate, with noise that ``generator`` seeds.
+    """
+    return step_error(q, model(z_t, t, q.eta), z_t, s, t, randn_like(z_t, generator))
 
 
 def continuous_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, t: Tensor) -> Tensor:
@@ -200,9 +206,9 @@ def continuous_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, t: Tens
     return drift_error(q, model(z_t, t, q.eta), z_t, t)
 
 
-def step_error(q: ConditionalProcess, p: ConditionalProcess, z_t: Tensor, s: Tensor, t: Tensor) -> Tensor:
-    """:func:`discrete_diffusion` of a reverse process p."""
-    return q.posterior(z_t, s, t).kl(p.posterior(z_t, s, t))
+def step_error(q: ConditionalProcess, p: ConditionalProcess, z_t: Tensor, s: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """:func:`discrete_diffusion` of a reverse process p, for symbols with the noise ``eps``, ``(B, *)``."""
+    return divergence(q.posterior(z_t, s, t), p.posterior(z_t, s, t), eps)
 
 
 def drift_error(q: ConditionalProcess, p: ConditionalProcess, z_t: Tensor, t: Tensor) -> Tensor:

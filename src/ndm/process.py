@@ -7,7 +7,8 @@ where S = 1, except in neural flow diffusion models (:class:`ndm.GaussianFlow`).
 
 ``process(x)`` is the process given x. The reverse process uses a prediction in its place: ``process(x_hat)``. Both are
 a :class:`ConditionalProcess`, and no sampler, bound or likelihood repeats its algebra. A prediction may also be a whole
-curve, ``process.along(curve)``, or a target, ``process.toward(target)``, and then F is evaluated on data alone.
+curve, ``process.along(curve)``, or a target, ``process.toward(target)``, and then F is evaluated on data alone. Where
+it holds probabilities of symbols, a step of the reverse process is a mixture (:mod:`ndm.mixture`).
 
 In discrete time, for a clock :math:`\Gamma` with :math:`d\Gamma = \eta\, d\gamma` and
 :math:`\rho = e^{(\Gamma_s - \Gamma_t)/2}`:

@@ -151,6 +151,8 @@ class SymbolPredictor(LogitsPredictor):
         rank: the rank of the logits, see :class:`~ndm.levels.LogitsPredictor`; None is ``levels``.
     """
 
+    symbols = True
+
     def __init__(self, net: nn.Module, levels: int, channels: int = 0, rank: int | None = None) -> None:
         super().__init__(net, levels, levels if rank is None else rank)
         require_count(0, channels=channels)

@@ -197,7 +197,7 @@ def _profile(model: NDM, x: Tensor, steps: int | None, passes: int, generator: t
             else:
                 s, t = step_around(t, steps)
                 z_t = q.marginal(t).sample(generator)
-                loss = steps * discrete_diffusion(model, q, z_t, s, t)
+                loss = steps * discrete_diffusion(model, q, z_t, s, t, generator)
             total += bits_per_dim(loss, x).cpu().double() / BINS / max(1, passes // 4)
         profile.append(total)
     return torch.stack(profile)

@@ -1,0 +1,127 @@
+r"""The reverse process of symbols in finite steps: which symbol it is is drawn, and not averaged.
+
+The forward process of a symbol x has the posterior :math:`q(z_s \mid z_t, x)`, a Gaussian about a mean that depends on
+the points of x. A predictor gives every symbol k a probability :math:`w_k`. At every place
+
+.. math:: p(z_s \mid z_t) = \sum_k w_k\, q(z_s \mid z_t, k)
+
+is a mixture: a draw first draws a symbol, and then the latent given this symbol. In a large step the next latent has
+little noise and lies near one of the points. The Gaussian about their mean, which serves where x is a number, would lie
+near none of them. With many steps the two agree, and in continuous time there is only the mean.
+
+The divergence from a mixture has no closed form. With the same noise :math:`s_q` in all components,
+
+.. math::
+    \mathrm{KL}(q \,\|\, p) = \mathrm{E}_\epsilon \Big[ -\tfrac12 \|\epsilon\|^2
+        - \log \sum_k w_k \exp\!\big(-\tfrac12 \|\mu_x + s_q \epsilon - \mu_k\|^2 / s_q^2\big) \Big]
+
+is estimated by one :math:`\epsilon` and its opposite. Together they cancel what is linear in :math:`\epsilon`, which
+with T steps would have a standard deviation of :math:`\sqrt{2 T\, \mathrm{KL}}`.
+
+References:
+    Austin et al. Structured Denoising Diffusion Models in Discrete State-Spaces. NeurIPS 2021 (the sum over symbols).
+    Graves, Srivastava, Atkinson, Gomez. Bayesian Flow Networks. 2023 (the same mixture of Gaussians).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .embedding import Embedding, embedding_of
+from .gaussian import Gaussian
+from .process import ConditionalProcess, ForwardProcess
+from .support.tensors import expand, sum_rows
+
+
+class SymbolProcess(ConditionalProcess):
+    """The reverse process given probabilities of symbols. Its posterior is a :class:`Mixture`, and all else is that of
+    the expected curve.
+
+    Args:
+        process: the forward process, of an :class:`ndm.Embedding`.
+        weights: numbers, and the probabilities of the symbols, ``(B, numbers + sum(levels), *)``.
+        eta: that of :class:`ndm.process.ConditionalProcess`.
+    """
+
+    def __init__(self, process: ForwardProcess, weights: Tensor, eta: float | Tensor = 1.0) -> None:
+        super().__init__(process, process.transform(weights), eta=eta)
+        self.weights = weights
+
+    def posterior(self, z_t: Tensor, s: Tensor, t: Tensor) -> Mixture:  # type: ignore[override]
+        return Mixture(self, super().posterior(z_t, s, t), z_t, s, t)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """p(z_s | z_t) of rows of numbers, which have Gaussians, and symbols, which have mixtures of them."""
+
+    of: SymbolProcess
+    average: Gaussian
+    """The Gaussian of the expected curve: that of the numbers, with the mean of the mixture."""
+    z_t: Tensor
+    s: Tensor
+    t: Tensor
+
+    @property
+    def embedding(self) -> Embedding:
+        """The points of the symbols."""
+        return embedding_of(self.of.process)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of z_s, ``(B, *)``."""
+        return self.average.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of z_s, ``(B, *)``: of symbols, and of the latent given these."""
+        drawn = self.embedding.draw(self.of.weights, generator)
+        return self.of.process(drawn, eta=self.of.eta).posterior(self.z_t, self.s, self.t).sample(generator)
+
+    @cached_property
+    def centres(self) -> tuple[Tensor, Tensor]:
+        r"""What z_t adds to the mean of a component, :math:`\kappa z_t` of the symbols, and what each symbol does."""
+        embedding, process = self.embedding, self.of.process
+        at_s, at_t = self.of.noise(self.s), self.of.noise(self.t)
+        kappa = ((self.of.clock(self.s) - self.of.clock(self.t)) / 2).exp() * at_s.sigma / at_t.sigma
+        points = [embedding.points_at(process.curve_time(t, noise)[0]) for t, noise in ((self.s, at_s), (self.t, at_t))]
+        alpha_s, alpha_t = at_s.alpha[:, None, None], (kappa * at_t.alpha)[:, None, None]
+        return expand(kappa, self.z_t) * self.z_t[:, embedding.numbers :], alpha_s * points[0] - alpha_t * points[1]
+
+    def exponents(self, z_s: Tensor) -> Tensor:
+        r""":math:`\log \sum_k w_k \exp(-\tfrac12 \|z_s - \mu_k\|^2 / s^2)` of each place, ``(B, alphabets, *)``.
+
+        Args:
+            z_s: the latents of the symbols alone, ``(B, alphabets * dim, *)``.
+        """
+        embedding = self.embedding
+        stays, centres = self.centres
+        weights = self.of.weights[:, embedding.numbers :]
+        log_w = weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
+        std = self.average.std.reshape(len(z_s))
+        return embedding.log_sum_exp(log_w + embedding.exponents(z_s - stays, centres, std).to(log_w.dtype))
+
+    def divergence_from(self, q: Gaussian, eps: Tensor) -> Tensor:
+        """An unbiased estimate of KL(q || self) in nats, ``(B,)``, by ``eps`` and its opposite.
+
+        Args:
+            q: the posterior of the forward process, whose noise is that of every component.
+            eps: standard normal noise, ``(B, *)``.
+        """
+        numbers, dim = self.embedding.numbers, self.embedding.dim
+        std = q.std.expand_as(q.mean)
+        of_numbers = Gaussian(q.mean[:, :numbers], std[:, :numbers]).kl(
+            Gaussian(self.average.mean[:, :numbers], self.average.std.expand_as(q.mean)[:, :numbers])
+        )
+        mean, noise = q.mean[:, numbers:], std[:, numbers:] * eps[:, numbers:]
+        found = (self.exponents(mean + noise) + self.exponents(mean - noise)) / 2
+        own = -eps[:, numbers:].unflatten(1, (-1, dim)).square().sum(2) / 2
+        return of_numbers + sum_rows(own - found)
+
+
+def divergence(q: Gaussian, p: Gaussian | Mixture, eps: Tensor) -> Tensor:
+    """KL(q || p) in nats, ``(B,)``: exactly, or of a mixture its estimate by the noise ``eps``, ``(B, *)``."""
+    return p.divergence_from(q, eps) if isinstance(p, Mixture) else q.kl(p)

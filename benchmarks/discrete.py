@@ -36,22 +36,9 @@ import torch
 from scipy.stats import t as student
 
 from cells import Cells, choose, clock, common_options, ends, limit_threads, note_machine, say
-from discrete_models import (
-    BLIND,
-    BOUND,
-    METHODS,
-    Autoregressive,
-    Fit,
-    Rows,
-    applies,
-    evaluated,
-    fit_of,
-    has_dim,
-    parameters,
-    plain,
-    split_text,
-    trained,
-)
+from discrete_fit import Fit, Rows, evaluated, parameters, split_text, trained
+from discrete_models import BLIND, BOUND, METHODS, applies, fit_of, has_dim, plain
+from discrete_rivals import Autoregressive
 from discrete_samples import drawn, measures, words_of
 from ndm.data import load_dataset
 from ndm.errors import InputError
@@ -123,8 +110,8 @@ def cell(name: str, method: str, dim: int, seed: int, args: argparse.Namespace) 
         every = max(1, args.steps // 8)
         fit, curve = trained(fit, train, validation[:MOST_ROWS], args.steps, batch, seed, every, passes[0])
     test = test[:MOST_ROWS]
-    bound, error = evaluated(fit, test, None, passes[1])
-    few = {} if method == "autoregressive" else {
+    bound, error = evaluated(fit, test, fit.steps, passes[1])
+    few = {} if method == "autoregressive" or fit.steps else {
         str(T): evaluated(fit, test, T, passes[2])[0] * bits for T in STEPS
     }  # fmt: skip
     samples = samples_of(fit, train, test, alphabet) if alphabet else {}
@@ -140,7 +127,7 @@ def samples_of(fit: Fit, train: torch.Tensor, test: torch.Tensor, alphabet: str)
     """The measures of samples in few steps, and of as many test windows."""
     vocabulary = set(words_of("".join(alphabet[code] for code in [*train[:, 0].tolist(), *train[-1, 1:].tolist()])))
     found = {HELD_OUT: measures(test[:SAMPLES], alphabet, vocabulary)}
-    for steps in [WINDOW] if isinstance(fit, Autoregressive) else STEPS:
+    for steps in [WINDOW] if isinstance(fit, Autoregressive) else [fit.steps] if fit.steps else STEPS:
         codes = drawn(fit, SAMPLES, WINDOW, steps, torch.Generator().manual_seed(0))
         found[str(steps)] = measures(codes, alphabet, vocabulary)
     return found

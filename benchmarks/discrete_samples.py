@@ -8,12 +8,15 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 import ndm
-from discrete_models import Autoregressive, Embedded, Fit, Masked, Uniform, earlier
+from discrete_fit import Fit
+from discrete_models import Embedded
+from discrete_rivals import Autoregressive, Masked, Uniform, earlier
 
 STRETCH = 4
 
@@ -31,17 +34,22 @@ def drawn(fit: Fit, count: int, length: int, steps: int, generator: torch.Genera
         return x
     if isinstance(fit, Masked):
         gone = torch.ones_like(x, dtype=torch.bool)
-        for i in range(steps, 0, -1):
-            symbols = chosen(fit.logits(x, gone, torch.full((count,), i / steps)).softmax(1), generator)
-            shown = gone & (torch.rand(x.shape, generator=generator) < 1 / i)
+        for s, t in steps_back(fit.path(steps)):
+            symbols = chosen(fit.logits(x, gone, torch.full((count,), t)).softmax(1), generator)
+            shown = gone & (torch.rand(x.shape, generator=generator) < (t - s) / t)
             x, gone = torch.where(shown, symbols, x), gone & ~shown
         return x
     assert isinstance(fit, Uniform)
     x = torch.randint(fit.rows.alphabets[0], x.shape, generator=generator)
-    for i in range(steps, 0, -1):
-        t, s = (torch.full((count,), k / steps) for k in (i, i - 1))
+    for ends in steps_back(fit.path(steps)):
+        s, t = (torch.full((count,), end) for end in ends)
         x = chosen(earlier(fit.logits(x, t).softmax(1), fit.hot(x), t, s), generator)
     return x
+
+
+def steps_back(path: Tensor) -> list[tuple[float, float]]:
+    """The ends s < t of the steps between the times of a path, the last step first."""
+    return list(pairwise(path.tolist()))[::-1]
 
 
 def chosen(p: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,19 +15,9 @@ from ndm import InputError
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
 import discrete
-from discrete_models import (
-    EMBEDDINGS,
-    METHODS,
-    Autoregressive,
-    Masked,
-    Rows,
-    Uniform,
-    applies,
-    evaluated,
-    fit_of,
-    has_dim,
-    split_text,
-)
+from discrete_fit import Rows, evaluated, split_text, trained
+from discrete_models import EMBEDDINGS, METHODS, applies, fit_of, has_dim
+from discrete_rivals import LEVELS, Autoregressive, Masked, Uniform, cheapest
 from discrete_samples import drawn, measures
 
 pytestmark = pytest.mark.usefixtures("float32")
@@ -137,7 +127,8 @@ def test_untrained_models_cost_the_frequencies():
     x = torch.randint(6, (300, 8), generator=torch.Generator().manual_seed(0))
     for method in METHODS:
         if applies(method, rows):
-            found, error = evaluated(fit_of(method, rows, x, 4), x, None, 4)
+            fit = fit_of(method, rows, x, 4)
+            found, error = evaluated(fit, x, fit.steps, 4)
             assert abs(found - 8 * math.log(6)) < max(0.03 * found, 4 * error), method
 
 
@@ -157,6 +148,52 @@ def test_times_that_were_learned_leave_the_bound_as_it_is(method):
     (first, error), (second, other) = bounds
     assert abs(first - second) < 4 * (error**2 + other**2) ** 0.5 < 0.15 * first
     assert first != second
+
+
+def test_the_cheapest_path_is_that_of_brute_force():
+    costs = torch.rand(7, 7, generator=torch.Generator().manual_seed(0)).triu(1)
+    costs[costs == 0] = torch.inf
+    for steps in (1, 2, 4, 6):
+        paths = [(0, *inner, 6) for inner in itertools.combinations(range(1, 6), steps - 1)]
+        price = {path: sum(float(costs[pair]) for pair in itertools.pairwise(path)) for path in paths}
+        assert tuple(cheapest(costs, steps)) == min(price, key=price.get)
+
+
+@pytest.mark.parametrize("method", ["masked-T3", "uniform-T3"])
+def test_models_of_few_steps_choose_the_ends_with_the_least_bound(method):
+    """Of steps with known costs, and by brute force."""
+    x = torch.zeros(48, 2, dtype=torch.long)
+    fit = fit_of(method, Rows((4, 4)), x, 0)
+    fit.step_nats = lambda x, s, t, generator: (t - s) * t**3
+    levels = torch.arange(LEVELS + 1) / LEVELS
+    paths = [torch.stack([levels[0], *inner, levels[-1]]) for inner in itertools.combinations(levels[1:-1], 2)]
+    price = [float((path.diff() * path[1:] ** 3).sum()) for path in paths]
+    equal = fit.nats(x, 3, torch.Generator().manual_seed(0)).mean().item()
+    fit.settle(x)
+    assert torch.equal(fit.ends, paths[np.argmin(price)])
+    chosen = fit.nats(x, 3, torch.Generator().manual_seed(0)).mean().item()
+    assert chosen == pytest.approx(min(price)) and chosen < equal - 0.01
+    assert torch.equal(fit.path(4), torch.linspace(0, 1, 5))
+
+
+def test_training_settles_what_it_evaluates():
+    """The averaged weights have the ends of the model."""
+    torch.manual_seed(0)
+    x = torch.randint(4, (400, 1), generator=torch.Generator().manual_seed(0)).expand(-1, 6)
+    fit = fit_of("masked-T2", Rows((4,) * 6), x, 0)
+    average, curve = trained(fit, x, x[:100], 8, 64, 0, 4, 1)
+    assert torch.equal(average.ends, fit.ends) and len(curve) == 2
+    assert curve[-1] == evaluated(average, x[:100], 2, 1)[0]
+
+
+def test_points_of_few_steps_learn_the_noise_of_each_step():
+    x = torch.randint(3, (64, 2), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    fit = fit_of("moving-T4", Rows((3, 3)), x, 2)
+    assert fit.steps == 4 and not fit.by_entropy
+    fit.loss(x, torch.Generator().manual_seed(0)).backward()
+    schedule = fit.model.process.schedule
+    assert schedule.steps == 4 and (schedule.logits.grad != 0).any() and schedule.raw_end.grad != 0
 
 
 def test_embeddings_differ_in_what_is_learned():

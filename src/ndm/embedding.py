@@ -156,8 +156,11 @@ class Embedding(Transform):
             centres: the points of all symbols, ``(B, sum(levels), dim)``.
             std: the noise, ``(B,)``.
         """
-        use_products = len(self.levels) == 1 and self.dim > 1 and z.device.type != "mps"
-        return (self.by_products if use_products else self.by_differences)(z, centres, std)
+        return (self.by_products if self.uses_products(z) else self.by_differences)(z, centres, std)
+
+    def uses_products(self, z: Tensor) -> bool:
+        """Whether squares of distances are expanded: for one alphabet, where float64 can be had."""
+        return len(self.levels) == 1 and self.dim > 1 and z.device.type != "mps"
 
     def by_differences(self, z: Tensor, centres: Tensor, std: Tensor) -> Tensor:
         """:meth:`exponents` by the differences of latents and points, for any number of alphabets.
@@ -177,6 +180,23 @@ class Embedding(Transform):
         flat, c = z.reshape(len(z), self.dim, -1).double(), centres.double()
         squares = (flat.square().sum(1, keepdim=True) + c.square().sum(2, keepdim=True)) / 2
         return ((c @ flat - squares) / std.double()[:, None, None] ** 2).view(len(z), -1, *z.shape[2:])
+
+    def differences(self, mean: Tensor, centres: Tensor, std: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        r""":meth:`exponents` at ``mean``, and :math:`(c_k - z) \cdot \epsilon / s` of every symbol, perhaps in float64.
+
+        Args:
+            mean: latents of the symbols, ``(B, len(levels) * dim, *)``.
+            centres, std: those of :meth:`exponents`.
+            eps: noise, shaped like ``mean``.
+        """
+        if self.uses_products(mean):
+            flat, noise = (a.reshape(len(a), self.dim, -1).double() for a in (mean, eps))
+            along = centres.double() @ noise - (flat * noise).sum(1, keepdim=True)
+            along = (along / std.double()[:, None, None]).view(len(mean), -1, *mean.shape[2:])
+            return self.by_products(mean, centres, std), along
+        own, noise = (a.unflatten(1, (len(self.levels), self.dim))[:, self.alphabet] for a in (mean, eps))
+        off = (centres.view(*centres.shape, *[1] * (mean.ndim - 2)) - own) / expand(std, own)
+        return -0.5 * off.square().sum(2), (off * noise).sum(2)
 
     def softmax(self, logits: Tensor) -> Tensor:
         """Probabilities in proportion to ``exp(logits)`` in each alphabet, ``(B, sum(levels), *)``."""

@@ -9,11 +9,12 @@ is a mixture: a draw first draws a symbol, and then the latent given this symbol
 little noise and lies near one of the points. The Gaussian about their mean, which serves where x is a number, would lie
 near none of them. With many steps the two agree, and in continuous time there is only the mean.
 
-The divergence from a mixture has no closed form. With the same noise :math:`s_q` in all components,
+The divergence from a mixture has no closed form. All components have the noise :math:`s_q` of the posterior q of the
+symbol x, and means :math:`\mu_k`. With :math:`\Delta_k = \mu_k - \mu_x`
 
 .. math::
-    \mathrm{KL}(q \,\|\, p) = \mathrm{E}_\epsilon \Big[ -\tfrac12 \|\epsilon\|^2
-        - \log \sum_k w_k \exp\!\big(-\tfrac12 \|\mu_x + s_q \epsilon - \mu_k\|^2 / s_q^2\big) \Big]
+    \mathrm{KL}(q \,\|\, p) = -\mathrm{E}_\epsilon \log \sum_k w_k
+        \exp\!\big(\Delta_k \cdot \epsilon / s_q - \tfrac12 \|\Delta_k\|^2 / s_q^2\big)
 
 is estimated by one :math:`\epsilon` and its opposite. Together they cancel what is linear in :math:`\epsilon`, which
 with T steps would have a standard deviation of :math:`\sqrt{2 T\, \mathrm{KL}}`.
@@ -26,7 +27,6 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -81,7 +81,6 @@ class Mixture:
         drawn = self.embedding.draw(self.of.weights, generator)
         return self.of.process(drawn, eta=self.of.eta).posterior(self.z_t, self.s, self.t).sample(generator)
 
-    @cached_property
     def centres(self) -> tuple[Tensor, Tensor]:
         r"""What z_t adds to the mean of a component, :math:`\kappa z_t` of the symbols, and what each symbol does."""
         embedding, process = self.embedding, self.of.process
@@ -91,19 +90,6 @@ class Mixture:
         alpha_s, alpha_t = at_s.alpha[:, None, None], (kappa * at_t.alpha)[:, None, None]
         return expand(kappa, self.z_t) * self.z_t[:, embedding.numbers :], alpha_s * points[0] - alpha_t * points[1]
 
-    def exponents(self, z_s: Tensor) -> Tensor:
-        r""":math:`\log \sum_k w_k \exp(-\tfrac12 \|z_s - \mu_k\|^2 / s^2)` of each place, ``(B, alphabets, *)``.
-
-        Args:
-            z_s: the latents of the symbols alone, ``(B, alphabets * dim, *)``.
-        """
-        embedding = self.embedding
-        stays, centres = self.centres
-        weights = self.of.weights[:, embedding.numbers :]
-        log_w = weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
-        std = self.average.std.reshape(len(z_s))
-        return embedding.log_sum_exp(log_w + embedding.exponents(z_s - stays, centres, std).to(log_w.dtype))
-
     def divergence_from(self, q: Gaussian, eps: Tensor) -> Tensor:
         """An unbiased estimate of KL(q || self) in nats, ``(B,)``, by ``eps`` and its opposite.
 
@@ -111,15 +97,15 @@ class Mixture:
             q: the posterior of the forward process, whose noise is that of every component.
             eps: standard normal noise, ``(B, *)``.
         """
-        numbers, dim = self.embedding.numbers, self.embedding.dim
-        std = q.std.expand_as(q.mean)
-        of_numbers = Gaussian(q.mean[:, :numbers], std[:, :numbers]).kl(
-            Gaussian(self.average.mean[:, :numbers], self.average.std.expand_as(q.mean)[:, :numbers])
-        )
-        mean, noise = q.mean[:, numbers:], std[:, numbers:] * eps[:, numbers:]
-        found = (self.exponents(mean + noise) + self.exponents(mean - noise)) / 2
-        own = -eps[:, numbers:].unflatten(1, (-1, dim)).square().sum(2) / 2
-        return of_numbers + sum_rows(own - found)
+        embedding, numbers = self.embedding, self.embedding.numbers
+        found, own = (Gaussian(g.mean[:, :numbers], g.std.expand_as(g.mean)[:, :numbers]) for g in (q, self.average))
+        stays, centres = self.centres()
+        std = self.average.std.reshape(len(eps))
+        near, along = embedding.differences(q.mean[:, numbers:] - stays, centres, std, eps[:, numbers:])
+        weights = self.of.weights[:, numbers:]
+        log_w = near + weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
+        pair = embedding.log_sum_exp(log_w + along) + embedding.log_sum_exp(log_w - along)
+        return found.kl(own) - sum_rows(pair).to(eps.dtype) / 2
 
 
 def divergence(q: Gaussian, p: Gaussian | Mixture, eps: Tensor) -> Tensor:

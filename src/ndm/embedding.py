@@ -182,7 +182,9 @@ class Embedding(Transform):
         return ((c @ flat - squares) / std.double()[:, None, None] ** 2).view(len(z), -1, *z.shape[2:])
 
     def differences(self, mean: Tensor, centres: Tensor, std: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        r""":meth:`exponents` at ``mean``, and :math:`(c_k - z) \cdot \epsilon / s` of every symbol, perhaps in float64.
+        r""":meth:`exponents` at ``mean``, and :math:`c_k \cdot \epsilon / s` less a constant of the place.
+
+        Both are of every symbol, ``(B, sum(levels), *)``, perhaps in float64.
 
         Args:
             mean: latents of the symbols, ``(B, len(levels) * dim, *)``.
@@ -190,10 +192,8 @@ class Embedding(Transform):
             eps: noise, shaped like ``mean``.
         """
         if self.uses_products(mean):
-            flat, noise = (a.reshape(len(a), self.dim, -1).double() for a in (mean, eps))
-            along = centres.double() @ noise - (flat * noise).sum(1, keepdim=True)
-            along = (along / std.double()[:, None, None]).view(len(mean), -1, *mean.shape[2:])
-            return self.by_products(mean, centres, std), along
+            along = centres.double() @ eps.reshape(len(eps), self.dim, -1).double() / std.double()[:, None, None]
+            return self.by_products(mean, centres, std), along.view(len(mean), -1, *mean.shape[2:])
         own, noise = (a.unflatten(1, (len(self.levels), self.dim))[:, self.alphabet] for a in (mean, eps))
         off = (centres.view(*centres.shape, *[1] * (mean.ndim - 2)) - own) / expand(std, own)
         return -0.5 * off.square().sum(2), (off * noise).sum(2)

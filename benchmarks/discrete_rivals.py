@@ -14,9 +14,9 @@ r"""Models of rows of symbols without points: two discrete diffusion models and 
   other places give: then the sum tends to the exact one as the steps grow in number. Without steps there are 1,000.
 * ``autoregressive``: two layers of LSTM, of about as many parameters; it gives the probability itself.
 
-Steps are of equal length. A diffusion model that trains for few steps chooses their ends after a quarter of the
-training, among :data:`LEVELS` equally spaced times: those with the least bound on validation rows, found by dynamic
-programming. Then it trains at these times alone.
+Steps are of equal length. A diffusion model that trains for few steps first trains in continuous time. After a quarter
+of the training it chooses the ends of its steps among :data:`LEVELS` equally spaced times: those with the least bound
+on validation rows, found by dynamic programming. Then it trains at these times alone.
 
 References:
     Austin et al. Structured Denoising Diffusion Models in Discrete State-Spaces. NeurIPS 2021.
@@ -56,6 +56,7 @@ class Discrete(Fit):
     def __init__(self, rows: Rows, steps: int | None = None) -> None:
         super().__init__(steps)
         self.rows = rows
+        self.settled = False
         self.register_buffer("ends", torch.linspace(0, 1, (steps or 1) + 1))
 
     def path(self, steps: int) -> Tensor:
@@ -82,6 +83,9 @@ class Discrete(Fit):
         times.update()
         return weight * cost
 
+    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return self.nats(x, self.steps if self.settled else None, generator).mean()
+
     @torch.no_grad()
     def settle(self, validation: Tensor) -> None:
         if self.steps is None:
@@ -93,6 +97,7 @@ class Discrete(Fit):
                 s, t = (torch.full((len(x),), level / LEVELS) for level in (i, j))
                 costs[i, j] = self.step_nats(x, s, t, torch.Generator().manual_seed(0)).mean()
         self.ends.copy_(torch.tensor(cheapest(costs, self.steps)) / LEVELS)
+        self.settled = True
 
 
 def cheapest(costs: Tensor, steps: int) -> list[int]:

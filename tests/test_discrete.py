@@ -73,6 +73,17 @@ def given_other(joint, first, second):
     return torch.stack([second @ joint.T, first @ joint], 2).clamp(min=1e-30).log()
 
 
+@pytest.mark.parametrize("method", ["masked-T2", "uniform-T2"])
+def test_samples_are_drawn_between_the_ends_that_were_chosen(method):
+    """A network that says when it was asked: at t = 1, and at the end of the first step."""
+    fit, asked = fit_of(method, Rows((3,), 2), torch.zeros(2, 2, dtype=torch.long), 0), []
+    fit.ends.copy_(torch.tensor([0.0, 0.3, 1.0]))
+    logits = fit.logits
+    fit.logits = lambda *read: asked.append(read[-1][0].item()) or logits(*read)
+    drawn(fit, 5, 2, 2, torch.Generator().manual_seed(0))
+    assert asked == pytest.approx([1.0, 0.3])
+
+
 @pytest.mark.parametrize("method", ["masked", "uniform", "autoregressive"])
 def test_samples_have_the_distribution_that_the_network_knows(method):
     """Four standard errors of 20,000 draws, and the share of draws in which a step of 60 decides both places."""
@@ -181,7 +192,11 @@ def test_training_settles_what_it_evaluates():
     torch.manual_seed(0)
     x = torch.randint(4, (400, 1), generator=torch.Generator().manual_seed(0)).expand(-1, 6)
     fit = fit_of("masked-T2", Rows((4,) * 6), x, 0)
+    continuous, seen = fit.rate, []
+    fit.rate = lambda x, t, generator: seen.append(len(x)) or t**3 * continuous(x, t, generator)
     average, curve = trained(fit, x, x[:100], 8, 64, 0, 4, 1)
+    assert seen[:2] == [64, 64] and fit.settled  # in continuous time, until the ends are chosen
+    assert not torch.equal(fit.ends, torch.linspace(0, 1, 3))
     assert torch.equal(average.ends, fit.ends) and len(curve) == 2
     assert curve[-1] == evaluated(average, x[:100], 2, 1)[0]
 

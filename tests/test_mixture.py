@@ -236,3 +236,50 @@ def test_a_probability_of_zero_has_finite_gradients():
     p = SymbolProcess(process, weights).posterior(z, s, t)
     divergence(process(truth).posterior(z, s, t), p, torch.zeros_like(z)).sum().backward()
     assert torch.isfinite(weights.grad).all()
+
+
+@pytest.mark.parametrize("places", [(), (3,)], ids=["table", "text"])
+def test_autocast_does_not_round_the_process(float32, places):
+    """The true symbol is one of the components, to float32. With rounded points the bound of many steps is nats off."""
+    torch.manual_seed(0)
+    levels = (5,) if places else LEVELS
+    embedding = ndm.Embedding(levels, DIM, num_basis=2)
+    torch.nn.init.normal_(embedding.moves)
+    zeros = torch.zeros(1, sum(levels), *places)
+    if places:
+        predictor, decoder = ndm.SymbolPredictor(lambda z, t: zeros.expand(len(z), -1, -1), 5), ndm.SymbolDecoder(5)
+    else:
+        predictor = ndm.MixedPredictor(lambda z, t: zeros.expand(len(z), -1), levels)
+        decoder = ndm.MixedDecoder(ndm.Marginals(0), levels)
+    model = ndm.NDM(ndm.ForwardProcess(ndm.LinearSchedule(-7.0, 5.0), embedding), predictor, decoder, places or (2,))
+    x = torch.zeros(64, *(places or (2,)))
+    exact = ndm.bound(model, x, 1000, generator=seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        low = ndm.bound(model, x, 1000, generator=seeded())
+    torch.testing.assert_close(low.diffusion, exact.diffusion)
+    torch.testing.assert_close(low.prior, exact.prior)
+
+
+def test_weights_that_are_no_numbers_are_named_by_the_sampler():
+    model = known(LEVELS, moving=False)
+    with torch.no_grad():
+        model.predictor.bias[0] = torch.nan
+    with pytest.raises(ndm.InputError, match="the model has 1 value that is not finite"):
+        ndm.sample(model, 3, steps=4)
+
+
+def test_probabilities_count_as_they_are_drawn():
+    """A predictor of weights that do not add up to one has the bound of what is drawn from it."""
+    process = process_of()
+    p, x, z, s, t = reverse_step(process)
+    q, eps = process(process.transform.draw(x, seeded())).posterior(z, s, t), torch.ones_like(z)
+    more = SymbolProcess(process, 3 * x).posterior(z, s, t)
+    torch.testing.assert_close(divergence(q, more, eps), divergence(q, p, eps))
+
+
+def test_a_predictor_of_symbols_predicts_nothing_beside_them():
+    model = known(LEVELS, moving=False)
+    z, t = torch.zeros(2, 4, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    prediction = model.predict(z, t)
+    with pytest.raises(ndm.InputError, match="nothing beside them"):
+        model.reverse(prediction._replace(variance=torch.ones_like(z)))

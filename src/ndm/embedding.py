@@ -26,7 +26,7 @@ from .errors import InputError
 from .process import ForwardProcess
 from .support.blueprint import Blueprint
 from .support.checks import listed, require, require_count
-from .support.tensors import expand, require_shape
+from .support.tensors import expand, rand, require_shape
 from .transform import TRANSFORMS, BasisCurve, Transform
 
 
@@ -101,8 +101,9 @@ class Embedding(Transform):
     def points_at(self, time: Tensor) -> Tensor:
         """The points of all symbols at each time, ``(B,)`` to ``(B, sum(levels), dim)``."""
         powers = torch.stack([time**j for j in range(1, self.num_basis + 1)], 1) if self.num_basis else None
-        start = self.points().to(time.dtype).expand(len(time), -1, -1)
-        return start if powers is None else start + torch.einsum("bj,jvd->bvd", powers, self.moves.to(time.dtype))
+        with torch.autocast(time.device.type, enabled=False):  # the process itself is never rounded
+            start = self.points().to(time.dtype).expand(len(time), -1, -1)
+            return start if powers is None else start + torch.einsum("bj,jvd->bvd", powers, self.moves.to(time.dtype))
 
     def forward(self, x: Tensor) -> BasisCurve:
         channels = (self.numbers + sum(self.levels), *x.shape[2:])
@@ -128,7 +129,8 @@ class Embedding(Transform):
         blocks = weights.new_zeros(symbols, alphabets, count, self.dim)
         places = (torch.arange(symbols, device=points.device), self.alphabet)
         blocks = blocks.index_put(places, points.movedim(0, 1).to(weights)).transpose(1, 2).flatten(1)
-        return (weights.movedim(1, -1) @ blocks).movedim(-1, 1).chunk(count, dim=1)
+        with torch.autocast(weights.device.type, enabled=False):
+            return (weights.movedim(1, -1) @ blocks).movedim(-1, 1).chunk(count, dim=1)
 
     def log_likelihoods(self, z: Tensor, t: Tensor, process: ForwardProcess) -> Tensor:
         r""":math:`\log \mathcal{N}(z; \alpha_t e_k(t), \sigma_t^2 I)` of every symbol, less a constant of its alphabet.
@@ -209,19 +211,22 @@ class Embedding(Transform):
     def draw(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Rows of numbers and probabilities with a one-hot vector of a drawn symbol in the place of the latter.
 
+        Places whose probabilities are no numbers stay so.
+
         Args:
             x: the numbers, and the probabilities of each alphabet, ``(B, numbers + sum(levels), *)``.
             generator: seeds the draws.
         """
         numbers, weights = x.split([self.numbers, sum(self.levels)], dim=1)
-        device = x.device if generator is None else generator.device
-        parts = [numbers]
-        for part in weights.split(self.levels, dim=1):
-            rows = part.movedim(1, -1)
-            codes = torch.multinomial(rows.reshape(-1, rows.shape[-1]).to(device), 1, generator=generator)
-            hot = functional.one_hot(codes.view(rows.shape[:-1]).to(x.device), rows.shape[-1])
-            parts.append(hot.movedim(-1, 1).to(x))
-        return torch.cat(parts, dim=1)
+        drawn = [numbers]
+        u = rand((len(x), len(self.levels), *x.shape[2:]), x, generator)
+        for part, own in zip(weights.split(self.levels, dim=1), u.split(1, dim=1), strict=True):
+            cumulative = part.cumsum(1)
+            total = cumulative[:, -1:]
+            code = (cumulative <= own * total).sum(1).clamp(max=part.shape[1] - 1)
+            hot = functional.one_hot(code, part.shape[1]).movedim(-1, 1).to(x)
+            drawn.append(hot * (total / total))  # NaN where the sum is, as in all that follows from it
+        return torch.cat(drawn, dim=1)
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """The logarithms of probabilities in each alphabet, ``(B, sum(levels), *)``."""

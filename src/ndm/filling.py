@@ -18,6 +18,9 @@ The particles are drawn again in proportion to their weights where the effective
 :math:`1 / \sum_j w_j^2` of normalised weights, falls below a half. The sample is one of those in the end. A single
 particle has no weight, and is guided alone.
 
+These steps are about the mean of the symbols, while :func:`ndm.sample` draws a symbol in each (:mod:`ndm.mixture`);
+with many steps the two agree.
+
 As the particles grow in number, the distribution of what is filled in tends to the conditional one of the model, if
 its reverse process is that of its forward process. This asks for exact probabilities, for many steps, and for points
 that move little: of points that move, :math:`z_s` says something about x that :math:`z_t` does not. It also asks for

@@ -9,6 +9,11 @@ is a mixture: a draw first draws a symbol, and then the latent given this symbol
 little noise and lies near one of the points. The Gaussian about their mean, which serves where x is a number, would lie
 near none of them. With many steps the two agree, and in continuous time there is only the mean.
 
+Each place draws its symbol by itself. So the mixture is exact where places do not depend on each other, and in a few
+large steps it is far better than the Gaussian. Where places depend on each other, a step settles what the next one
+cannot take back, and with some tens of steps the samples of a model of continuous time may be a little worse than about
+the mean. The bound in T steps is that of the mixture, and so :func:`ndm.sample` draws from it.
+
 The divergence from a mixture has no closed form. All components have the noise :math:`s_q` of the posterior q of the
 symbol x, and means :math:`\mu_k`. With :math:`\Delta_k = \mu_k - \mu_x`
 
@@ -103,8 +108,9 @@ class Mixture:
         std = self.average.std.reshape(len(eps))
         near, along = embedding.differences(q.mean[:, numbers:] - stays, centres, std, eps[:, numbers:])
         weights = self.of.weights[:, numbers:]
-        log_w = near + weights.clamp(min=torch.finfo(weights.dtype).tiny).log()
-        pair = embedding.log_sum_exp(log_w + along) + embedding.log_sum_exp(log_w - along)
+        log_w = embedding.log_softmax(weights.clamp(min=torch.finfo(weights.dtype).tiny).log())
+        log_p = near + log_w
+        pair = embedding.log_sum_exp(log_p + along) + embedding.log_sum_exp(log_p - along)
         return found.kl(own) - sum_rows(pair).to(eps.dtype) / 2
 
 

@@ -20,7 +20,7 @@ from .errors import InputError
 from .mixture import SymbolProcess
 from .predictor import BasePredictor, Prediction
 from .process import ConditionalProcess, ForwardProcess
-from .support.checks import require_flag, require_kind, row_shape
+from .support.checks import require, require_flag, require_kind, row_shape
 from .transform import BasisCurve, Identity
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ class NDM(nn.Module):
         """The reverse process given a prediction; ``eta`` is that of :meth:`forward`."""
         x_hat, coefficients, variance, value = prediction
         if self.predictor.symbols:
+            alone = coefficients is None and variance is None
+            require(alone, "a predictor of symbols predicts nothing beside them", "a curve or a variance")
             return SymbolProcess(self.process, x_hat, self.process.eta if eta is None else eta)
         if self.predictor.target:
             return self.process.toward(x_hat, value, variance, eta)

@@ -198,7 +198,8 @@ def discrete_diffusion(
 
     That of symbols is an estimate, with noise that ``generator`` seeds.
     """
-    return step_error(q, model(z_t, t, q.eta), z_t, s, t, randn_like(z_t, generator))
+    eps = randn_like(z_t, generator) if model.predictor.symbols else torch.zeros_like(z_t)
+    return step_error(q, model(z_t, t, q.eta), z_t, s, t, eps)
 
 
 def continuous_diffusion(model: NDM, q: ConditionalProcess, z_t: Tensor, t: Tensor) -> Tensor:

@@ -62,7 +62,8 @@ class BasePredictor(nn.Module):
     levels: int | None = None
     """The number of values that an element can take, if the predictor is only for such data; None otherwise."""
     symbols = False
-    """Whether the prediction holds probabilities of symbols, those of an :class:`ndm.Embedding`."""
+    """Whether the prediction holds probabilities of the symbols of an :class:`ndm.Embedding`. Then a step of the
+    reverse process is a mixture (:mod:`ndm.mixture`). Without this flag it is a Gaussian about their mean."""
 
     def __init__(
         self, net: nn.Module, num_basis: int = 0, variance: bool = False, target: bool = False, value: bool = False

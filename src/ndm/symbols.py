@@ -15,7 +15,8 @@ every place without it, those for :math:`\ell = 0`, and need not learn where the
 such probabilities in the place of :math:`z_t`.
 
 The bias b starts at the logarithm of the symbols' frequencies. If the points lie on a line, :math:`e_k \propto v_k`, do
-not move and are not learned, this is :class:`ndm.LevelsPredictor` with a bias.
+not move and are not learned, this is :class:`ndm.LevelsPredictor` with a bias, but for the steps of the reverse process
+(:mod:`ndm.mixture`).
 
 References:
     Dieleman et al. Continuous Diffusion for Categorical Data. 2022.

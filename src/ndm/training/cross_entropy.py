@@ -1,12 +1,12 @@
 r"""Training of symbols in which the predictor learns by the cross-entropy, and the forward process by the bound.
 
-The diffusion term of the bound is a squared error of points, :math:`\| \hat F - F(x, t) \|^2` with the mean
-:math:`\hat F = \sum_k w_k F(k, t)` of predicted probabilities w. Both it and the cross-entropy :math:`-\log w_x` are
-least, at every time, where w are the true probabilities of the symbols given :math:`z_t`. But the squared error says
-little to a predictor that is certain and wrong: its gradient in the logits has the factor w_x. So the predictor learns
-faster by the cross-entropy, at the times that the bound draws. The forward process cannot learn by it, because symbols
-that are far apart from the start have the least; it learns by the bound, given the predictor. So does what a predictor
-says of the numbers of a row of a table.
+In continuous time the diffusion term of the bound is a squared error of points, :math:`\| \hat F - F(x, t) \|^2` with
+the mean :math:`\hat F = \sum_k w_k F(k, t)` of predicted probabilities w. Both it and the cross-entropy
+:math:`-\log w_x` are least, at every time, where w are the true probabilities of the symbols given :math:`z_t`. But the
+squared error says little to a predictor that is certain and wrong: its gradient in the logits has the factor w_x. So
+the predictor learns faster by the cross-entropy, at the times that the bound draws. The forward process cannot learn by
+it, because symbols that are far apart from the start have the least; it learns by the bound, given the predictor. So
+does what a predictor says of the numbers of a row of a table.
 
 Each group of parameters has the gradient of its own loss, from one evaluation of the network.
 

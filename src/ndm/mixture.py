@@ -39,7 +39,8 @@ from torch import Tensor
 from .embedding import Embedding, embedding_of
 from .gaussian import Gaussian
 from .process import ConditionalProcess, ForwardProcess
-from .support.tensors import expand, sum_rows
+from .support.tensors import sum_rows
+from .transform import BasisCurve
 
 
 class SymbolProcess(ConditionalProcess):
@@ -87,13 +88,18 @@ class Mixture:
         return self.of.process(drawn, eta=self.of.eta).posterior(self.z_t, self.s, self.t).sample(generator)
 
     def centres(self) -> tuple[Tensor, Tensor]:
-        r"""What z_t adds to the mean of a component, :math:`\kappa z_t` of the symbols, and what each symbol does."""
-        embedding, process = self.embedding, self.of.process
-        at_s, at_t = self.of.noise(self.s), self.of.noise(self.t)
-        kappa = ((self.of.clock(self.s) - self.of.clock(self.t)) / 2).exp() * at_s.sigma / at_t.sigma
-        points = [embedding.points_at(process.curve_time(t, noise)[0]) for t, noise in ((self.s, at_s), (self.t, at_t))]
-        alpha_s, alpha_t = at_s.alpha[:, None, None], (kappa * at_t.alpha)[:, None, None]
-        return expand(kappa, self.z_t) * self.z_t[:, embedding.numbers :], alpha_s * points[0] - alpha_t * points[1]
+        """What z_t adds to the mean of every component, ``(B, alphabets * dim, *)``, and what each symbol adds to it,
+        ``(B, sum(levels), dim)``: the means of a process whose curve is 0, and of the points from latents that are."""
+        embedding, still = self.embedding, torch.zeros_like(self.z_t)
+        process, eta = self.of.process, self.of.eta
+        stays = process.along(BasisCurve(still), eta=eta).posterior(self.z_t, self.s, self.t).mean
+        rows, count = len(self.z_t), sum(embedding.levels)
+        start, moves = embedding.points().repeat(rows, 1), embedding.moves.movedim(0, 1).flatten(1).repeat(rows, 1)
+        curve = BasisCurve(start, moves if embedding.num_basis else None)
+        s, t = (time.repeat_interleave(count) for time in (self.s, self.t))
+        each = eta.repeat_interleave(count) if isinstance(eta, Tensor) and eta.ndim else eta
+        points = process.along(curve, eta=each).posterior(torch.zeros_like(start), s, t).mean
+        return stays[:, embedding.numbers :], points.view(rows, count, embedding.dim)
 
     def divergence_from(self, q: Gaussian, eps: Tensor) -> Tensor:
         """An unbiased estimate of KL(q || self) in nats, ``(B,)``, by ``eps`` and its opposite.

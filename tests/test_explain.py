@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal
 import ndm
 from ndm.density import log_bound, plan_for, table_model
 from ndm.scoring import TableModel, conditional_drops, pace
-from ndm.scoring.explain import CHECKED, points_of_number, points_of_values
+from ndm.scoring.explain import CHECKED, points_of_numbers, points_of_values
 from ndm.support.progress import console
 from ndm.tables import Frame, Schema
 
@@ -31,7 +31,7 @@ def test_drops_of_numbers_are_those_of_a_correlated_gaussian(correlation, genera
     precision = torch.linalg.inv(matrix)
     residual = (rows - p.mean) @ precision / precision.diagonal().sqrt()
     for j in range(3):
-        found = points_of_number(p.log_prob, rows, j, marginals).mean() - p.log_prob(rows)
+        found = points_of_numbers(p.log_prob, {j: rows}, marginals)[j].mean() - p.log_prob(rows)
         torch.testing.assert_close(found, (residual[:, j] ** 2 - 1) / 2, rtol=0.02, atol=0.15)
 
 
@@ -39,7 +39,7 @@ def test_the_quadrature_of_a_drop_is_precise_where_the_scores_are_smooth(generat
     matrix = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
     p = MultivariateNormal(torch.zeros(2), matrix)
     rows = torch.randn(20, 2, generator=generator) @ torch.linalg.cholesky(matrix).T
-    found = points_of_number(p.log_prob, rows, 1, ndm.Marginals(2)).mean() - p.log_prob(rows)
+    found = points_of_numbers(p.log_prob, {1: rows}, ndm.Marginals(2))[1].mean() - p.log_prob(rows)
     squares = (rows[:, 1] - 0.9 * rows[:, 0]) ** 2 / (1 - 0.9**2)
     torch.testing.assert_close(found, (squares - 1) / 2, rtol=0, atol=2e-3)
 
@@ -51,9 +51,26 @@ def test_drops_of_a_skewed_column_weigh_its_values_by_their_widths(generator):
     density = lambda x: p.log_prob(x.clamp(min=1e-300).log()) - x.clamp(min=1e-300).log().sum(1)  # noqa: E731
     marginals = ndm.Marginals.fit((torch.randn(4000, 2, generator=generator) @ root.T).exp())
     g = torch.randn(20, 2, generator=generator).clamp(-1.5, 1.5) @ root.T
-    found = points_of_number(density, g.exp(), 1, marginals).mean() - density(g.exp())
+    found = points_of_numbers(density, {1: g.exp()}, marginals)[1].mean() - density(g.exp())
     residual = g[:, 1] - 0.6 * g[:, 0]
     torch.testing.assert_close(found, (residual**2 / 0.64 - 1) / 2 + residual, rtol=0.02, atol=0.15)
+
+
+@pytest.mark.parametrize(("most", "calls"), [(4096, 2), (20 * 16, 4), (1, 6)])
+def test_columns_that_are_solved_at_once_have_the_points_of_one_alone(most, calls, monkeypatch, generator):
+    """Each column has rows of its own; the first and the second points of all are two sets."""
+    matrix = torch.full((3, 3), 0.5) + 0.5 * torch.eye(3)
+    p, asked = MultivariateNormal(torch.zeros(3), matrix), []
+    density = lambda x: asked.append(len(x)) or p.log_prob(x)  # noqa: E731
+    parts = {place: torch.randn(count, 3, generator=generator) for place, count in ((2, 12), (0, 7), (1, 10))}
+    alone = {place: points_of_numbers(density, {place: x}, ndm.Marginals(3))[place] for place, x in parts.items()}
+    asked.clear()
+    monkeypatch.setattr("ndm.scoring.explain.AT_ONCE", most)
+    found = points_of_numbers(density, parts, ndm.Marginals(3))
+    assert len(asked) == calls and sum(asked) == 2 * 16 * 29
+    for place, column in alone.items():
+        for mine, other in zip(found[place], column, strict=True):
+            torch.testing.assert_close(mine, other)
 
 
 def test_drops_of_a_few_values_are_sums_over_them():
@@ -193,7 +210,7 @@ def test_parts_begin_with_one_row_and_grow_only_while_they_are_quick(monkeypatch
     sizes = []
     for part in pace.small_parts(frames):
         sizes.append(len(part))
-        now[0] += 0.3 * len(part)
+        now[0] += 1.0 * len(part)
     assert sizes == [1, 2, 4, 4, 4, 4, 4, 4, 3, 4]
 
 
@@ -295,6 +312,6 @@ def test_rows_whose_missing_numbers_follow_from_others_are_explained(make):
     table, odd, names = make(np.random.default_rng(0))
     density = ndm.NeuralDiffusionDensity(max_steps=5, impute=True, random_state=0).fit(table)
     assert any(relation.name.endswith(" missing") for relation in density.schema_.relations)
-    assert np.isfinite(density.explain(table.head(2)).drops).all()
-    reasons = density.explain(odd)
+    reasons = density.explain(pd.concat([odd, table.head(2)]))
+    assert np.isfinite(reasons.drops[1:]).all()
     assert reasons.columns[0, 0] in names and reasons.drops[0, 0] >= math.log(202) - 1e-6

@@ -34,7 +34,7 @@ from the ``EXACT`` likeliest if hardly any has so much. The screen only chooses:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -55,6 +55,8 @@ RARE = 0.01
 hundredths of a nat, while the draws of a row with symbols make errors of some tenths."""
 REACH = 4.5
 """The largest score of the first points."""
+AT_ONCE = 4096
+"""The most rows of several columns that are solved at once."""
 WIDE = 4.0
 """The half width of the second points in standard deviations, but no less than the spacing of the first points."""
 
@@ -96,24 +98,28 @@ def conditional_drops(
         screen: a cheap estimate of ``density``. With it only the columns that may be the oddest have a drop, and the
             others have -inf. Without it all are computed by ``density``.
     """
+    decoder = model.decoder
+    assert isinstance(decoder, MixedDecoder)
     cheap = density if screen is None else screen
-    columns = schema.model_columns
-    parts = [relative(cheap, place, model) for place in range(len(columns))]
-    found = [quadrature(part, rows, place, model, columns[place]) for place, part in enumerate(parts)]
-    means = torch.stack([column.mean() for column in found], 1)
-    unit = torch.stack([references(rows, place, model) for place in range(len(columns))], 1)
+    listed = {place: values_of(model, place, column) for place, column in enumerate(schema.model_columns)}
+    few = {
+        place: points_of_values(relative(cheap, place, model), rows, place, values)
+        for place, values in listed.items()
+        if values is not None
+    }
+    free = [place for place, values in listed.items() if values is None]
+    found = few | points_of_numbers(cheap, dict.fromkeys(free, rows), decoder.marginals)
+    means = torch.stack([found[place].mean() for place in listed], 1)
+    unit = torch.stack([references(rows, place, model) for place in listed], 1)
     own = log_p[:, None] - unit
     if screen is None:
         return means - own
     chosen = torch.zeros_like(means, dtype=torch.bool)
     chosen.scatter_(1, (means + unit).topk(min(CHECKED, len(found)), 1).indices, True)
-    few = {place: part for place, part in enumerate(found) if known_values(columns[place]) is not None}
     drops = drops_of_values(density, rows, own, few, chosen, model)
-    for place in set(range(len(found))) - set(few):
-        some = chosen[:, place]
-        if some.any():
-            exact = quadrature(density, rows[some], place, model, columns[place])
-            drops[some, place] = exact.mean() - own[some, place]
+    some = {place: rows[chosen[:, place]] for place in free if chosen[:, place].any()}
+    for place, exact in points_of_numbers(density, some, decoder.marginals).items():
+        drops[chosen[:, place], place] = exact.mean() - own[chosen[:, place], place]
     return drops
 
 
@@ -134,8 +140,7 @@ def drops_of_values(
     for place, ask in asked.items():
         changed.append(rows[ask.nonzero()[:, 0]])
         changed[-1][:, place] = found[place].points[ask]
-    together = torch.cat([rows[:0], *changed])  # solved at once, which is faster
-    answers = (density(together) if len(together) else rows.new_zeros(0)).split([len(part) for part in changed])
+    answers = together(density, changed)
     drops = torch.full_like(rows, -math.inf)
     for (place, column), part, answer in zip(found.items(), changed, answers, strict=True):
         logs = torch.full_like(column.logs, -math.inf)
@@ -172,16 +177,13 @@ def references(rows: Tensor, place: int, model: NDM) -> Tensor:
     return decoder.places.log_references(rows.to(scores), scores, log_slopes, alphabet).to(rows)
 
 
-def quadrature(density: Density, rows: Tensor, place: int, model: NDM, column: Column) -> Quadrature:
-    """The points of a column."""
-    decoder = model.decoder
-    assert isinstance(decoder, MixedDecoder)
+def values_of(model: NDM, place: int, column: Column) -> Tensor | None:
+    """The values of a column that are points; None if there are too many, and no categories."""
     values = known_values(column)
-    if values is None:
-        return points_of_number(density, rows, place, decoder.marginals)
-    if len(values) > CATEGORIES:
-        values = frequent(model, place - decoder.numbers)
-    return points_of_values(density, rows, place, values)
+    if values is None or len(values) <= CATEGORIES:
+        return values
+    assert isinstance(model.decoder, MixedDecoder)
+    return frequent(model, place - model.decoder.numbers)
 
 
 def known_values(column: Column) -> Tensor | None:
@@ -209,31 +211,68 @@ def points_of_values(density: Density, rows: Tensor, place: int, values: Tensor)
     return Quadrature(points, at_points(density, rows, place, points), torch.zeros_like(points))
 
 
-def points_of_number(density: Density, rows: Tensor, place: int, marginals: Marginals) -> Quadrature:
-    """The points of a column of real numbers."""
-    scores = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64).expand(len(rows), -1)
+def points_of_numbers(density: Density, parts: Mapping[int, Tensor], marginals: Marginals) -> dict[int, Quadrature]:
+    """The points of columns of real numbers, each for rows of its own, ``(B, n)``."""
+    coarse = torch.linspace(-REACH, REACH, POINTS, dtype=torch.float64)
     spacing = 2 * REACH / (POINTS - 1)
-    share = scored(density, rows, place, scores, marginals).share()
-    mean = (share * scores).sum(1)
-    deviation = ((share * (scores - mean[:, None]) ** 2).sum(1)).sqrt()
-    half = (WIDE * deviation).clamp(min=spacing, max=REACH)
-    finer = mean[:, None] + half[:, None] * torch.linspace(-1, 1, POINTS, dtype=torch.float64)
-    return scored(density, rows, place, finer, marginals)
+    scores = {place: coarse.expand(len(rows), -1) for place, rows in parts.items()}
+    finer = {}
+    for place, found in scored(density, parts, scores, marginals).items():
+        share = found.share()
+        mean = (share * coarse).sum(1)
+        deviation = ((share * (coarse - mean[:, None]) ** 2).sum(1)).sqrt()
+        half = (WIDE * deviation).clamp(min=spacing, max=REACH)
+        finer[place] = mean[:, None] + half[:, None] * torch.linspace(-1, 1, POINTS, dtype=torch.float64)
+    return scored(density, parts, finer, marginals)
 
 
-def scored(density: Density, rows: Tensor, place: int, scores: Tensor, marginals: Marginals) -> Quadrature:
-    """The points of a column at scores ``(B, K)``, with dv/dy as weights."""
-    device = marginals.x.device
+def scored(
+    density: Density, parts: Mapping[int, Tensor], scores: Mapping[int, Tensor], marginals: Marginals
+) -> dict[int, Quadrature]:
+    """The points of columns at scores ``(B, K)``, with dv/dy as weights."""
+    spots = {place: at_scores(place, scores[place], marginals) for place in parts}
+    logs = together(density, (with_points(rows, place, spots[place][0]) for place, rows in parts.items()))
+    return {
+        place: Quadrature(points, log_p.view_as(points), weights)
+        for (place, (points, weights)), log_p in zip(spots.items(), logs, strict=True)
+    }
+
+
+def at_scores(place: int, scores: Tensor, marginals: Marginals) -> tuple[Tensor, Tensor]:
+    """The values of a column at scores ``(B, K)``, and log dv/dy there; each ``(B, K)``."""
     whole = torch.zeros(scores.numel(), marginals.columns, dtype=torch.float64)
     whole[:, place] = scores.flatten()
-    values = marginals.inverse(whole.to(device))
+    values = marginals.inverse(whole.to(marginals.x.device))
     slopes = marginals(values)[1][:, place].cpu().view_as(scores)
-    points = values[:, place].cpu().view_as(scores)
-    return Quadrature(points, at_points(density, rows, place, points), -slopes)
+    return values[:, place].cpu().view_as(scores), -slopes
 
 
 def at_points(density: Density, rows: Tensor, place: int, points: Tensor) -> Tensor:
     """log p of every row with a column at each of its points ``(B, K)``, ``(B, K)``."""
+    return density(with_points(rows, place, points)).view_as(points)
+
+
+def with_points(rows: Tensor, place: int, points: Tensor) -> Tensor:
+    """Every row with a column at each of its points ``(B, K)``, ``(B K, n)``."""
     changed = rows[:, None].repeat(1, points.shape[1], 1)
     changed[:, :, place] = points
-    return density(changed.flatten(0, 1)).view_as(points)
+    return changed.flatten(0, 1)
+
+
+def together(density: Density, parts: Iterable[Tensor]) -> list[Tensor]:
+    """``density`` of each of several sets of rows, many of which are solved at once: a few rows take almost as long."""
+    answers: list[Tensor] = []
+    waiting: list[Tensor] = []
+    for part in parts:
+        if sum(map(len, waiting)) + len(part) > AT_ONCE:
+            answers += solved(density, waiting)
+            waiting = []
+        waiting.append(part)
+    return answers + solved(density, waiting)
+
+
+def solved(density: Density, parts: list[Tensor]) -> list[Tensor]:
+    """``density`` of each of several sets of rows, at once."""
+    if not any(map(len, parts)):
+        return [part.new_zeros(0) for part in parts]
+    return list(density(torch.cat(parts)).split([len(part) for part in parts]))

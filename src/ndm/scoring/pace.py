@@ -1,4 +1,4 @@
-"""The pace of scoring: parts of a table that take about a second each, and how long the rest takes.
+"""The pace of scoring: parts of a table that take some seconds each, and how long the rest takes.
 
 An explanation of a row takes from milliseconds to many seconds, by the columns of the table and the model. So the first
 part is one row, and the progress moves after it.
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from ..support.progress import console, duration, progress_bar
 from ..tables import Frame
 
-SECONDS = 1.0
+SECONDS = 3.0
 """How long a part of rows should take at least."""
 MOST_ROWS = 64
 """The most rows of a part that is explained."""
